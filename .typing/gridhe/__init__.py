@@ -1,0 +1,1 @@
+../../gridhe/__init__.py
