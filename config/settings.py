@@ -1,0 +1,154 @@
+"""Every number a user may change: typed, with its unit, its bounds and its reason.
+
+Defaults live here; `gridhe.yaml` repeats them with comments, and a test holds the two equal.
+Unknown keys are refused everywhere.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "AggregatorSettings",
+    "BrokerSettings",
+    "CkksSettings",
+    "LoggingSettings",
+    "MeterSettings",
+    "PlanSettings",
+    "QuantitySettings",
+    "ReleaseSettings",
+    "Settings",
+    "Statistic",
+]
+
+Statistic = Literal["sum", "mean", "variance", "min", "max", "quantiles"]
+Preset = Literal["auto", "light", "medium", "strong", "maximum"]
+ReadingPolicy = Literal["missing", "clip", "refuse"]
+
+
+class _Section(BaseModel):
+    """A section of the settings: frozen, and no key it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CkksSettings(_Section):
+    """How readings are encrypted. Leave `preset: auto` and the planner picks the smallest exact ring."""
+
+    preset: Preset = "auto"
+    ring_degree: Literal[2048, 4096, 8192, 16384, 32768] | None = None
+    prime_bits: tuple[Annotated[int, Field(ge=14, le=60)], ...] | None = None
+    flooding_bits: int = Field(40, ge=0, le=64)  # statistical security of released totals; 0: no flooding
+    decryptions: int = Field(2**18, ge=1, le=2**40)  # totals released under one key: its query budget
+
+    @model_validator(mode="after")
+    def _ring_is_whole(self) -> "CkksSettings":
+        if (self.ring_degree is None) != (self.prime_bits is None):
+            raise ValueError("ring_degree and prime_bits go together: give both or neither")
+        return self
+
+
+class QuantitySettings(_Section):
+    """One thing that is measured: integers per interval, 0 to `largest`."""
+
+    name: str = Field("import_wh", pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    unit: str = Field("Wh", min_length=1, max_length=16)
+    largest: int = Field(20_000, ge=1, le=2**32)
+    statistics: tuple[Statistic, ...] = ("sum", "mean", "variance", "min", "max", "quantiles")
+    bins: int = Field(16, ge=2, le=1024)  # equal bins over 0..largest, where no bin_edges are given
+    bin_edges: tuple[int, ...] | None = None  # from 0 to largest + 1, rising; bin i is [edge i, edge i+1)
+
+
+class PlanSettings(_Section):
+    """What is collected. `gridhe-keyring init` and `rotate` turn this into a signed plan."""
+
+    window_s: int = Field(86_400, ge=1, le=31 * 86_400)
+    interval_s: int = Field(3_600, ge=1, le=86_400)
+    quantities: tuple[QuantitySettings, ...] = Field((QuantitySettings(),), min_length=1, max_length=16)
+    largest_group: int = Field(1_000, ge=1, le=10_000_000)  # meters in one group
+    largest_rollup: int = Field(1_000, ge=1, le=10_000_000)  # meters in the widest roll-up (`grid`)
+    minimum_meters: int = Field(5, ge=2, le=1_000_000)  # fewer are never released
+    grace_s: float = Field(300.0, ge=0, le=31 * 86_400)  # wait for absent meters, after the window's end
+    late_s: float = Field(3_600.0, ge=0, le=31 * 86_400)  # a part of late batches closes after this long
+    early_s: float = Field(60.0, ge=0, le=86_400)  # a window may end this far ahead of the aggregator's clock
+    horizon_s: float = Field(400 * 86_400.0, ge=0)  # older windows are refused as `late`
+
+    @model_validator(mode="after")
+    def _whole_intervals(self) -> "PlanSettings":
+        if self.window_s % self.interval_s:
+            raise ValueError("window_s must be a whole number of intervals (a multiple of interval_s)")
+        if self.largest_rollup < self.largest_group:
+            raise ValueError("largest_rollup cannot be smaller than largest_group")
+        names = [quantity.name for quantity in self.quantities]
+        if len(set(names)) != len(names):
+            raise ValueError("quantities must have different names")
+        return self
+
+
+class MeterSettings(_Section):
+    """How a meter agent behaves. The readings' source is given on the command line."""
+
+    on_negative: ReadingPolicy = "missing"
+    on_too_large: ReadingPolicy = "clip"
+    on_text: Literal["missing", "refuse"] = "missing"
+    outbox_max_batches: int = Field(10_000, ge=1)  # per device; about 96 KB each at the default plan
+    outbox_when_full: Literal["drop_oldest", "drop_newest"] = "drop_oldest"
+    unreceipted_max: int = Field(8, ge=1, le=1_000)  # batches published and not yet receipted, per meter
+    resend_s: float = Field(15.0, gt=0, le=86_400)  # first publish-again; doubles, with jitter
+    resend_max_s: float = Field(900.0, gt=0, le=86_400)
+
+
+class BrokerSettings(_Section):
+    """Where the broker is and how to speak to it."""
+
+    url: str = "mqtt://127.0.0.1:1883"  # mqtt:// or mqtts://, host, port
+    ca_file: str | None = None
+    client_cert_file: str | None = None
+    client_key_file: str | None = None
+    insecure: bool = False  # allow mqtt:// to a host that is not loopback
+    keepalive_s: int = Field(60, ge=5, le=3_600)
+    session_expiry_s: int = Field(7 * 86_400, ge=0, le=2**32 - 1)
+    connect_timeout_s: float = Field(10.0, gt=0, le=300)
+    reconnect_min_s: float = Field(0.5, gt=0, le=3_600)
+    reconnect_max_s: float = Field(60.0, gt=0, le=3_600)
+    receive_maximum: int = Field(500, ge=1, le=65_535)
+    max_queued_mb: int = Field(1_024, ge=1)  # generated mosquitto.conf: bytes a slow client may be owed
+
+
+class AggregatorSettings(_Section):
+    """How `gridhe-aggregate` folds, commits and closes."""
+
+    filters: tuple[str, ...] = ("gridhe/v1/batch/#",)
+    commit_interval_s: float = Field(1.0, gt=0, le=60)
+    commit_interval_max_s: float = Field(10.0, gt=0, le=600)  # stretched up to this when many totals are touched
+    open_totals_mb: int = Field(256, ge=1)  # running totals in memory; the rest wait on disk
+    quarantine_max: int = Field(1_000, ge=0)  # rejected payloads kept for a look, newest first
+    quarantine_max_mb: int = Field(64, ge=0)
+    redeliver_s: float = Field(30.0, gt=0, le=86_400)  # publish a closed total again until it is receipted
+
+
+class ReleaseSettings(_Section):
+    """The authority's policy beyond what the plan fixes."""
+
+    minimum_meters: int | None = Field(None, ge=2)  # stricter than the plan's; never laxer
+    publish: bool = False  # also publish released integers on release/<group>
+    quantile_probabilities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class LoggingSettings(_Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"  # auto: text on a terminal, else JSON lines
+
+
+class Settings(_Section):
+    """All of them."""
+
+    ckks: CkksSettings = CkksSettings()
+    plan: PlanSettings = PlanSettings()
+    meter: MeterSettings = MeterSettings()
+    broker: BrokerSettings = BrokerSettings()
+    aggregator: AggregatorSettings = AggregatorSettings()
+    release: ReleaseSettings = ReleaseSettings()
+    logging: LoggingSettings = LoggingSettings()
