@@ -1,0 +1,59 @@
+"""Files that must be whole, and files that nobody else may read."""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from gridhe.errors import CredentialError, StateError
+
+__all__ = ["check_private", "make_private_dir", "write_private"]
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write `data` to `path` as 0600: whole or not at all, and on the disk when this returns.
+
+    A new file beside it is written, flushed and renamed over the old one, so a crash leaves the
+    old content or the new, never a part. Raises StateError when the disk refuses.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StateError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def make_private_dir(path: Path) -> None:
+    """Make `path` and its parents; a folder made here is 0700. Raises StateError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
+def check_private(path: Path) -> None:
+    """Raise CredentialError unless `path` is a file that only its owner can read."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise CredentialError(f"cannot read {path}: {error.strerror or error}") from error
+    if not stat.S_ISREG(mode):
+        raise CredentialError(f"{path} is not a file")
+    if mode & 0o077:
+        raise CredentialError(
+            f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}"
+        )

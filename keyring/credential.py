@@ -1,0 +1,181 @@
+"""Credentials: the secret files that enrolment hands out, 0600 or refused."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gridhe.errors import ConfigError, CredentialError
+from gridhe.files import check_private, write_private
+from gridhe.keyring.names import check_group, check_meter, check_name
+from gridhe.keyring.signing import authority_id
+
+__all__ = [
+    "AggregatorCredential",
+    "DeviceCredential",
+    "FleetCredential",
+    "load_aggregator",
+    "load_device",
+    "load_fleet",
+]
+
+_KEY_BYTES = 32
+T = TypeVar("T")
+
+
+def _hex_key(record: dict[str, Any], name: str) -> bytes:
+    value = bytes.fromhex(record[name])
+    if len(value) != _KEY_BYTES:
+        raise ValueError(f"{name} must have {_KEY_BYTES} bytes")
+    return value
+
+
+def _save(path: Path, record: dict[str, Any]) -> None:
+    write_private(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _load(path: Path, kind: str, read: Callable[[dict[str, Any]], T]) -> T:
+    check_private(path)
+    try:
+        record = json.loads(path.read_bytes())
+        if not isinstance(record, dict) or record.get("kind") != kind:
+            found = record.get("kind") if isinstance(record, dict) else type(record).__name__
+            raise CredentialError(f"{path} is not a credential of kind {kind!r} (it is {found!r})")
+        return read(record)
+    except OSError as error:
+        raise CredentialError(f"cannot read {path}: {error.strerror or error}") from error
+    # Never the exception's own text: it may quote the secret that could not be parsed.
+    except (ValueError, TypeError, KeyError, ConfigError) as error:
+        raise CredentialError(
+            f"{path} is not a whole {kind} credential ({type(error).__name__}); enrol it anew"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCredential:
+    """What one meter holds: its place, its broker password, its ingest key and whom to trust."""
+
+    meter: str
+    group: str
+    password: str = field(repr=False)
+    ingest_key: bytes = field(repr=False)
+    authority_key: bytes
+
+    @property
+    def authority(self) -> str:
+        """The id of the authority that enrolled this meter."""
+        return authority_id(self.authority_key)
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "meter": self.meter,
+            "group": self.group,
+            "password": self.password,
+            "ingest_key": self.ingest_key.hex(),
+        }
+
+    @classmethod
+    def _read(cls, record: dict[str, Any], authority_key: bytes) -> "DeviceCredential":
+        return cls(
+            meter=check_meter(record["meter"]),
+            group=check_group(record["group"]),
+            password=str(record["password"]),
+            ingest_key=_hex_key(record, "ingest_key"),
+            authority_key=authority_key,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the credential, 0600."""
+        _save(path, {"kind": "device", "authority_key": self.authority_key.hex(), **self._record()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetCredential:
+    """Many devices of one authority in one file, for a simulated fleet."""
+
+    devices: tuple[DeviceCredential, ...]
+    password: str | None = field(
+        default=None, repr=False
+    )  # of broker user `fleet`, for one shared connection
+
+    def save(self, path: Path) -> None:
+        """Write the credentials, 0600. Raises CredentialError unless all are of one authority."""
+        keys = {device.authority_key for device in self.devices}
+        if len(keys) != 1:
+            raise CredentialError("a fleet credential needs devices, all of one authority")
+        devices = [device._record() for device in self.devices]
+        _save(
+            path,
+            {
+                "kind": "fleet",
+                "authority_key": keys.pop().hex(),
+                "password": self.password,
+                "devices": devices,
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregatorCredential:
+    """What an aggregator holds: the ingest secret, its signing key and whom to trust."""
+
+    aggregator: str
+    password: str = field(repr=False)
+    ingest_secret: bytes = field(repr=False)
+    signing_key: bytes = field(repr=False)
+    authority_key: bytes
+
+    @property
+    def authority(self) -> str:
+        """The id of the authority that enrolled this aggregator."""
+        return authority_id(self.authority_key)
+
+    def save(self, path: Path) -> None:
+        """Write the credential, 0600."""
+        _save(
+            path,
+            {
+                "kind": "aggregator",
+                "authority_key": self.authority_key.hex(),
+                "aggregator": self.aggregator,
+                "password": self.password,
+                "ingest_secret": self.ingest_secret.hex(),
+                "signing_key": self.signing_key.hex(),
+            },
+        )
+
+
+def load_device(path: Path) -> DeviceCredential:
+    """The device credential in a 0600 file. Raises CredentialError."""
+    return _load(
+        path, "device", lambda record: DeviceCredential._read(record, _hex_key(record, "authority_key"))
+    )
+
+
+def load_fleet(path: Path) -> FleetCredential:
+    """The fleet credential in a 0600 file. Raises CredentialError."""
+
+    def read(record: dict[str, Any]) -> FleetCredential:
+        authority_key = _hex_key(record, "authority_key")
+        devices = tuple(DeviceCredential._read(device, authority_key) for device in record["devices"])
+        if len({device.meter for device in devices}) != len(devices):
+            raise ValueError("a meter stands twice")
+        return FleetCredential(devices=devices, password=record.get("password"))
+
+    return _load(path, "fleet", read)
+
+
+def load_aggregator(path: Path) -> AggregatorCredential:
+    """The aggregator credential in a 0600 file. Raises CredentialError."""
+    return _load(
+        path,
+        "aggregator",
+        lambda record: AggregatorCredential(
+            aggregator=check_name(record["aggregator"], "aggregator"),
+            password=str(record["password"]),
+            ingest_secret=_hex_key(record, "ingest_secret"),
+            signing_key=_hex_key(record, "signing_key"),
+            authority_key=_hex_key(record, "authority_key"),
+        ),
+    )

@@ -1,0 +1,68 @@
+"""Names of meters, aggregators and groups: what may stand in a topic, an ACL and a file name."""
+
+import re
+
+from gridhe.errors import ConfigError
+
+__all__ = [
+    "NAME_PATTERN",
+    "ROOT_GROUP",
+    "ancestors",
+    "check_group",
+    "check_meter",
+    "check_name",
+    "parent_group",
+]
+
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+ROOT_GROUP = "grid"  # the roll-up of everything; no user's group may be called that
+_LEVELS_MAX = 8
+_RESERVED_METERS = frozenset({"authority", "aggregator", "fleet"})
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """Return `name` if it is 1 to 64 of a-z, 0-9, `-`, `_`, not starting with `-` or `_`; else ConfigError."""
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+        raise ConfigError(
+            f"{what} {str(name)[:80]!r} is not a legal name: use 1 to 64 of a-z, 0-9, '-' and '_', "
+            "starting with a letter or digit"
+        )
+    return name
+
+
+def check_meter(name: str) -> str:
+    """Return a legal meter name. Raises ConfigError, also for names that roles use."""
+    check_name(name, "meter")
+    if name in _RESERVED_METERS or name.startswith("aggregator-"):
+        raise ConfigError(f"meter {name!r} is the name of a role; choose another")
+    return name
+
+
+def check_group(group: str) -> str:
+    """Return `group` if it is a path of 1 to 8 names such as `north/f12`. Raises ConfigError."""
+    levels = group.split("/") if isinstance(group, str) else []
+    if not 1 <= len(levels) <= _LEVELS_MAX:
+        raise ConfigError(f"group {str(group)[:80]!r} must have 1 to {_LEVELS_MAX} levels, as in north/f12")
+    for level in levels:
+        check_name(level, "group level")
+    if levels[0] == ROOT_GROUP:
+        raise ConfigError(f"group {group!r}: {ROOT_GROUP!r} is the name of the roll-up of everything")
+    return group
+
+
+def parent_group(group: str) -> str | None:
+    """The next wider group: `north/f12` -> `north` -> `grid` -> None."""
+    if group == ROOT_GROUP:
+        return None
+    head, _, _ = group.rpartition("/")
+    return head or ROOT_GROUP
+
+
+def ancestors(group: str) -> tuple[str, ...]:
+    """Every wider group, narrowest first: `north/f12` -> (`north`, `grid`)."""
+    found: list[str] = []
+    wider = parent_group(group)
+    while wider is not None:
+        found.append(wider)
+        wider = parent_group(wider)
+    return tuple(found)

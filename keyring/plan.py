@@ -1,0 +1,220 @@
+"""The plan: what is collected and how. An immutable record whose id is the hash of its content."""
+
+import hashlib
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from gridhe.errors import ConfigError, PlanError
+from gridhe.keyring.names import check_name
+from gridhe.keyring.noise import flooding_sigma
+from gridhe.keyring.parameters import CkksParameters
+from gridhe.keyring.slots import SlotLayout
+
+__all__ = ["Plan", "Quantity"]
+
+_VERSION = 1
+_STATISTICS = ("sum", "mean", "variance", "min", "max", "quantiles")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """One thing that is measured: integers 0..largest per interval. Raises PlanError when not possible."""
+
+    name: str
+    unit: str
+    largest: int
+    statistics: tuple[str, ...]
+    bin_edges: tuple[int, ...] = ()  # m + 1 rising edges from 0 to largest + 1; bin i is [edge i, edge i+1)
+    square_shift: int = 0  # squares are of reading >> square_shift, to leave room
+
+    def __post_init__(self) -> None:
+        try:
+            check_name(self.name, "quantity")
+        except ConfigError as error:
+            raise PlanError(str(error)) from None
+        if not 1 <= self.largest <= 2**32:
+            raise PlanError(f"{self.name}: largest {self.largest} must be 1 to 2**32")
+        if not 0 <= self.square_shift < 32:
+            raise PlanError(f"{self.name}: square_shift {self.square_shift} must be 0 to 31")
+        unknown = [name for name in self.statistics if name not in _STATISTICS]
+        if unknown:
+            raise PlanError(f"{self.name}: no statistic {unknown}; there are {', '.join(_STATISTICS)}")
+        wants_bins = bool({"min", "max", "quantiles"} & set(self.statistics))
+        if wants_bins != bool(self.bin_edges):
+            raise PlanError(f"{self.name}: bin edges go with min, max or quantiles, and only with them")
+        if self.bin_edges:
+            edges = self.bin_edges
+            rising = all(low < high for low, high in itertools.pairwise(edges))
+            if len(edges) < 3 or not rising or edges[0] != 0 or edges[-1] != self.largest + 1:
+                raise PlanError(
+                    f"{self.name}: bin edges must rise from 0 to largest + 1 = {self.largest + 1}, in two bins "
+                    "or more"
+                )
+
+    @property
+    def squares(self) -> bool:
+        """Whether squares are collected."""
+        return "variance" in self.statistics
+
+    @property
+    def bins(self) -> int:
+        """Number of histogram bins; 0 without a histogram."""
+        return max(0, len(self.bin_edges) - 1)
+
+    @property
+    def largest_slot(self) -> int:
+        """The largest number one meter can put in a slot."""
+        square = (self.largest >> self.square_shift) ** 2 if self.squares else 0
+        return max(self.largest, square)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What all roles agree on. Times are in seconds; windows count from the UTC epoch.
+
+    Raises PlanError when a field is out of range. Whether the plan is *exact* is the planner's
+    question (`gridhe.keyring.planner`), asked before a plan is signed.
+    """
+
+    authority: str
+    key_id: str
+    first_window: int
+    window_s: int
+    interval_s: int
+    quantities: tuple[Quantity, ...]
+    largest_group: int
+    largest_rollup: int
+    minimum_meters: int
+    grace_s: float
+    late_s: float
+    early_s: float
+    horizon_s: float
+    parameters: CkksParameters
+    scale_bits: int
+    flooding_bits: int
+    decryptions: int
+
+    def __post_init__(self) -> None:
+        if self.window_s < 1 or self.interval_s < 1 or self.window_s % self.interval_s:
+            raise PlanError(f"window_s {self.window_s} must be a multiple of interval_s {self.interval_s}")
+        if not self.quantities or len({q.name for q in self.quantities}) != len(self.quantities):
+            raise PlanError("a plan needs quantities, each with a name of its own")
+        if self.minimum_meters < 2 or not 1 <= self.largest_group <= self.largest_rollup:
+            raise PlanError("minimum_meters must be at least 2, and 1 <= largest_group <= largest_rollup")
+        for name in ("grace_s", "late_s", "early_s", "horizon_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise PlanError(f"{name} {value} must be a number of seconds, 0 or more")
+        if not 0 <= self.first_window < 2**48:
+            raise PlanError(f"first_window {self.first_window} is out of range")
+        if not 1 <= self.scale_bits <= 120 or not 0 <= self.flooding_bits <= 64 or self.decryptions < 1:
+            raise PlanError("scale_bits, flooding_bits or decryptions is out of range")
+        if self.layout.used > self.parameters.slots:
+            raise PlanError(
+                f"{self.layout.used} slots are needed, {self.parameters} has {self.parameters.slots}: "
+                "fewer bins, longer intervals or a larger ring"
+            )
+
+    @property
+    def plan_id(self) -> str:
+        """`p` and the first 16 hex digits of SHA-256 over the encoded plan."""
+        return "p" + hashlib.sha256(self.encode()).hexdigest()[:16]
+
+    @property
+    def scale(self) -> float:
+        """What readings are multiplied with before encryption."""
+        return 2.0**self.scale_bits
+
+    @property
+    def intervals(self) -> int:
+        """Intervals in a window, B."""
+        return self.window_s // self.interval_s
+
+    @property
+    def layout(self) -> SlotLayout:
+        """Which number stands in which slot."""
+        return SlotLayout(self.quantities, self.intervals)
+
+    @property
+    def flooding_sigma(self) -> float:
+        """Standard deviation, per coefficient, of the noise added at release."""
+        return flooding_sigma(
+            self.parameters.ring_degree, self.largest_rollup, self.flooding_bits, self.decryptions
+        )
+
+    def window_of(self, at_s: float) -> int:
+        """The index of the window that holds this moment (UTC epoch seconds)."""
+        return int(at_s // self.window_s)
+
+    def window_start_s(self, window: int) -> int:
+        """When a window starts, UTC epoch seconds."""
+        return window * self.window_s
+
+    def encode(self) -> bytes:
+        """The plan as canonical msgpack: the same plan is the same bytes for ever."""
+        record = {
+            "v": _VERSION,
+            "authority": self.authority,
+            "key": self.key_id,
+            "first_window": self.first_window,
+            "window_s": self.window_s,
+            "interval_s": self.interval_s,
+            "quantities": [
+                {
+                    "name": q.name,
+                    "unit": q.unit,
+                    "largest": q.largest,
+                    "statistics": list(q.statistics),
+                    "bin_edges": list(q.bin_edges),
+                    "square_shift": q.square_shift,
+                }
+                for q in self.quantities
+            ],
+            "largest_group": self.largest_group,
+            "largest_rollup": self.largest_rollup,
+            "minimum_meters": self.minimum_meters,
+            "grace_s": float(self.grace_s),
+            "late_s": float(self.late_s),
+            "early_s": float(self.early_s),
+            "horizon_s": float(self.horizon_s),
+            "ring_degree": self.parameters.ring_degree,
+            "prime_bits": list(self.parameters.prime_bits),
+            "scale_bits": self.scale_bits,
+            "flooding_bits": self.flooding_bits,
+            "decryptions": self.decryptions,
+        }
+        encoded: bytes = msgpack.packb(record)
+        return encoded
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Plan":
+        """The plan in these bytes. Raises PlanError for anything but what `encode` writes."""
+        try:
+            record: dict[str, Any] = msgpack.unpackb(data)
+            if record.pop("v") != _VERSION:
+                raise PlanError("this plan is of another version of gridhe; upgrade this machine")
+            quantities = tuple(
+                Quantity(
+                    name=q["name"],
+                    unit=q["unit"],
+                    largest=q["largest"],
+                    statistics=tuple(q["statistics"]),
+                    bin_edges=tuple(q["bin_edges"]),
+                    square_shift=q["square_shift"],
+                )
+                for q in record.pop("quantities")
+            )
+            parameters = CkksParameters(record.pop("ring_degree"), tuple(record.pop("prime_bits")))
+            plan = cls(key_id=record.pop("key"), quantities=quantities, parameters=parameters, **record)
+        except PlanError:
+            raise
+        # msgpack raises many kinds for junk, and a wrong type shows up wherever it is first used.
+        except Exception as error:
+            raise PlanError(f"this is not a plan record ({type(error).__name__})") from None
+        if plan.encode() != data:
+            raise PlanError("this plan record is not in canonical form")
+        return plan

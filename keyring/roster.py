@@ -1,0 +1,60 @@
+"""The roster: who is enrolled where, since when. Signed by the authority, read by aggregators."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgpack
+
+from gridhe.errors import BundleError, ConfigError
+from gridhe.keyring.names import check_group, check_meter
+from gridhe.keyring.signing import SigningKey, open_record, sign_record
+
+__all__ = ["Roster", "RosterEntry"]
+
+_KIND = "roster"
+
+
+@dataclass(frozen=True, slots=True)
+class RosterEntry:
+    """A meter counts in `group` from the first window starting at or after `from_s` (UTC epoch seconds)."""
+
+    meter: str
+    group: str
+    from_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roster:
+    """The enrolment list; a higher `version` replaces a lower one."""
+
+    version: int
+    entries: tuple[RosterEntry, ...]
+
+    def encode(self, key: SigningKey) -> bytes:
+        """The signed roster: groups once, then [meter, index of its group, from_s] each."""
+        groups = sorted({entry.group for entry in self.entries})
+        index = {group: i for i, group in enumerate(groups)}
+        rows = [[entry.meter, index[entry.group], entry.from_s] for entry in self.entries]
+        return sign_record(key, _KIND, msgpack.packb([self.version, groups, rows]))
+
+    @classmethod
+    def decode(cls, data: bytes, verify_key: bytes) -> "Roster":
+        """The roster in these bytes, if this authority signed it. Raises BundleError otherwise."""
+        body = open_record(verify_key, _KIND, data)
+        try:
+            version, groups, rows = msgpack.unpackb(body)
+            for group in groups:
+                check_group(group)
+            entries = tuple(
+                RosterEntry(check_meter(meter), groups[at], int(from_s)) for meter, at, from_s in rows
+            )
+            if not isinstance(version, int) or len({entry.meter for entry in entries}) != len(entries):
+                raise ValueError("a version that is no number, or a meter that stands twice")
+        except (ConfigError, ValueError, TypeError, IndexError) as error:
+            raise BundleError(f"the roster's content is not valid: {error}") from None
+        return cls(version=version, entries=entries)
+
+    @classmethod
+    def of(cls, version: int, entries: Iterable[RosterEntry]) -> "Roster":
+        """A roster with its entries in the order of their names."""
+        return cls(version=version, entries=tuple(sorted(entries, key=lambda entry: entry.meter)))

@@ -1,0 +1,95 @@
+"""Which number stands in which slot of a ciphertext.
+
+Per quantity, blocks of B = window_s / interval_s slots, in this order:
+
+    reading     the integer, 0 where it is missing
+    present     1 where the interval has a reading
+    square      (reading >> square_shift) ** 2, if the plan wants variance
+    bin:0 ...   1 in the bin the reading falls in, if the plan wants min, max or quantiles
+
+Everything adds up over meters, so the aggregator only adds.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gridhe.errors import PlanError
+
+if TYPE_CHECKING:
+    from gridhe.keyring.plan import Quantity
+
+__all__ = ["MISSING", "SlotLayout"]
+
+MISSING = -1  # a reading that is not there, in arrays of readings
+
+
+class SlotLayout:
+    """The slots of a plan's ciphertexts."""
+
+    def __init__(self, quantities: "tuple[Quantity, ...]", intervals: int) -> None:
+        self.quantities = quantities
+        self.intervals = intervals
+        self._blocks: dict[tuple[str, str], slice] = {}
+        for quantity in quantities:
+            for kind in self.kinds(quantity):
+                start = len(self._blocks) * intervals
+                self._blocks[quantity.name, kind] = slice(start, start + intervals)
+        self.used = len(self._blocks) * intervals
+
+    @staticmethod
+    def kinds(quantity: "Quantity") -> tuple[str, ...]:
+        """The blocks of a quantity, in the order of their slots."""
+        squares = ("square",) if quantity.squares else ()
+        return ("reading", "present", *squares, *(f"bin:{i}" for i in range(quantity.bins)))
+
+    def block(self, quantity: str, kind: str) -> slice:
+        """The slots of one block. Raises KeyError when the plan has no such block."""
+        return self._blocks[quantity, kind]
+
+    def encode(self, readings: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+        """The slots of one batch: int64[used].
+
+        `readings[name]` is int64[intervals], MISSING (-1) where there is none; a quantity that is not
+        given is missing throughout. Raises ValueError for a wrong shape, an unknown quantity or a reading
+        outside 0..largest: what to do with those is the meter's policy, applied before.
+        """
+        unknown = set(readings) - {quantity.name for quantity in self.quantities}
+        if unknown:
+            raise ValueError(f"the plan has no quantity {sorted(unknown)}")
+        slots = np.zeros(self.used, np.int64)
+        for quantity in self.quantities:
+            given = readings.get(quantity.name)
+            if given is None:
+                continue
+            values = np.asarray(given, np.int64)
+            if values.shape != (self.intervals,):
+                raise ValueError(
+                    f"{quantity.name}: expected {self.intervals} readings, got shape {values.shape}"
+                )
+            present = values != MISSING
+            if np.any((values < 0) & present) or np.any(values > quantity.largest):
+                raise ValueError(f"{quantity.name}: a reading is outside 0..{quantity.largest}")
+            kept = np.where(present, values, 0)
+            slots[self.block(quantity.name, "reading")] = kept
+            slots[self.block(quantity.name, "present")] = present
+            if quantity.squares:
+                slots[self.block(quantity.name, "square")] = (kept >> quantity.square_shift) ** 2
+            if quantity.bins:
+                # A bin's slots for all intervals are neighbours: bin b of interval i is b * B + i further on.
+                first = self.block(quantity.name, "bin:0").start
+                bins = np.searchsorted(np.asarray(quantity.bin_edges), kept, side="right") - 1
+                at = first + bins * self.intervals + np.arange(self.intervals)
+                slots[at[present]] = 1
+        return slots
+
+    def split(self, slots: NDArray[np.int64]) -> dict[str, dict[str, NDArray[np.int64]]]:
+        """The blocks of int64[used] as {quantity: {kind: int64[intervals]}}. Raises PlanError on size."""
+        if slots.shape != (self.used,):
+            raise PlanError(f"expected {self.used} slots, got {slots.shape}")
+        return {
+            quantity.name: {kind: slots[self.block(quantity.name, kind)] for kind in self.kinds(quantity)}
+            for quantity in self.quantities
+        }
