@@ -33,7 +33,7 @@ def flooding_sigma(ring_degree: int, meters: int, flooding_bits: int, decryption
     if flooding_bits == 0:
         return 0.0
     hidden = fresh_error_sigma(ring_degree) * math.sqrt(meters)
-    return 2.0 ** (flooding_bits / 2) * math.sqrt(12 * decryptions) * hidden
+    return math.exp2(flooding_bits / 2) * math.sqrt(12 * decryptions) * hidden
 
 
 def slot_error_sigma(ring_degree: int, meters: int, flooding_per_coefficient: float = 0.0) -> float:

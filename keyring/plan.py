@@ -51,8 +51,8 @@ class Quantity:
             rising = all(low < high for low, high in itertools.pairwise(edges))
             if len(edges) < 3 or not rising or edges[0] != 0 or edges[-1] != self.largest + 1:
                 raise PlanError(
-                    f"{self.name}: bin edges must rise from 0 to largest + 1 = {self.largest + 1}, in two bins "
-                    "or more"
+                    f"{self.name}: bin edges must rise from 0 to largest + 1 = {self.largest + 1}, "
+                    "in two bins or more"
                 )
 
     @property

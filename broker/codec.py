@@ -1,0 +1,88 @@
+"""What the decoders share: msgpack read within bounds, fields checked, faults named."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgpack
+
+from gridhe.errors import ConfigError, EnvelopeError
+
+__all__ = ["TAG_BYTES", "field", "key_id", "pack", "plan_id", "tag", "tag_matches", "unpack", "unpack_bins"]
+
+TAG_BYTES = 32
+_ID = re.compile(r"([pk])[0-9a-f]{16}")
+T = TypeVar("T")
+
+
+def pack(record: Any) -> bytes:
+    """msgpack bytes."""
+    packed: bytes = msgpack.packb(record)
+    return packed
+
+
+def unpack(data: bytes) -> Any:
+    """What stands in msgpack bytes; nothing in it can be longer than the bytes. Raises EnvelopeError `malformed`."""
+    try:
+        return msgpack.unpackb(data, use_list=False, max_ext_len=0)
+    # Junk makes msgpack raise its own kinds, ValueError (UTF-8, depth), TypeError (unhashable keys)
+    # and, on deep nesting, RecursionError.
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise EnvelopeError("malformed", f"not msgpack: {type(error).__name__}") from None
+
+
+def unpack_bins(data: bytes, count: int, max_bytes: int) -> tuple[bytes, ...]:
+    """The `count` byte strings of a msgpack array. Raises EnvelopeError `size` or `malformed`."""
+    if len(data) > max_bytes:
+        raise EnvelopeError("size", f"{len(data)} bytes, at most {max_bytes} are expected")
+    # The first byte of an array of `count` < 16: cheaper to look at than to unpack something large.
+    if not data or data[0] != 0x90 + count:
+        raise EnvelopeError("malformed", f"not an array of {count}")
+    found = unpack(data)
+    if not isinstance(found, tuple) or len(found) != count or any(type(item) is not bytes for item in found):
+        raise EnvelopeError("malformed", f"not {count} byte strings")
+    return found
+
+
+def field(record: Any, name: str, kind: type[T], *, check: Callable[[T], Any] | None = None) -> T:
+    """A field of a decoded map, of exactly this type. Raises EnvelopeError `malformed`."""
+    if not isinstance(record, dict) or type(record.get(name)) is not kind:
+        raise EnvelopeError("malformed", f"{name!r} is missing or not of type {kind.__name__}")
+    value: T = record[name]
+    if check is not None:
+        try:
+            check(value)
+        except ConfigError as error:
+            raise EnvelopeError("malformed", str(error)) from None
+    return value
+
+
+def _check_id(value: str, letter: str) -> None:
+    found = _ID.fullmatch(value)
+    if found is None or found.group(1) != letter:
+        raise ConfigError(f"{value[:40]!r} is not {letter!r} and 16 hex digits")
+
+
+def plan_id(value: str) -> None:
+    """Raise ConfigError unless this is a plan's id."""
+    _check_id(value, "p")
+
+
+def key_id(value: str) -> None:
+    """Raise ConfigError unless this is a key's id."""
+    _check_id(value, "k")
+
+
+def tag(ingest_key: bytes, *parts: bytes) -> bytes:
+    """HMAC-SHA256 over the parts, one after the other."""
+    mac = hmac.new(ingest_key, parts[0], hashlib.sha256)
+    for part in parts[1:]:
+        mac.update(part)
+    return mac.digest()
+
+
+def tag_matches(found: bytes, ingest_key: bytes, *parts: bytes) -> bool:
+    """Whether `found` is the tag of these parts, compared in constant time."""
+    return hmac.compare_digest(found, tag(ingest_key, *parts))

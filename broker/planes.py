@@ -1,0 +1,127 @@
+"""Residues as planes: how a ciphertext travels and how it is folded.
+
+A ciphertext is residues [component 0..1][prime][coefficient], NTT form, each below its prime. On
+the wire (docs/wire.md):
+
+    low     the low 32 bits of every residue                    uint32   [2][primes][N]
+    high16  the next 16 bits, of primes with 33 to 48 bits      uint16   [2][such primes][N]
+    high32  the next 28 bits, of primes with 49 to 60 bits      uint32   [2][such primes][N]
+
+all little-endian, one after the other. Folding is then one addition per plane.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gridhe.errors import EnvelopeError
+from gridhe.keyring.parameters import CkksParameters
+
+__all__ = ["PlaneViews", "Planes"]
+
+_LOW = np.dtype("<u4")
+_HIGH16 = np.dtype("<u2")
+_HIGH32 = np.dtype("<u4")
+_MASK = np.uint64(0xFFFFFFFF)
+_WORD = np.uint64(32)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneViews:
+    """The planes of one ciphertext, views into its bytes: each [2][its primes][N]."""
+
+    low: NDArray[np.uint32]
+    high16: NDArray[np.uint16]
+    high32: NDArray[np.uint32]
+
+
+class Planes:
+    """Packs, unpacks and checks the residues of one ring."""
+
+    def __init__(self, parameters: CkksParameters) -> None:
+        self.parameters = parameters
+        n, bits = parameters.ring_degree, parameters.prime_bits[:-1]
+        self.shape = (2, len(bits), n)
+        self.at16 = [i for i, size in enumerate(bits) if 32 < size <= 48]
+        self.at32 = [i for i, size in enumerate(bits) if size > 48]
+        self._low_bytes = 2 * len(bits) * n * 4
+        self._high16_bytes = 2 * len(self.at16) * n * 2
+        self.size = self._low_bytes + self._high16_bytes + 2 * len(self.at32) * n * 4
+        primes = parameters.primes
+        # Per prime: its low word, and for the wider ones its high word, to compare with.
+        self._whole = [(i, primes[i]) for i, size in enumerate(bits) if size <= 32]
+        self._split16 = [
+            (place, i, primes[i] >> 32, primes[i] & 0xFFFFFFFF) for place, i in enumerate(self.at16)
+        ]
+        self._split32 = [
+            (place, i, primes[i] >> 32, primes[i] & 0xFFFFFFFF) for place, i in enumerate(self.at32)
+        ]
+
+    def views(self, ciphertext: Any) -> PlaneViews:
+        """The planes of a ciphertext's bytes (any buffer). Raises EnvelopeError `size`."""
+        if len(ciphertext) != self.size:
+            raise EnvelopeError(
+                "size", f"a ciphertext of {self.parameters} has {self.size} bytes, not {len(ciphertext)}"
+            )
+        n = self.shape[2]
+        after16 = self._low_bytes + self._high16_bytes
+        return PlaneViews(
+            np.frombuffer(ciphertext, _LOW, 2 * self.shape[1] * n).reshape(self.shape),
+            np.frombuffer(ciphertext, _HIGH16, 2 * len(self.at16) * n, self._low_bytes).reshape(
+                2, len(self.at16), n
+            ),
+            np.frombuffer(ciphertext, _HIGH32, 2 * len(self.at32) * n, after16).reshape(2, len(self.at32), n),
+        )
+
+    def pack(self, residues: NDArray[np.uint64]) -> bytes:
+        """The bytes of residues uint64[2][primes][N], each below its prime."""
+        low = (residues & _MASK).astype(_LOW)
+        high = residues >> _WORD
+        return b"".join(
+            (
+                low.tobytes(),
+                high[:, self.at16].astype(_HIGH16).tobytes(),
+                high[:, self.at32].astype(_HIGH32).tobytes(),
+            )
+        )
+
+    def unpack(self, ciphertext: Any) -> NDArray[np.uint64]:
+        """The residues uint64[2][primes][N] in these bytes. Raises EnvelopeError `size`."""
+        planes = self.views(ciphertext)
+        residues = planes.low.astype(np.uint64)
+        if self.at16:
+            residues[:, self.at16] |= planes.high16.astype(np.uint64) << _WORD
+        if self.at32:
+            residues[:, self.at32] |= planes.high32.astype(np.uint64) << _WORD
+        return residues
+
+    def check(self, planes: PlaneViews) -> None:
+        """Raise EnvelopeError `residue` if one is not below its prime, `transparent` if a component is zero.
+
+        An all-zero second component is no ciphertext but a bare plaintext, readable by anyone.
+        A residue can only be too large where its high word is at least the prime's, so the low words are
+        looked at in those few places alone.
+        """
+        if not planes.low[1].any() and not planes.high16[1].any() and not planes.high32[1].any():
+            raise EnvelopeError("transparent", "the second component is zero: not encrypted")
+        for i, prime in self._whole:
+            if int(planes.low[:, i].max()) >= prime:
+                raise EnvelopeError("residue", f"a residue of prime {i} is not below {prime}")
+        for place, i, high_word, low_word in self._split16:
+            self._check_split(planes.high16[:, place], planes.low[:, i], high_word, low_word, i)
+        for place, i, high_word, low_word in self._split32:
+            self._check_split(planes.high32[:, place], planes.low[:, i], high_word, low_word, i)
+
+    def _check_split(
+        self, high: NDArray[Any], low: NDArray[np.uint32], high_word: int, low_word: int, prime: int
+    ) -> None:
+        suspects = high >= high_word
+        if not suspects.any():
+            return
+        high_there, low_there = high[suspects], low[suspects]
+        if bool(((high_there > high_word) | (low_there >= low_word)).any()):
+            raise EnvelopeError(
+                "residue", f"a residue of prime {prime} is not below {self.parameters.primes[prime]}"
+            )

@@ -1,0 +1,112 @@
+"""Receipts: the aggregator's word to a meter, and the authority's word to an aggregator.
+
+msgpack array of two byte strings [body, tag]; the tag is HMAC-SHA256 over the body with the
+receiver's ingest key, so nobody else can make a meter forget a batch.
+"""
+
+from dataclasses import dataclass
+
+from gridhe.broker.codec import TAG_BYTES, field, pack, plan_id, tag, tag_matches, unpack, unpack_bins
+from gridhe.errors import ConfigError, EnvelopeError
+from gridhe.keyring.names import ROOT_GROUP, check_group, check_name
+
+__all__ = ["RECEIPT_BYTES_MAX", "Receipt", "TotalReceipt"]
+
+VERSION = 1
+RECEIPT_BYTES_MAX = 1 << 20
+_BATCHES, _TOTALS = "batches", "totals"  # one kind cannot be taken for the other
+
+
+def _seal(body: bytes, ingest_key: bytes) -> bytes:
+    return pack([body, tag(ingest_key, body)])
+
+
+def _open(data: bytes, ingest_key: bytes, kind: str) -> dict[str, object]:
+    body, found = unpack_bins(data, 2, RECEIPT_BYTES_MAX)
+    if len(found) != TAG_BYTES or not tag_matches(found, ingest_key, body):
+        raise EnvelopeError("tag", "the receipt's tag does not match")
+    record = unpack(body)
+    if field(record, "v", int) != VERSION or field(record, "kind", str) != kind:
+        raise EnvelopeError("version", f"not a version {VERSION} receipt for {kind}")
+    return dict(record)
+
+
+def _windows(values: object) -> tuple[int, ...]:
+    if not isinstance(values, tuple) or any(type(value) is not int for value in values):
+        raise EnvelopeError("malformed", "windows must be integers")
+    return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Windows of one plan and meter that are committed, and those that are refused, with the reason."""
+
+    plan: str
+    meter: str
+    committed: tuple[int, ...] = ()
+    refused: tuple[tuple[int, str], ...] = ()
+
+    def encode(self, ingest_key: bytes) -> bytes:
+        """The receipt's bytes, tagged for this meter."""
+        refused = [[window, reason] for window, reason in self.refused]
+        body = {
+            "v": VERSION,
+            "kind": _BATCHES,
+            "plan": self.plan,
+            "meter": self.meter,
+            "committed": list(self.committed),
+            "refused": refused,
+        }
+        return _seal(pack(body), ingest_key)
+
+    @classmethod
+    def decode(cls, data: bytes, ingest_key: bytes) -> "Receipt":
+        """The receipt in these bytes, if its tag is right. Raises EnvelopeError."""
+        record = _open(data, ingest_key, _BATCHES)
+        refused = []
+        for entry in field(record, "refused", tuple):
+            if not isinstance(entry, tuple) or [type(part) for part in entry] != [int, str]:
+                raise EnvelopeError("malformed", "refused must be pairs of a window and a reason")
+            refused.append((entry[0], entry[1]))
+        return cls(
+            plan=field(record, "plan", str, check=plan_id),
+            meter=field(record, "meter", str, check=check_name),
+            committed=_windows(record.get("committed")),
+            refused=tuple(refused),
+        )
+
+
+def _check_total_group(group: str) -> None:
+    if group != ROOT_GROUP:
+        check_group(group)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalReceipt:
+    """Totals that the authority has stored: (plan, group, window, part) each."""
+
+    aggregator: str
+    stored: tuple[tuple[str, str, int, int], ...]
+
+    def encode(self, ingest_key: bytes) -> bytes:
+        """The receipt's bytes, tagged for this aggregator."""
+        stored = [list(entry) for entry in self.stored]
+        body = {"v": VERSION, "kind": _TOTALS, "aggregator": self.aggregator, "stored": stored}
+        return _seal(pack(body), ingest_key)
+
+    @classmethod
+    def decode(cls, data: bytes, ingest_key: bytes) -> "TotalReceipt":
+        """The receipt in these bytes, if its tag is right. Raises EnvelopeError."""
+        record = _open(data, ingest_key, _TOTALS)
+        stored = []
+        for entry in field(record, "stored", tuple):
+            if not isinstance(entry, tuple) or [type(part) for part in entry] != [str, str, int, int]:
+                raise EnvelopeError("malformed", "stored must be lists of plan, group, window and part")
+            plan, group, window, part = entry
+            try:
+                plan_id(plan)
+                _check_total_group(group)
+            except ConfigError as error:
+                raise EnvelopeError("malformed", str(error)) from None
+            stored.append((plan, group, window, part))
+        return cls(aggregator=field(record, "aggregator", str, check=check_name), stored=tuple(stored))

@@ -1,0 +1,48 @@
+"""Status: retained word of who is online, with a last will that says when they are not."""
+
+from dataclasses import dataclass
+
+from gridhe.broker.codec import field, pack, unpack
+from gridhe.errors import EnvelopeError
+
+__all__ = ["Status"]
+
+VERSION = 1
+_BYTES_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """One role's state. `incarnation` changes whenever its process starts anew; `backlog` counts what waits."""
+
+    online: bool
+    version: str
+    incarnation: str
+    backlog: int = 0
+
+    def encode(self) -> bytes:
+        """The status as msgpack."""
+        return pack(
+            {
+                "v": VERSION,
+                "online": self.online,
+                "version": self.version,
+                "incarnation": self.incarnation,
+                "backlog": self.backlog,
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Status":
+        """The status in these bytes. Raises EnvelopeError."""
+        if len(data) > _BYTES_MAX:
+            raise EnvelopeError("size", f"a status of {len(data)} bytes")
+        record = unpack(data)
+        if field(record, "v", int) != VERSION:
+            raise EnvelopeError("version", f"status version {record['v']}, this is version {VERSION}")
+        return cls(
+            online=field(record, "online", bool),
+            version=field(record, "version", str)[:64],
+            incarnation=field(record, "incarnation", str)[:64],
+            backlog=field(record, "backlog", int),
+        )

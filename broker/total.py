@@ -1,0 +1,165 @@
+"""Totals: a part's encrypted sum, signed by the aggregator. Shaped like a batch.
+
+msgpack array of three byte strings [header, ciphertext, signature]; the header is a msgpack map
+{v, plan, key, aggregator, group, window, part, meters, members, pieces}. `pieces` lists the leaf
+parts it sums, [(group, part, meters), ...]; `members` is the digest of its member list.
+"""
+
+from dataclasses import dataclass
+
+from gridhe.broker.codec import field, key_id, pack, plan_id, unpack, unpack_bins
+from gridhe.broker.envelope import WINDOW_MAX
+from gridhe.errors import BundleError, ConfigError, EnvelopeError
+from gridhe.keyring.names import ROOT_GROUP, check_group, check_name
+from gridhe.keyring.signing import SIGNATURE_BYTES, SigningKey, verify
+
+__all__ = [
+    "DIGEST_BYTES",
+    "TOTAL_HEADER_BYTES_MAX",
+    "Piece",
+    "Total",
+    "TotalHeader",
+    "open_total",
+    "seal_total",
+]
+
+VERSION = 1
+DIGEST_BYTES = 32
+TOTAL_HEADER_BYTES_MAX = 8 << 20  # a roll-up names each leaf part it sums: about 30 bytes each
+_DOMAIN = b"gridhe/v1/total\0"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Piece:
+    """One leaf part: a disjoint set of `meters` meters' batches of one leaf group."""
+
+    group: str
+    part: int
+    meters: int
+
+
+def _check_total_group(group: str) -> None:
+    if group != ROOT_GROUP:
+        check_group(group)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalHeader:
+    """Which total this is, and of what."""
+
+    plan: str
+    key: str
+    aggregator: str
+    group: str
+    window: int
+    part: int
+    meters: int
+    members: bytes  # 32 bytes: the digest of the member list (docs/wire.md)
+    pieces: tuple[Piece, ...]
+
+    def encode(self) -> bytes:
+        """The header as msgpack."""
+        return pack(
+            {
+                "v": VERSION,
+                "plan": self.plan,
+                "key": self.key,
+                "aggregator": self.aggregator,
+                "group": self.group,
+                "window": self.window,
+                "part": self.part,
+                "meters": self.meters,
+                "members": self.members,
+                "pieces": [[piece.group, piece.part, piece.meters] for piece in self.pieces],
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "TotalHeader":
+        """The header in these bytes. Raises EnvelopeError `version` or `malformed`."""
+        record = unpack(data)
+        if field(record, "v", int) != VERSION:
+            raise EnvelopeError("version", f"total version {record['v']}, this is version {VERSION}")
+        if len(record) != 10:
+            raise EnvelopeError("malformed", f"a total's header has 10 fields, not {len(record)}")
+        window, part, meters = (field(record, name, int) for name in ("window", "part", "meters"))
+        if not (0 <= window < WINDOW_MAX and 0 <= part < WINDOW_MAX and 0 < meters < WINDOW_MAX):
+            raise EnvelopeError(
+                "malformed", f"window {window}, part {part} or meters {meters} is out of range"
+            )
+        members = field(record, "members", bytes)
+        if len(members) != DIGEST_BYTES:
+            raise EnvelopeError("malformed", f"a member digest has {DIGEST_BYTES} bytes, not {len(members)}")
+        return cls(
+            plan=field(record, "plan", str, check=plan_id),
+            key=field(record, "key", str, check=key_id),
+            aggregator=field(record, "aggregator", str, check=check_name),
+            group=field(record, "group", str, check=_check_total_group),
+            window=window,
+            part=part,
+            meters=meters,
+            members=members,
+            pieces=_pieces(field(record, "pieces", tuple), meters),
+        )
+
+
+def _pieces(entries: tuple[object, ...], meters: int) -> tuple[Piece, ...]:
+    pieces = []
+    for entry in entries:
+        if not isinstance(entry, tuple) or [type(part) for part in entry] != [str, int, int]:
+            raise EnvelopeError("malformed", "a piece must be a group, a part and a number of meters")
+        group, part, count = entry
+        try:
+            check_group(group)
+        except ConfigError as error:
+            raise EnvelopeError("malformed", str(error)) from None
+        if part < 0 or count < 1:
+            raise EnvelopeError(
+                "malformed", f"part {part} or meters {count} of piece {group} is out of range"
+            )
+        pieces.append(Piece(group, part, count))
+    if len({(piece.group, piece.part) for piece in pieces}) != len(pieces):
+        raise EnvelopeError("malformed", "a piece stands twice")
+    if sum(piece.meters for piece in pieces) != meters:
+        raise EnvelopeError("malformed", f"the pieces do not add up to {meters} meters")
+    return tuple(pieces)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """A decoded total. Nothing in it is to be believed before `check_signature`."""
+
+    header: TotalHeader
+    header_bytes: bytes
+    ciphertext: bytes
+    signature: bytes
+
+    def check_signature(self, verify_key: bytes) -> None:
+        """Raise EnvelopeError `signature` unless the aggregator with this key made the total."""
+        try:
+            verify(verify_key, _DOMAIN + self.header_bytes + self.ciphertext, self.signature)
+        except BundleError:
+            raise EnvelopeError(
+                "signature", f"the total of {self.header.group} is not signed by {self.header.aggregator}"
+            ) from None
+
+
+def seal_total(header: TotalHeader, ciphertext: bytes, key: SigningKey) -> bytes:
+    """The total's bytes; the signature covers `gridhe/v1/total`, a zero byte, header and ciphertext."""
+    header_bytes = header.encode()
+    return pack([header_bytes, ciphertext, key.sign(_DOMAIN + header_bytes + ciphertext)])
+
+
+def open_total(payload: bytes, max_bytes: int) -> Total:
+    """The total in these bytes, at most `max_bytes`. Raises EnvelopeError; the signature is not checked."""
+    header_bytes, ciphertext, signature = unpack_bins(payload, 3, max_bytes)
+    if len(header_bytes) > TOTAL_HEADER_BYTES_MAX or len(signature) != SIGNATURE_BYTES:
+        raise EnvelopeError(
+            "malformed", f"a header of {len(header_bytes)} or a signature of {len(signature)} bytes"
+        )
+    return Total(
+        header=TotalHeader.decode(header_bytes),
+        header_bytes=header_bytes,
+        ciphertext=ciphertext,
+        signature=signature,
+    )
