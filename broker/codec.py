@@ -24,7 +24,7 @@ def pack(record: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """What stands in msgpack bytes; nothing in it can be longer than the bytes. Raises EnvelopeError `malformed`."""
+    """What msgpack bytes hold; nothing can be larger than the bytes. Raises EnvelopeError `malformed`."""
     try:
         return msgpack.unpackb(data, use_list=False, max_ext_len=0)
     # Junk makes msgpack raise its own kinds, ValueError (UTF-8, depth), TypeError (unhashable keys)

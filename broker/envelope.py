@@ -87,7 +87,7 @@ def seal_envelope(header: Header, ciphertext: bytes, ingest_key: bytes) -> bytes
 
 
 def open_envelope(payload: bytes, max_bytes: int) -> Envelope:
-    """The envelope in these bytes, at most `max_bytes` of them. Raises EnvelopeError; the tag is not checked."""
+    """The envelope in these bytes, at most `max_bytes`. Raises EnvelopeError; does not check the tag."""
     header_bytes, ciphertext, found = unpack_bins(payload, 3, max_bytes)
     if len(header_bytes) > HEADER_BYTES_MAX or len(found) != TAG_BYTES:
         raise EnvelopeError("malformed", f"a header of {len(header_bytes)} or a tag of {len(found)} bytes")

@@ -10,10 +10,13 @@ from gridhe.broker.codec import TAG_BYTES, field, pack, plan_id, tag, tag_matche
 from gridhe.errors import ConfigError, EnvelopeError
 from gridhe.keyring.names import ROOT_GROUP, check_group, check_name
 
-__all__ = ["RECEIPT_BYTES_MAX", "Receipt", "TotalReceipt"]
+__all__ = ["RECEIPT_BYTES_MAX", "TRANSIENT_REASONS", "Receipt", "TotalReceipt"]
 
 VERSION = 1
 RECEIPT_BYTES_MAX = 1 << 20
+# Refusals that time mends: the clock moves on, the aggregator learns of the plan or of the meter.
+# A meter keeps these batches and sends them again later; any other refusal is for good.
+TRANSIENT_REASONS = frozenset({"early", "plan", "not_enrolled"})
 _BATCHES, _TOTALS = "batches", "totals"  # one kind cannot be taken for the other
 
 

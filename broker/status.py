@@ -13,7 +13,7 @@ _BYTES_MAX = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """One role's state. `incarnation` changes whenever its process starts anew; `backlog` counts what waits."""
+    """One role's state. `incarnation` is new whenever its process starts; `backlog` counts what waits."""
 
     online: bool
     version: str

@@ -85,7 +85,7 @@ def parse_total(topic: str) -> str:
 
 
 def check_filter(topic_filter: str) -> str:
-    """Return a filter below `gridhe/v1/batch/` with `+` and `#` where MQTT allows them. Raises ConfigError."""
+    """Return a filter below `gridhe/v1/batch/`, `+` and `#` where MQTT allows them. Raises ConfigError."""
     if not topic_filter.startswith(_BATCH):
         raise ConfigError(
             f"filter {topic_filter!r} must start with {_BATCH}, as in {_BATCH}# or {_BATCH}north/+/+"

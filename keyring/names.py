@@ -21,7 +21,7 @@ _RESERVED_METERS = frozenset({"authority", "aggregator", "fleet"})
 
 
 def check_name(name: str, what: str = "name") -> str:
-    """Return `name` if it is 1 to 64 of a-z, 0-9, `-` and `_`, led by none of the last two; or ConfigError."""
+    """Return `name`: 1 to 64 of a-z, 0-9, `-` and `_`, led by a letter or digit. Raises ConfigError."""
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise ConfigError(
             f"{what} {str(name)[:80]!r} is not a legal name: use 1 to 64 of a-z, 0-9, '-' and '_', "
