@@ -1,0 +1,156 @@
+"""YAML as plain values, with the line each of them stands on.
+
+Scalars are read by the rules of YAML 1.2 (what JSON and most editors mean), not PyYAML's 1.1: there
+`no` is false, `010` is eight, `1:30` is ninety and `1e3` is text, none of which a user wants of a number.
+"""
+
+import math
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gridhe.errors import ConfigError
+
+__all__ = ["Document", "KeyPath", "parse_value", "read_document"]
+
+KeyPath = tuple[str | int, ...]  # ("plan", "quantities", 0, "largest")
+
+_TAGS = frozenset(
+    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")
+)
+_LARGEST_FILE = 1_000_000  # bytes; a settings file is a few kilobytes
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with YAML 1.2's scalars."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own shape)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), [*list("~nN"), ""]
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"^(?:[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+)$"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+)$"),
+    list("-+.0123456789"),
+)
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    value = float(node.value)
+    if not math.isfinite(value):
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{node.value} is too large a number", node.start_mark
+        )
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A settings file's values, and the line (from 1) of every key and list item."""
+
+    path: Path
+    values: dict[str, Any]
+    lines: dict[KeyPath, int]
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML file that holds one mapping. An empty file holds an empty one.
+
+    Raises ConfigError naming file and line: not there, not UTF-8, not YAML, not a mapping, a key twice,
+    a key that is not text.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {path}: {error.strerror or error}") from error
+    if len(data) > _LARGEST_FILE:
+        raise ConfigError(f"{path} is over {_LARGEST_FILE} bytes: that is no settings file")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    lines: dict[KeyPath, int] = {}
+    values = _parse(text, str(path), lines)
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {_kind(values)}, expected sections such as `plan:` and `broker:`")
+    return Document(path=path, values=values, lines=lines)
+
+
+def parse_value(text: str, where: str) -> Any:
+    """One value as it would stand in the file: `5`, `true`, `[a, b]`, text. ConfigError names `where`."""
+    return _parse(text, where, {})
+
+
+def _parse(text: str, where: str, lines: dict[KeyPath, int]) -> Any:
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _walk(node, (), where, lines, ())
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise ConfigError(f"{where}{line}: not valid YAML: {error.problem or error.context}") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        RecursionError,
+    ) as error:  # `!!int x`, `!!bool x`, [[[[...
+        raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error
+
+
+def _walk(
+    node: yaml.Node, path: KeyPath, where: str, lines: dict[KeyPath, int], above: tuple[yaml.Node, ...]
+) -> None:
+    """Note the lines, and refuse what PyYAML lets pass: a key twice (the last would win), odd keys, tags."""
+    if node.tag not in _TAGS:
+        raise ConfigError(f"{where}:{node.start_mark.line + 1}: the tag {node.tag} has no place in settings")
+    if node in above:
+        raise ConfigError(f"{where}:{node.start_mark.line + 1}: an alias that holds itself")
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*path, index)] = item.start_mark.line + 1
+            _walk(item, (*path, index), where, lines, (*above, node))
+    elif isinstance(node, yaml.MappingNode):
+        seen: dict[Hashable, int] = {}
+        for key, item in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise ConfigError(f"{where}:{line}: a key must be text, such as `plan`")
+            if key.value in seen:
+                dotted = ".".join(map(str, (*path, key.value)))
+                raise ConfigError(
+                    f"{where}:{line}: {dotted} is given twice (first on line {seen[key.value]})"
+                )
+            seen[key.value] = line
+            lines[(*path, key.value)] = line
+            _walk(item, (*path, key.value), where, lines, (*above, node))
+
+
+def _kind(value: object) -> str:
+    return "a list" if isinstance(value, list) else f"{value!r:.60}"
