@@ -120,9 +120,7 @@ class AggregatorSettings(_Section):
 
     filters: tuple[str, ...] = ("gridhe/v1/batch/#",)
     commit_interval_s: float = Field(1.0, gt=0, le=60)
-    commit_interval_max_s: float = Field(
-        10.0, gt=0, le=600
-    )  # stretched up to this when many totals are touched
+    commit_interval_max_s: float = Field(10.0, gt=0, le=600)  # stretched to this when many totals are touched
     open_totals_mb: int = Field(256, ge=1)  # running totals in memory; the rest wait on disk
     quarantine_max: int = Field(1_000, ge=0)  # rejected payloads kept for a look, newest first
     quarantine_max_mb: int = Field(64, ge=0)

@@ -39,7 +39,7 @@ __all__ = [
 
 
 class GridHEError(Exception):
-    """Anything gridhe raises on purpose. The message is one line: what came, what was expected, the way out."""
+    """Anything gridhe raises on purpose. Its message, one line: what came, what was expected, a way out."""
 
     exit_code: ClassVar[int] = 1
 

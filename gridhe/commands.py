@@ -1,0 +1,125 @@
+"""What every gridhe command shares: its common flags, its way of failing, its version.
+
+A command line is built like this:
+
+    @click.group()
+    @version_option
+    def cli() -> None: ...
+
+    @cli.command()
+    @common_options
+    def run(common: CommonOptions, broker: str | None) -> None:
+        settings = common.load({"broker.url": broker})   # also starts logging
+
+    def main() -> None:
+        run_command(cli)
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
+
+import click
+
+from gridhe import __version__
+from gridhe.config import Settings, load_settings
+from gridhe.config.document import parse_value
+from gridhe.config.settings import LoggingSettings
+from gridhe.errors import ConfigError, GridHEError
+from gridhe.logs import set_up_logging
+
+__all__ = ["CommonOptions", "common_options", "run_command", "version_option"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+version_option = click.version_option(__version__, "--version", message="%(prog)s %(version)s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonOptions:
+    """The values of --config, --set and --log-level."""
+
+    config: Path | None
+    overrides: Mapping[str, Any]
+
+    def load(self, flags: Mapping[str, Any] | None = None, *, logging: bool = True) -> Settings:
+        """The settings, and (unless `logging` is False) logging set up by them.
+
+        `flags` are a command's own, by the setting they override ({"broker.url": url}); None: not given.
+        They win over --set. Raises ConfigError.
+        """
+        own = {name: value for name, value in (flags or {}).items() if value is not None}
+        settings = load_settings(self.config, overrides={**self.overrides, **own})
+        if logging:
+            set_up_logging(settings.logging)
+        return settings
+
+
+def common_options(function: Callable[P, R]) -> Callable[..., R]:
+    """Add --config, --set and --log-level to a command; it gets them as `common: CommonOptions`."""
+
+    @click.option(
+        "--config",
+        "_config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Settings file. Default: $GRIDHE_CONFIG, else ./gridhe.yaml, else built-in defaults.",
+    )
+    @click.option(
+        "--set",
+        "_set",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="One setting, over the file and the environment; repeatable.",
+    )
+    @click.option(
+        "--log-level",
+        "_log_level",
+        type=click.Choice(get_args(LoggingSettings.model_fields["level"].annotation)),
+        help="The same as --set logging.level=...",
+    )
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> R:
+        overrides = dict(map(_parse_set, kwargs.pop("_set")))
+        level = kwargs.pop("_log_level")
+        if level is not None:
+            overrides["logging.level"] = level
+        common = CommonOptions(config=kwargs.pop("_config"), overrides=overrides)
+        return function(*args, common=common, **kwargs)  # type: ignore[arg-type]  # no way to type an added keyword
+
+    return wrapper
+
+
+def run_command(command: click.Command, args: Sequence[str] | None = None) -> NoReturn:
+    """Run a click command as a process's whole work and exit with its code.
+
+    A GridHEError becomes `error: ...` on stderr (a line for each line of it) and its exit code; a wrong
+    flag click's own message and 2; Ctrl-C 130. Anything else is a bug, and keeps its traceback and code 1.
+    """
+    try:
+        result = command.main(args=args, standalone_mode=False)
+    except GridHEError as error:
+        for line in str(error).splitlines() or [type(error).__name__]:
+            click.echo(f"error: {line}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(_INTERRUPTED)
+    # ctx.exit(n) comes back as a number here; a command's own return value may be anything.
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _parse_set(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {text}: expected section.key=value, such as plan.window_s=3600")
+    return name, parse_value(value, f"--set {name}")
