@@ -1,0 +1,202 @@
+"""The ledger: every decision of the authority, one JSON line each, chained by SHA-256.
+
+    {"at": ISO time, "kind": ..., "n": 1, 2, ..., "prev": hash of the line before, ...}
+
+`prev` of the first line is 64 zeros; a line's hash covers its bytes without the line break. A line that is
+changed, removed or put elsewhere breaks the chain at the next one. Lines cut off at the end leave a
+whole chain: the head (count and hash) is therefore kept a second time by the caller, with the answers, and
+given back to `open`. The chain shows slips and clumsy hands; who owns the whole home can forge a whole new
+chain.
+
+`append` returns once the line is on the disk. A crash in the middle of it leaves a line without a line
+break: it was never acted upon, so `open` cuts it off, logs that and appends a record of kind `recovered`
+that says so.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from gridhe.errors import CredentialError, StateError
+from gridhe.files import check_private
+
+__all__ = ["START", "Head", "Ledger", "Record", "verify_ledger"]
+
+_log = logging.getLogger(__name__)
+_LINE_MAX = 64 << 20  # a roll-up's record names each leaf part, about 30 bytes each
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a chain: how many records, and the hash of the last."""
+
+    count: int
+    hash: str
+
+
+START = Head(0, "0" * 64)
+
+
+def _hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+def _read(path: Path, file: IO[bytes]) -> Iterator[tuple[Record | None, bytes]]:
+    """Each record and its line (without the break), checked against the chain; (None, rest) at a torn end."""
+    head = START
+    while line := file.readline(_LINE_MAX):
+        if not line.endswith(b"\n"):
+            yield None, line
+            return
+        number = head.count + 1
+        try:
+            record = json.loads(line)
+            whole = isinstance(record, dict) and isinstance(record.get("kind"), str)
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            raise StateError(
+                f"{path} line {number} is no record of the ledger: it was changed after it was written"
+            )
+        if record.get("n") != number or record.get("prev") != head.hash:
+            raise StateError(
+                f"{path} line {number} does not follow line {head.count}: one of them was changed, or lines "
+                "between are missing; restore the file from a backup"
+            )
+        head = Head(number, _hash(line[:-1]))
+        yield record, line[:-1]
+
+
+def verify_ledger(path: Path, *, on_record: Callable[[Record], None], least: Head = START) -> Head:
+    """Read a ledger without changing it: each record to `on_record`, the head returned.
+
+    A torn end is passed over. Raises StateError naming the line that breaks the chain, or when the chain does
+    not hold `least`, a head it once had.
+    """
+    head, seen = START, least == START
+    try:
+        with path.open("rb") as file:
+            for record, line in _read(path, file):
+                if record is None:
+                    break
+                head = Head(head.count + 1, _hash(line))
+                seen = seen or head == least
+                on_record(record)
+    except FileNotFoundError:
+        if least != START:
+            raise StateError(
+                f"{path} is missing, and had {least.count} records; restore it from a backup"
+            ) from None
+    except OSError as error:
+        raise StateError(f"cannot read {path}: {error.strerror or error}") from None
+    if not seen:
+        raise StateError(
+            f"{path} line {min(least.count, head.count)} is not what the answers were given under: "
+            f"the ledger had {least.count} records then, now {head.count}; restore it from a backup"
+        )
+    return head
+
+
+class Ledger:
+    """An open ledger: locked for this process, verified, ready for more."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        now: Callable[[], str],
+        on_record: Callable[[Record], None] = lambda record: None,
+        least: Head = START,
+    ) -> None:
+        """Verify the file at `path` (made when missing), as `verify_ledger`; `now` gives the ISO time.
+
+        Raises StateError, also when another process has it open.
+        """
+        self.path = path
+        self._now = now
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"cannot open {path}: {error.strerror or error}") from None
+        self._file = os.fdopen(handle, "r+b", buffering=0)
+        try:
+            self._lock()
+            check_private(path)
+            self.head = verify_ledger(path, on_record=on_record, least=least)
+            self._recover(on_record)
+        except CredentialError as error:
+            self._file.close()
+            raise StateError(f"ledger: {error}") from None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StateError(
+                f"{self.path} is in use by another gridhe-keyring; let it finish first"
+            ) from None
+
+    def _recover(self, on_record: Callable[[Record], None]) -> None:
+        """Cut off a line that a crash left without its end."""
+        size = os.fstat(self._file.fileno()).st_size
+        end = self._end_of_lines(size)
+        if end == size:
+            return
+        torn = os.pread(self._file.fileno(), size - end, end)
+        _log.warning("%s ends in %d bytes of an unfinished record: cut off", self.path, len(torn))
+        os.ftruncate(self._file.fileno(), end)
+        on_record(self.append("recovered", bytes_cut=len(torn), sha256=_hash(torn)))
+
+    def _end_of_lines(self, size: int) -> int:
+        """The offset behind the last line break."""
+        at = size
+        while at > 0:
+            start = max(0, at - (1 << 16))
+            found = os.pread(self._file.fileno(), at - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            at = start
+        return 0
+
+    def append(self, kind: str, **fields: Any) -> Record:
+        """Write a record; it is on the disk when this returns. Raises StateError when the disk refuses."""
+        record: Record = {
+            **fields,
+            "at": self._now(),
+            "kind": kind,
+            "n": self.head.count + 1,
+            "prev": self.head.hash,
+        }
+        line = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        start = os.fstat(self._file.fileno()).st_size
+        try:
+            rest = memoryview(line + b"\n")
+            while rest:
+                rest = rest[os.write(self._file.fileno(), rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), start)
+            raise StateError(f"cannot write {self.path}: {error.strerror or error}") from None
+        self.head = Head(self.head.count + 1, _hash(line))
+        return record
+
+    def close(self) -> None:
+        """Give up the lock."""
+        self._file.close()
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

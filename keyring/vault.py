@@ -1,0 +1,206 @@
+"""The vault: the authority's secrets in one file, useless without the passphrase.
+
+    magic        8 bytes, "GRIDHEV1"
+    length       4 bytes, little-endian: of the header
+    header       msgpack {kdf, n, r, p, salt, cipher, nonce}: in clear, authenticated
+    body         AES-256-GCM of the msgpack of the secrets; magic, length and header are its
+                 associated data, so that no parameter can be exchanged
+
+The key is scrypt(passphrase, salt; n, r, p) (RFC 7914). The parameters are read from the file, so they are
+held to bounds before scrypt runs: a doctored file can neither weaken the next rewrite nor eat the memory.
+Every rewrite draws a new nonce.
+
+A wrong passphrase and a damaged body look the same, on purpose: GCM cannot tell, and nothing else is said.
+"""
+
+import os
+import struct
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from gridhe.errors import CredentialError, VaultError
+from gridhe.files import check_private, write_private
+
+__all__ = ["Kdf", "Secrets", "Vault", "check_private_dir"]
+
+_MAGIC = b"GRIDHEV1"
+_LENGTH = struct.Struct("<I")
+_HEADER_MAX = 1024
+_FILE_MAX = 1 << 30  # a ring of degree 32768 has a secret of some 6 MB; this holds over a hundred keys
+_KEY_BYTES = 32
+_SALT_BYTES = 16
+_NONCE_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kdf:
+    """scrypt's cost. The default takes 128 MiB and about half a second. Raises VaultError out of bounds."""
+
+    n: int = 2**17
+    r: int = 8
+    p: int = 1
+
+    def __post_init__(self) -> None:
+        whole = all(type(value) is int for value in (self.n, self.r, self.p))
+        if not whole or self.n & (self.n - 1) or not (2**14 <= self.n <= 2**20):
+            raise VaultError("the vault's scrypt n must be a power of two from 2^14 to 2^20")
+        if not (8 <= self.r <= 16 and 1 <= self.p <= 4) or 128 * self.n * self.r > 2**30:
+            raise VaultError("the vault's scrypt r, p are out of bounds (r 8 to 16, p 1 to 4, at most 1 GiB)")
+
+    def derive(self, passphrase: bytes, salt: bytes) -> bytes:
+        """The 32-byte key of a passphrase. Raises VaultError when there is too little memory."""
+        try:
+            return Scrypt(salt=salt, length=_KEY_BYTES, n=self.n, r=self.r, p=self.p).derive(passphrase)
+        except MemoryError:
+            need = 128 * self.n * self.r >> 20
+            raise VaultError(
+                f"the vault needs {need} MiB of free memory to open; this machine has less"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """What the authority must keep to itself. It never prints itself."""
+
+    signing_key: bytes = field(repr=False)  # Ed25519 private key, 32 bytes
+    ingest_secret: bytes = field(repr=False)  # 32 bytes
+    noise_key: bytes = field(repr=False)  # 32 bytes, see gridhe.keyring.decrypt
+    contexts: dict[str, bytes] = field(
+        repr=False, default_factory=dict
+    )  # TenSEAL contexts with secret key, by key id
+
+    def __post_init__(self) -> None:
+        for name in ("signing_key", "ingest_secret", "noise_key"):
+            value = getattr(self, name)
+            if not isinstance(value, bytes) or len(value) != _KEY_BYTES:
+                raise VaultError(f"the vault's {name} must have {_KEY_BYTES} bytes")
+
+    def with_context(self, key_id: str, context: bytes) -> "Secrets":
+        """These secrets and one more secret key."""
+        return replace(self, contexts={**self.contexts, key_id: context})
+
+    def without_context(self, key_id: str) -> "Secrets":
+        """These secrets without a retired key: what it encrypted can never be read again."""
+        return replace(self, contexts={kept: data for kept, data in self.contexts.items() if kept != key_id})
+
+    def _encode(self) -> bytes:
+        record: bytes = msgpack.packb(
+            {
+                "signing_key": self.signing_key,
+                "ingest_secret": self.ingest_secret,
+                "noise_key": self.noise_key,
+                "contexts": self.contexts,
+            }
+        )
+        return record
+
+    @classmethod
+    def _decode(cls, data: bytes) -> "Secrets":
+        try:
+            return cls(**msgpack.unpackb(data, max_bin_len=len(data)))
+        except (ValueError, TypeError):
+            raise VaultError(
+                "the vault's content is of another version of gridhe; upgrade this machine"
+            ) from None
+
+
+def check_private_dir(path: Path) -> None:
+    """Raise VaultError unless `path` is a folder that only its owner can enter."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise VaultError(f"cannot read the folder {path}: {error.strerror or error}") from None
+    if not path.is_dir():
+        raise VaultError(f"{path} is not a folder")
+    if mode & 0o077:
+        raise VaultError(f"{path} can be entered by others (mode {mode & 0o7777:04o}); run: chmod 700 {path}")
+
+
+class Vault:
+    """An open vault. `save` replaces the file as a whole: a crash leaves the old vault or the new one."""
+
+    def __init__(self, path: Path, *, key: bytes, salt: bytes, kdf: Kdf, secrets: Secrets) -> None:
+        self.path = path
+        self.secrets = secrets
+        self._key = key
+        self._salt = salt
+        self._kdf = kdf
+
+    @classmethod
+    def create(cls, path: Path, passphrase: bytes, secrets: Secrets, *, kdf: Kdf | None = None) -> "Vault":
+        """Write a new vault, 0600 in a 0700 folder. Raises VaultError when there is one already."""
+        check_private_dir(path.parent)
+        if path.exists():
+            raise VaultError(f"there is a vault at {path} already; it is not overwritten")
+        kdf = Kdf() if kdf is None else kdf
+        salt = os.urandom(_SALT_BYTES)
+        vault = cls(path, key=kdf.derive(passphrase, salt), salt=salt, kdf=kdf, secrets=secrets)
+        vault.save(secrets)
+        return vault
+
+    @classmethod
+    def open(cls, path: Path, passphrase: bytes) -> "Vault":
+        """The vault in this file. Raises VaultError: missing, open to others, damaged, wrong passphrase."""
+        check_private_dir(path.parent)
+        try:
+            check_private(path)
+        except CredentialError as error:
+            raise VaultError(f"vault: {error}") from None
+        try:
+            if path.stat().st_size > _FILE_MAX:
+                raise VaultError(f"{path} is too large for a vault")
+            data = path.read_bytes()
+        except OSError as error:
+            raise VaultError(f"cannot read the vault {path}: {error.strerror or error}") from None
+        head, kdf, salt, nonce = cls._read_head(path, data)
+        key = kdf.derive(passphrase, salt)
+        try:
+            body = AESGCM(key).decrypt(nonce, data[len(head) :], head)
+        except InvalidTag:
+            raise VaultError(f"{path} does not open: wrong passphrase, or the file is damaged") from None
+        return cls(path, key=key, salt=salt, kdf=kdf, secrets=Secrets._decode(body))
+
+    @staticmethod
+    def _read_head(path: Path, data: bytes) -> tuple[bytes, Kdf, bytes, bytes]:
+        """Everything before the body, and the header's fields, all within bounds."""
+        start = len(_MAGIC) + _LENGTH.size
+        if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
+            raise VaultError(f"{path} is not a vault")
+        (length,) = _LENGTH.unpack_from(data, len(_MAGIC))
+        if length > _HEADER_MAX or len(data) < start + length:
+            raise VaultError(f"{path} is not a whole vault")
+        try:
+            header: dict[str, Any] = msgpack.unpackb(data[start : start + length])
+            kdf = Kdf(n=header["n"], r=header["r"], p=header["p"])
+            salt, nonce = header["salt"], header["nonce"]
+            known = header["kdf"] == "scrypt" and header["cipher"] == "aes-256-gcm"
+        except (ValueError, TypeError, KeyError):
+            raise VaultError(f"{path} is not a whole vault") from None
+        sized = isinstance(salt, bytes) and isinstance(nonce, bytes)
+        if not known or not sized or len(salt) != _SALT_BYTES or len(nonce) != _NONCE_BYTES:
+            raise VaultError(f"{path} is not a vault of this version of gridhe")
+        return data[: start + length], kdf, salt, nonce
+
+    def save(self, secrets: Secrets) -> None:
+        """Replace the vault's content on disk, then here. Raises StateError when the disk refuses."""
+        nonce = os.urandom(_NONCE_BYTES)
+        header = msgpack.packb(
+            {
+                "kdf": "scrypt",
+                "n": self._kdf.n,
+                "r": self._kdf.r,
+                "p": self._kdf.p,
+                "salt": self._salt,
+                "cipher": "aes-256-gcm",
+                "nonce": nonce,
+            }
+        )
+        head = _MAGIC + _LENGTH.pack(len(header)) + header
+        write_private(self.path, head + AESGCM(self._key).encrypt(nonce, secrets._encode(), head))
+        self.secrets = secrets
