@@ -1,0 +1,297 @@
+"""One connection to the broker: a paho client on a stream, from CONNECT until it breaks.
+
+paho speaks MQTT here and does nothing else. It is made afresh for every connection, so whatever it
+queues in memory dies with that connection. Nothing an owner wrote runs inside paho, which holds
+locks that are not re-entrant there: events are collected and handed out once paho has returned.
+"""
+
+import selectors
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from gridhe.broker.reactor import Reactor
+from gridhe.broker.stream import Stream
+
+__all__ = ["Connection", "Greeting", "Hearer", "Message"]
+
+_TURN_FILLS, _TURN_S = 16, 0.02  # a turn's reads (4 MB at most) and its time, handlers included
+_WINDOW_MOST = 1_000  # QoS 1 messages sent and not acknowledged; fewer where the broker says so
+_PACKET_MOST = 268_435_455  # bytes: MQTT's own limit; less where the broker says so
+_INCOMING_MOST = 32 * 1024 * 1024  # bytes: larger than any plan's envelope; MQTT 5 brokers keep such packets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What is published."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+
+    @property
+    def packet_bytes(self) -> int:
+        """The size of its PUBLISH packet, or a few bytes more."""
+        return len(self.payload) + len(self.topic.encode()) + 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """What CONNECT says."""
+
+    client_id: str
+    username: str | None
+    password: str | None
+    will: Message | None
+    five: bool  # MQTT 5; else 3.1.1
+    keepalive_s: int
+    session_expiry_s: int
+    receive_maximum: int
+
+    def __repr__(self) -> str:  # a password in a traceback is a password in a log
+        return f"Greeting(client_id={self.client_id!r}, five={self.five})"
+
+
+class Hearer(Protocol):
+    """Who is told what happens (a Session). Called outside paho; may close the connection."""
+
+    def hear_connack(self, code: ReasonCode, session_present: bool) -> None: ...
+    def hear_message(self, topic: str, payload: bytes) -> None: ...
+    def hear_puback_refused(self, topic: str, code: ReasonCode) -> None: ...
+    def hear_suback_refused(self, code: ReasonCode) -> None: ...
+    def hear_strange_topic(self) -> None: ...
+    def hear_lost(self, why: str) -> None: ...
+
+
+class _Client(paho.Client):
+    """paho, on a stream that is connected already: its own connect would block for seconds."""
+
+    stream: Any
+
+    def _create_socket(self) -> Any:
+        return self.stream
+
+
+class Connection:
+    """Sends CONNECT when made; tells `hearer` the rest. After `close` it tells nothing more."""
+
+    def __init__(self, *, stream: Stream, greeting: Greeting, reactor: Reactor, hearer: Hearer) -> None:
+        self._stream, self._reactor, self._hearer = stream, reactor, hearer
+        self._events: deque[Callable[[], None]] = deque()
+        self._open = True
+        self._reading_soon = self._writing_soon = False
+        self._goodbye: str | None = None
+        self._unacknowledged: dict[int, tuple[str, int]] = {}  # packet id -> topic, payload bytes
+        self._waiting: deque[Message] = deque()
+        self._window = _WINDOW_MOST
+        self.packet_most = _PACKET_MOST
+        self.owed_bytes = 0
+        self._client = self._new_client(greeting)
+        self._client.reconnect()
+        reactor.watch(stream.fileno(), selectors.EVENT_READ, self._on_ready)
+
+    def _new_client(self, greeting: Greeting) -> _Client:
+        five = greeting.five
+        client = _Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=greeting.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            clean_session=None if five else False,
+            reconnect_on_failure=False,
+        )
+        client.stream = self._stream
+        # No window of paho's: it scans its whole queue at every PUBACK, and 5's Receive Maximum is not in it.
+        client.max_inflight_messages = 0
+        client.username_pw_set(greeting.username, greeting.password)
+        if greeting.will is not None:
+            will = greeting.will
+            client.will_set(will.topic, will.payload, will.qos, will.retain)
+        tell = self._events.append
+        client.on_connect = lambda _c, _u, flags, code, properties: tell(
+            lambda: self._on_connack(code, flags.session_present, properties)
+        )
+        client.on_disconnect = lambda _c, _u, flags, code, _p: self._on_disconnect(flags, code)
+        client.on_message = lambda _c, _u, message: tell(lambda: self._on_message(message))
+        client.on_publish = lambda _c, _u, mid, code, _p: tell(lambda: self._on_puback(mid, code))
+        client.on_subscribe = lambda _c, _u, _mid, codes, _p: tell(lambda: self._on_suback(codes))
+        client.on_socket_register_write = lambda _c, _u, _s: self._write_soon()
+        client.on_socket_close = lambda _c, _u, _s: self._unwatch()
+        # The host only matters to a connect of paho's own.
+        if five:
+            wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho has no types there
+            wishes.SessionExpiryInterval = greeting.session_expiry_s
+            wishes.ReceiveMaximum = greeting.receive_maximum
+            wishes.MaximumPacketSize = _INCOMING_MOST
+            client.connect_async("broker", 1, greeting.keepalive_s, clean_start=False, properties=wishes)
+        else:
+            client.connect_async("broker", 1, greeting.keepalive_s)
+        return client
+
+    # -- for the session -----------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Messages taken and not acknowledged by the broker."""
+        return len(self._unacknowledged) + len(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Messages taken that the broker's window has no room for yet."""
+        return len(self._waiting)
+
+    def publish(self, message: Message) -> None:
+        """Send now, or as soon as the window has room."""
+        self.owed_bytes += len(message.payload)
+        if not self._waiting and len(self._unacknowledged) < self._window:
+            self._send(message)
+        else:
+            self._waiting.append(message)
+
+    def subscribe(self, filters: list[str]) -> None:
+        """Ask for `filters` with QoS 1."""
+        if filters and self._open:
+            self._client.subscribe([(name, 1) for name in filters])
+
+    def tick(self) -> None:
+        """Keep alive; to be called several times in a keepalive period."""
+        if self._open:
+            self._client.loop_misc()
+            self._settle("it has been silent for too long")
+
+    def say_goodbye(self, timeout_s: float) -> None:
+        """Send what is queued, then DISCONNECT, and wait for the broker to close; `timeout_s` at most."""
+        if not self._open:
+            return
+        deadline = self._reactor.clock() + timeout_s
+        self._stream.linger_until = deadline
+        self._client.disconnect()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stream.fileno(), selectors.EVENT_WRITE)
+            while self._client.socket() is not None and (left := deadline - self._reactor.clock()) > 0:
+                if selector.select(left):
+                    self._client.loop_write()
+        self._stream.linger_until = None
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection and tell nobody anything any more."""
+        self._open = False
+        self._events.clear()
+        self._unacknowledged.clear()
+        self._waiting.clear()
+        self.owed_bytes = 0
+        self._unwatch()
+        self._stream.close()
+        client = self._client
+        client.on_connect = client.on_disconnect = client.on_message = None
+        client.on_publish = client.on_subscribe = None
+        client.on_socket_register_write = client.on_socket_close = None
+
+    # -- events from paho ----------------------------------------------------------------------
+
+    def _on_connack(self, code: ReasonCode, session_present: bool, properties: Properties | None) -> None:
+        if not code.is_failure:
+            self._window = min(_WINDOW_MOST, getattr(properties, "ReceiveMaximum", _WINDOW_MOST))
+            self.packet_most = getattr(properties, "MaximumPacketSize", _PACKET_MOST)
+        self._hearer.hear_connack(code, session_present)
+
+    def _on_disconnect(self, flags: paho.DisconnectFlags, code: ReasonCode) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._goodbye = f"it said {code}"
+
+    def _on_message(self, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            self._hearer.hear_strange_topic()
+            return
+        self._hearer.hear_message(topic, bytes(message.payload))
+
+    def _on_puback(self, mid: int, code: ReasonCode) -> None:
+        """QoS 1: the broker has answered. QoS 0: it is written."""
+        topic, size = self._unacknowledged.pop(mid, ("", 0))
+        self.owed_bytes -= size
+        while self._waiting and len(self._unacknowledged) < self._window:
+            self._send(self._waiting.popleft())
+        if code.is_failure:
+            self._hearer.hear_puback_refused(topic, code)
+
+    def _on_suback(self, codes: list[ReasonCode]) -> None:
+        for code in codes:
+            if code.is_failure:
+                self._hearer.hear_suback_refused(code)
+                return
+
+    # -- reading and writing -------------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
+        self._unacknowledged[info.mid] = (message.topic, len(message.payload))
+
+    def _on_ready(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._write()
+        if events & selectors.EVENT_READ and not self._reading_soon:
+            self._read()
+
+    def _read(self) -> None:
+        """Take what has arrived, up to a turn's allowance; the rest comes in the next turn."""
+        self._reading_soon = False
+        if not self._open:
+            return
+        stream, clock = self._stream, self._reactor.clock
+        stream.open_turn(_TURN_FILLS)
+        deadline = clock() + _TURN_S
+        while True:
+            try:
+                self._client.loop_read()
+            except Exception as error:
+                # Only paho ran in there, so the broker sent what paho cannot take apart.
+                self._hearer.hear_lost(f"it sent what is no MQTT ({type(error).__name__})")
+                return
+            if not self._settle("it closed the connection"):
+                return
+            if stream.starved:
+                return
+            if stream.spent or clock() >= deadline:
+                self._reading_soon = True
+                self._reactor.soon(self._read)
+                return
+
+    def _write_soon(self) -> None:
+        """Write at the end of the turn: most writes fit at once, and need no word with the selector."""
+        if not self._writing_soon:
+            self._writing_soon = True
+            self._reactor.soon(self._write)
+
+    def _write(self) -> None:
+        self._writing_soon = False
+        if not self._open:
+            return
+        self._client.loop_write()
+        if self._settle("it closed the connection"):
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._client.want_write() else 0)
+            self._reactor.watch(self._stream.fileno(), wanted, self._on_ready)
+
+    def _settle(self, why: str) -> bool:
+        """Hand out the events; True while the connection stands, else `why` (or better) is told."""
+        while self._events:
+            self._events.popleft()()
+        if self._open and self._client.socket() is None:
+            error = self._stream.error
+            self._hearer.hear_lost(
+                self._goodbye or (why if error is None else f"{why} ({error.strerror or error})")
+            )
+        return self._open
+
+    def _unwatch(self) -> None:
+        """Before the stream is closed: its descriptor's number may serve another connection at once."""
+        self._reactor.unwatch(self._stream.fileno())

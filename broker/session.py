@@ -1,0 +1,344 @@
+"""One client's session with the broker, on a Reactor, for as long as the process lives.
+
+    away --timer--> dialling --TCP, TLS--> greeting --CONNACK--> connected
+     ^                 |                      |                      |
+     '---- back-off ---+----------------------+----------------------'
+
+- The session at the broker persists (clean start off, an expiry on MQTT 5). Filters are subscribed
+  on every connection all the same: a broker that lost its state, or dropped a retained message from
+  a full queue, then sends the retained ones again.
+- Nothing unacknowledged outlives a connection here: the outbox and the aggregator's state send
+  again, so a second memory would only replay duplicates.
+- Owners' callbacks may publish, subscribe and close; what they raise leaves `Reactor.run`.
+- A broker that refuses us before the session was ever connected raises BrokerError out of
+  `Reactor.run`; later the same is logged and retried, since brokers get repaired.
+"""
+
+import logging
+import random
+import ssl
+from collections.abc import Callable, Sequence
+
+from paho.mqtt.reasoncodes import ReasonCode
+
+from gridhe.broker.connection import Connection, Greeting, Message
+from gridhe.broker.reactor import Reactor, Timer
+from gridhe.broker.stream import Dial, tls_context
+from gridhe.broker.url import BrokerUrl
+from gridhe.config.settings import BrokerSettings
+from gridhe.errors import BrokerError, ConfigError
+
+__all__ = ["Message", "Session"]
+
+_LOG = logging.getLogger(__name__)
+_STABLE_S = 10.0  # a connection that lasted this long makes the next back-off start small again
+_WAITING_MOST = 20_000  # messages waiting for room in the broker's window before publish() says no
+_WRITABLE_BYTES = 4 * 1024 * 1024  # unacknowledged bytes above which a caller should wait
+_WARN_EVERY_S = 60.0
+_DENIED = ("Bad user name or password", "Not authorized", "Banned", "Bad authentication method")
+
+
+class Session:
+    """A persistent session: give it to `Reactor.add`, and it connects and stays connected."""
+
+    def __init__(
+        self,
+        *,
+        settings: BrokerSettings,
+        client_id: str,
+        username: str | None = None,
+        password: str | None = None,
+        will: Message | None = None,
+        on_message: Callable[[str, bytes], None],
+        on_connect: Callable[[bool], None] | None = None,
+        subscriptions: Sequence[str] = (),
+        rng: random.Random | None = None,
+    ) -> None:
+        """Check the settings; connect nothing yet.
+
+        `on_message(topic, payload)` and `on_connect(session_present)` are called from `Reactor.run`;
+        the latter after every CONNACK, with the SUBSCRIBE already on its way but not confirmed.
+        `rng` spreads the reconnects. Raises ConfigError: a bad URL, unreadable TLS files, or clear
+        text to another machine.
+        """
+        if not client_id:
+            raise ConfigError("a persistent session needs a client id")
+        self.url = BrokerUrl.parse(settings.url)
+        self.url.check_secrecy(insecure=settings.insecure)
+        self._tls = (
+            tls_context(settings.ca_file, settings.client_cert_file, settings.client_key_file)
+            if self.url.tls
+            else None
+        )
+        self._settings = settings
+        self.client_id = client_id
+        self._username, self._password, self._will = username, password, will
+        self._on_message, self._on_connect = on_message, on_connect
+        self._filters = list(dict.fromkeys(subscriptions))
+        self._rng = rng or random.Random()  # noqa: S311 - spreads reconnects, keeps no secret
+        self._five = True
+        self._reactor: Reactor | None = None
+        self._dial: Dial | None = None
+        self._connection: Connection | None = None
+        self._connected = False
+        self._connections = 0
+        self._connected_at = 0.0
+        self._attempts = 0
+        self._timer: Timer | None = None  # the next attempt, or the deadline of this one
+        self._ticker: Timer | None = None
+        self._warned_at: float | None = None
+        self.refused = 0  # our publishes that the broker answered with an error code (only MQTT 5 tells)
+        self.last_error: str | None = None  # why it is not, or last was not, connected
+
+    # -- for owners ----------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted us and the connection stands."""
+        return self._connected
+
+    @property
+    def protocol(self) -> str:
+        """The MQTT version in use, or tried next: "5" or "3.1.1"."""
+        return "5" if self._five else "3.1.1"
+
+    @property
+    def in_flight(self) -> int:
+        """Messages taken by `publish` that the broker has not acknowledged. A disconnect forgets them."""
+        return self._connection.in_flight if self._connection is not None else 0
+
+    @property
+    def writable(self) -> bool:
+        """Whether it is connected and has so few unacknowledged bytes that more is welcome."""
+        connection = self._connection
+        return self._connected and connection is not None and connection.owed_bytes < _WRITABLE_BYTES
+
+    def publish(self, message: Message) -> bool:
+        """Take `message` for sending; False, and it is the caller's still, when not connected or full.
+
+        True is no promise: what is not acknowledged when the connection breaks is forgotten here.
+        Raises BrokerError for a message larger than this broker takes: no repetition would help.
+        """
+        connection = self._connection
+        if not self._connected or connection is None or connection.waiting >= _WAITING_MOST:
+            return False
+        if message.packet_bytes > connection.packet_most:
+            raise BrokerError(
+                f"{self.url} takes packets of {connection.packet_most} bytes and {message.topic} needs "
+                f"{message.packet_bytes}; raise the broker's max_packet_size"
+            )
+        connection.publish(message)
+        return True
+
+    def subscribe(self, *filters: str) -> None:
+        """Subscribe to more filters, now and on every later connection."""
+        fresh = [name for name in dict.fromkeys(filters) if name not in self._filters]
+        self._filters += fresh
+        if self._connected and self._connection is not None:
+            self._connection.subscribe(fresh)
+
+    def unreachable(self) -> BrokerError:
+        """The error to raise for an owner that would wait no longer."""
+        return BrokerError(
+            f"no broker: {self.last_error or f'no answer from {self.url} yet'}; "
+            "start it, or set broker.url to where it is"
+        )
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Say goodbye, so that the last will is not sent; what was published before goes out first.
+
+        Blocks `timeout_s` at most. Safe to call twice, when not connected, and in a callback.
+        """
+        if self._connected and self._connection is not None:
+            self._connection.say_goodbye(timeout_s)
+        self.detach()
+
+    # -- for the Reactor -----------------------------------------------------------------------
+
+    def attach(self, reactor: Reactor) -> None:
+        """Start living on `reactor`."""
+        self._reactor = reactor
+        self._ticker = reactor.every(min(5.0, self._settings.keepalive_s / 10), self._tick)
+        self._timer = reactor.call_later(0.0, self._begin)
+
+    def detach(self) -> None:
+        """Drop the connection without a goodbye and connect no more."""
+        self._drop()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._reactor = None
+
+    def _tick(self) -> None:
+        if self._connection is not None:
+            self._connection.tick()
+
+    # -- connecting ----------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        reactor = self._living()
+        self._set_timer(self._settings.connect_timeout_s, self._too_slow)
+        try:
+            self._dial = Dial(reactor.resolve(self.url.host, self.url.port), self._tls, self.url.host)
+        except OSError as error:
+            self._failed(f"cannot reach {self.url}: {error.strerror or error}")
+            return
+        reactor.watch(self._dial.fileno(), self._dial.events, self._on_dial)
+
+    def _on_dial(self, _events: int) -> None:
+        reactor, dial = self._living(), self._dial
+        if dial is None:
+            return
+        reactor.unwatch(dial.fileno())  # it may go on with another descriptor
+        try:
+            stream = dial.advance()
+        except ssl.SSLCertVerificationError as error:
+            self._refuse(
+                f"{self.url} has a certificate that is not trusted ({error.verify_message}); "
+                "set broker.ca_file to its CA, and use the host name the certificate names"
+            )
+            return
+        except OSError as error:
+            what = f"TLS: {error.reason}" if isinstance(error, ssl.SSLError) else error.strerror
+            self._failed(f"cannot reach {self.url}: {what or error}")
+            return
+        if stream is None:
+            reactor.watch(dial.fileno(), dial.events, self._on_dial)
+            return
+        self._dial = None
+        self._connection = Connection(stream=stream, greeting=self._greeting(), reactor=reactor, hearer=self)
+
+    def _greeting(self) -> Greeting:
+        return Greeting(
+            client_id=self.client_id,
+            username=self._username,
+            password=self._password,
+            will=self._will,
+            five=self._five,
+            keepalive_s=self._settings.keepalive_s,
+            session_expiry_s=self._settings.session_expiry_s,
+            receive_maximum=self._settings.receive_maximum,
+        )
+
+    def _too_slow(self) -> None:
+        self._failed(f"no answer from {self.url} within {self._settings.connect_timeout_s:g} s")
+
+    def _refuse(self, why: str) -> None:
+        """What only somebody's change can mend: fatal before and on the first connection, patience later."""
+        if self._connections <= (1 if self._connected else 0):
+            self._drop()
+            self.last_error = why
+            raise BrokerError(why)
+        self._failed(why)
+
+    def _failed(self, why: str, *, at_once: bool = False) -> None:
+        """Drop this connection or attempt, and come back after a back-off (exponential, jittered)."""
+        reactor, settings = self._living(), self._settings
+        was_connected = self._connected
+        if was_connected and reactor.clock() - self._connected_at >= _STABLE_S:
+            self._attempts = 0
+        self._drop()
+        least_s = min(settings.reconnect_min_s, settings.reconnect_max_s)
+        cap_s = min(settings.reconnect_max_s, least_s * 2.0 ** min(self._attempts + 1, 30))
+        wait_s = 0.0 if at_once else self._rng.uniform(least_s, cap_s)
+        self._attempts += 1
+        if was_connected or why != self.last_error:
+            _LOG.warning("%s: %s; next attempt in %.1f s", self.client_id, why, wait_s)
+        self.last_error = why
+        self._set_timer(wait_s, self._begin)
+
+    def _drop(self) -> None:
+        self._cancel_timer()
+        self._connected = False
+        dial, self._dial = self._dial, None
+        if dial is not None:
+            if self._reactor is not None:
+                self._reactor.unwatch(dial.fileno())
+            dial.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _set_timer(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._cancel_timer()
+        self._timer = self._living().call_later(seconds, callback)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _living(self) -> Reactor:
+        if self._reactor is None:
+            raise RuntimeError("this session is on no reactor; call Reactor.add first")
+        return self._reactor
+
+    # -- for the Connection --------------------------------------------------------------------
+
+    def hear_connack(self, code: ReasonCode, session_present: bool) -> None:
+        """The broker's answer to CONNECT."""
+        if code.is_failure:
+            self._denied(str(code))
+            return
+        self._cancel_timer()
+        self._connected = True
+        self._connections += 1
+        self._connected_at = self._living().clock()
+        self.last_error = None
+        kept = "kept" if session_present else "new"
+        _LOG.info("%s: connected to %s, MQTT %s, session %s", self.client_id, self.url, self.protocol, kept)
+        if self._connection is not None:
+            self._connection.subscribe(self._filters)
+        if self._on_connect is not None:
+            self._on_connect(session_present)
+
+    def _denied(self, code: str) -> None:
+        if code == "Unsupported protocol version" and self._five:
+            self._five = False
+            self._failed(f"{self.url} has no MQTT 5", at_once=True)
+        elif code in _DENIED:
+            self._refuse(
+                f"{self.url} refuses user {self._username!r} (client {self.client_id!r}): {code}; "
+                "enrol it, and give the broker the password and ACL files of the same enrolment"
+            )
+        elif code == "Client identifier not valid":
+            self._refuse(f"{self.url} refuses the client id {self.client_id!r}; it must be the enrolled name")
+        else:  # busy, unavailable, over quota: later it may not be
+            self._failed(f"{self.url} refuses the connection: {code}")
+
+    def hear_message(self, topic: str, payload: bytes) -> None:
+        """A PUBLISH arrived."""
+        self._on_message(topic, payload)
+
+    def hear_suback_refused(self, code: ReasonCode) -> None:
+        """The broker refuses a filter."""
+        self._refuse(
+            f"{self.url} refuses a subscription of {self.client_id!r}: {code}; check the broker's ACL"
+        )
+
+    def hear_puback_refused(self, topic: str, code: ReasonCode) -> None:
+        """The broker took a message only to refuse it: counted, since the sender repeats it anyway."""
+        self.refused += 1
+        self._warn(f"{self.url} refuses messages on {topic}: {code}")
+
+    def hear_strange_topic(self) -> None:
+        """A message came on a topic that is no UTF-8."""
+        self._warn("a message was ignored: its topic is not UTF-8")
+
+    def hear_lost(self, why: str) -> None:
+        """The connection is gone."""
+        if self._connected:
+            self._failed(f"lost {self.url}: {why}")
+            return
+        # Some brokers say so that they lack this version of MQTT; rumqttd, that a password is wrong.
+        was_five, self._five = self._five, not self._five
+        self._failed(
+            f"{self.url} does not greet: {why}; it may not know this user, or not speak MQTT here",
+            at_once=was_five and self._attempts == 0,
+        )
+
+    def _warn(self, text: str) -> None:
+        """Log at most once a minute: what is refused comes again and again."""
+        now = self._living().clock()
+        if self._warned_at is None or now - self._warned_at >= _WARN_EVERY_S:
+            self._warned_at = now
+            _LOG.warning("%s: %s", self.client_id, text)

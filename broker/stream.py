@@ -1,0 +1,225 @@
+"""A connection to a broker that never blocks: dialling (TCP, then TLS) and a read-ahead buffer.
+
+paho reads a packet with five small `recv` calls and its own connect blocks for seconds. A `Stream`
+stands where paho expects its socket and answers those reads from one large read, which also takes
+care of bytes that TLS has already decrypted and that no selector can see. A `Dial` becomes a Stream.
+
+    Dial: connecting -> (next address on failure) -> TLS handshake -> Stream
+"""
+
+import errno
+import os
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from gridhe.errors import BrokerError, ConfigError
+
+__all__ = ["Address", "Dial", "Stream", "tls_context"]
+
+Address = tuple[int, Any]  # address family, and what connect() takes for that family
+
+_READ_LEAST = 4 * 1024  # an idle meter holds no more than this
+_READ_MOST = 256 * 1024  # some 2.7 envelopes of 96 KB: the fewest system calls before copying costs more
+
+
+@lru_cache(maxsize=8)
+def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
+    """The TLS client context of these PEM files (system CAs when `ca_file` is None). Raises ConfigError.
+
+    Cached: a fleet's hundreds of sessions share one, and reading CAs takes milliseconds each time.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"broker.ca_file {ca_file!r} cannot be read as PEM certificates: {error}"
+        ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if cert_file is not None:
+        try:
+            context.load_cert_chain(cert_file, key_file, password=_no_passphrase)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"broker.client_cert_file {cert_file!r} and client_key_file {key_file!r} "
+                f"cannot be used: {error}"
+            ) from error
+    elif key_file is not None:
+        raise ConfigError("broker.client_key_file is set without broker.client_cert_file; give both")
+    return context
+
+
+def _no_passphrase() -> str:
+    # OpenSSL would otherwise ask on the terminal and stop the whole process.
+    raise ConfigError(
+        "broker.client_key_file is protected by a passphrase; a service needs a plain key, mode 0600"
+    )
+
+
+class Dial:
+    """One attempt to reach one of `addresses`; `advance()` when `fileno()` is ready for `events`."""
+
+    def __init__(self, addresses: Sequence[Address], tls: ssl.SSLContext | None, host: str) -> None:
+        self._addresses = list(addresses)
+        self._tls = tls
+        self._host = host
+        self._connected = False
+        self._sock: socket.socket | None = None
+        self.events = selectors.EVENT_WRITE
+        self._try_next(OSError(errno.EADDRNOTAVAIL, "no address"))
+
+    def fileno(self) -> int:
+        """The file descriptor to watch; another one after an `advance` that moved on to the next address."""
+        return -1 if self._sock is None else self._sock.fileno()
+
+    def advance(self) -> "Stream | None":
+        """Go on: a Stream when connected, None when there is more to wait for. Raises OSError."""
+        sock = self._sock
+        if sock is None:
+            raise OSError(errno.ENOTCONN, "the connection attempt is over")
+        if not self._connected:
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self._try_next(OSError(code, os.strerror(code)))
+                return None
+            self._connected = True
+            # Receipts are small and wait for nothing; large writes are one segment train anyway.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                self._sock = sock = self._tls.wrap_socket(
+                    sock, server_hostname=self._host, do_handshake_on_connect=False
+                )
+        if isinstance(sock, ssl.SSLSocket):
+            try:
+                sock.do_handshake()
+            except ssl.SSLWantReadError:
+                self.events = selectors.EVENT_READ
+                return None
+            except ssl.SSLWantWriteError:
+                self.events = selectors.EVENT_WRITE
+                return None
+        self._sock = None
+        return Stream(sock)
+
+    def close(self) -> None:
+        """Give up."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _try_next(self, last: OSError) -> None:
+        while True:
+            self.close()
+            if not self._addresses:
+                raise last
+            family, address = self._addresses.pop(0)
+            try:
+                self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise BrokerError(
+                        "no file descriptor is left for another connection; "
+                        "raise the limit (ulimit -n) or run fewer meters in one process"
+                    ) from error
+                last = error
+                continue
+            self._sock.setblocking(False)
+            code = self._sock.connect_ex(address)
+            if code in (0, errno.EINPROGRESS):
+                return
+            last = OSError(code, os.strerror(code))
+
+
+class Stream:
+    """A connected socket, non-blocking, read in large pieces.
+
+    A turn has an allowance of reads from the kernel, so one busy connection cannot keep the others
+    waiting. After a turn `starved` is True when the broker had sent no more; else come back soon.
+    """
+
+    def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sock = sock
+        self._clock = clock
+        self._view = memoryview(b"")
+        self._size = _READ_LEAST
+        self._fills_left = 0
+        self.starved = False
+        self.error: OSError | None = None  # what the kernel or TLS said last, which paho keeps to itself
+        self.linger_until: float | None = None  # set before a clean goodbye: how long close() may wait
+
+    def open_turn(self, fills: int) -> None:
+        """Allow this many reads from the kernel until the next call."""
+        self._fills_left = fills
+        self.starved = False
+
+    @property
+    def spent(self) -> bool:
+        """Whether the turn's allowance is used up."""
+        return self._fills_left <= 0 and not self._view
+
+    def recv(self, size: int) -> "bytes | memoryview":
+        """Up to `size` bytes, good until the next call. Raises BlockingIOError (none yet), OSError."""
+        view = self._view
+        if not view:
+            if self._fills_left <= 0:
+                raise BlockingIOError(errno.EAGAIN, "the turn's allowance is used up")
+            self._fills_left -= 1
+            view = self._fill()
+            if not view:
+                return b""
+        piece, self._view = view[:size], view[size:]
+        return piece
+
+    def _fill(self) -> memoryview:
+        try:
+            data = self._sock.recv(self._size)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+            self.starved = True
+            raise BlockingIOError(errno.EAGAIN, "nothing to read") from error
+        except ssl.SSLEOFError:
+            data = b""
+        except OSError as error:
+            self.error = error
+            raise
+        if len(data) == self._size:
+            self._size = min(4 * self._size, _READ_MOST)
+        elif 4 * len(data) < self._size:
+            self._size = max(self._size // 2, _READ_LEAST)
+        return memoryview(data)
+
+    def send(self, data: "bytes | bytearray") -> int:
+        """Write what fits. Raises BlockingIOError, OSError, as a socket does."""
+        return self._sock.send(data)
+
+    def fileno(self) -> int:
+        """The file descriptor, -1 once closed."""
+        return self._sock.fileno()
+
+    def setblocking(self, _flag: bool) -> None:
+        """Nothing: it never blocks; paho asks anyway."""
+
+    def close(self) -> None:
+        """Close. With `linger_until` set, wait until then at most for the broker to close first.
+
+        Closing with unread bytes makes the kernel send a reset, which can overtake what was written
+        last: the broker would miss the DISCONNECT and publish the last will.
+        """
+        if self.linger_until is not None and self._sock.fileno() >= 0:
+            self._linger(self.linger_until)
+        self._sock.close()
+
+    def _linger(self, deadline: float) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+            # Below TLS: what still arrives is thrown away, so nobody needs it decrypted.
+            with socket.socket(fileno=os.dup(self._sock.fileno())) as raw:
+                while (left := deadline - self._clock()) > 0:
+                    raw.settimeout(left)
+                    if not raw.recv(_READ_MOST):
+                        return
+        except OSError:
+            return

@@ -1,0 +1,61 @@
+"""A broker's address: `mqtt://host:port` or `mqtts://host:port`, and which of them may be used."""
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from gridhe.errors import ConfigError
+
+__all__ = ["BrokerUrl"]
+
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerUrl:
+    """Where a broker listens, and whether it speaks TLS there."""
+
+    host: str
+    port: int
+    tls: bool
+
+    @classmethod
+    def parse(cls, url: str) -> "BrokerUrl":
+        """Read `mqtt[s]://host[:port]`. Raises ConfigError; credentials in a URL are refused, not echoed."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ConfigError(f"broker.url is not a URL ({error}); use mqtts://host:8883") from error
+        if "@" in parts.netloc:
+            raise ConfigError("broker.url holds a user or password; they belong into the credential file")
+        if parts.scheme not in _PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment:
+            raise ConfigError(
+                f"broker.url {url[:120]!r} is not mqtt://host[:port] or mqtts://host[:port]; "
+                "use, for example, mqtts://broker.example:8883"
+            )
+        if port == 0:
+            raise ConfigError(f"broker.url {url[:120]!r}: port 0 cannot be connected to")
+        return cls(host=host, port=port or _PORTS[parts.scheme], tls=parts.scheme == "mqtts")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the host is certainly this machine: `localhost` or a loopback address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def check_secrecy(self, *, insecure: bool) -> None:
+        """Raise ConfigError when passwords would cross a network in clear and nobody said that is fine."""
+        if not (self.tls or self.loopback or insecure):
+            raise ConfigError(
+                f"broker.url {self} would send passwords in clear over the network; "
+                f"use mqtts://{self.host}:8883, or set broker.insecure: true on a network you trust"
+            )
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
