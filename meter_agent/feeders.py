@@ -1,0 +1,228 @@
+"""What hands one meter's closed windows to be sealed, in order, each until it is safely sealed.
+
+`WindowFeeder` asks a source that can repeat itself: nothing to lose, nothing to journal. `DeviceFeeder`
+reads a device as time passes and keeps what it read in a journal, so that a crash loses none of it.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+from gridhe.keyring.plan import Plan
+from gridhe.meter_agent.plans import PlanBook
+from gridhe.meter_agent.sources.protocol import DeviceSource, WindowSource
+from gridhe.meter_agent.windows import ClosedWindow, Windower
+
+__all__ = ["DeviceFeeder", "Feeder", "WindowFeeder"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Feeder(Protocol):
+    """One meter's windows."""
+
+    def poll(self, now_s: float) -> bytes | None:
+        """Read what has come by now; the journal to be committed before anything is sealed, if it changed."""
+        ...
+
+    def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
+        """The oldest window that is over, with its plan: the same one until `done`. Raises SourceError."""
+        ...
+
+    def done(self, window: int) -> bytes | None:
+        """That window is sealed; the journal without it, to be committed together with its envelope."""
+        ...
+
+    def ready_s(self) -> float | None:
+        """When `next` is worth asking again; None when the source has ended."""
+        ...
+
+    def where(self, plan: Plan, window: int, interval: int) -> str:
+        """The place of a reading, for messages to people."""
+        ...
+
+
+def _shape(plan: Plan) -> tuple[int, int, tuple[str, ...]]:
+    return plan.window_s, plan.interval_s, tuple(q.name for q in plan.quantities)
+
+
+class WindowFeeder:
+    """Windows of a source that gives the same ones on every call."""
+
+    def __init__(
+        self,
+        meter: str,
+        book: PlanBook,
+        source: Callable[[Plan], WindowSource],
+        *,
+        from_s: int,
+        until_s: int | None,
+    ) -> None:
+        self._meter, self._book, self._source = meter, book, source
+        self._next_s, self._until_s = from_s, until_s
+
+    def poll(self, now_s: float) -> bytes | None:
+        """Nothing to journal."""
+        return None
+
+    def _upcoming(self) -> tuple[Plan, int] | None:
+        """The next window and its plan; None when there is none."""
+        plan = self._book.at(self._next_s)
+        if plan is None:
+            start_s = self._book.next_start_s(self._next_s)
+            if start_s is None:
+                return None
+            self._next_s = start_s
+            plan = self._book.at(start_s)
+            if plan is None:
+                return None
+        window = -(-self._next_s // plan.window_s)
+        first, end = self._source(plan).windows
+        window = max(window, first)
+        end_s = (window + 1) * plan.window_s
+        if (end is not None and window >= end) or (self._until_s is not None and end_s > self._until_s):
+            return None
+        return plan, window
+
+    def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
+        """The next window that is over."""
+        upcoming = self._upcoming()
+        if upcoming is None or now_s < (upcoming[1] + 1) * upcoming[0].window_s:
+            return None
+        plan, window = upcoming
+        return plan, ClosedWindow(window=window, readings=self._source(plan).window(self._meter, window))
+
+    def done(self, window: int) -> bytes | None:
+        """Go on to the window after it."""
+        upcoming = self._upcoming()
+        if upcoming is not None:
+            self._next_s = (window + 1) * upcoming[0].window_s
+        return None
+
+    def ready_s(self) -> float | None:
+        """The end of the next window."""
+        upcoming = self._upcoming()
+        return None if upcoming is None else float((upcoming[1] + 1) * upcoming[0].window_s)
+
+    def where(self, plan: Plan, window: int, interval: int) -> str:
+        """The source's word for it."""
+        return self._source(plan).where(self._meter, window, interval)
+
+
+class DeviceFeeder:
+    """Windows gathered from a device's samples, with a journal."""
+
+    def __init__(
+        self,
+        book: PlanBook,
+        source: Callable[[Plan], DeviceSource],
+        *,
+        from_s: int,
+        until_s: int | None,
+        journal: bytes | None,
+        partial: bool = False,
+        where: Callable[[Plan, int, int], str] | None = None,
+    ) -> None:
+        """`partial`: at the source's end, seal the last window with what it has. Raises StateError."""
+        self._book, self._source, self._partial = book, source, partial
+        self._from_s, self._until_s = float(from_s), until_s
+        self._where = where
+        self._ended = self._switching = False
+        self.windower = None if journal is None else Windower.from_state(journal)
+
+    def _current(self, now_s: float) -> Windower | None:
+        """The windower for the next samples; None while no plan covers them."""
+        if self._switching and self.windower is not None and not self.windower.closed:
+            self.windower, self._switching = None, False
+        if self.windower is None:
+            if self._book.at(self._from_s) is None:
+                start_s = self._book.next_start_s(self._from_s)
+                if start_s is None or start_s > now_s:
+                    return None
+                self._from_s = float(start_s)
+            plan = self._book.at(self._from_s)
+            if plan is not None:
+                self.windower = Windower(
+                    quantities=[q.name for q in plan.quantities],
+                    kind=self._source(plan).kind,
+                    window_s=plan.window_s,
+                    interval_s=plan.interval_s,
+                    mean_power=[q.name for q in plan.quantities if q.unit == "W"],
+                )
+        return self.windower
+
+    def _switch_s(self, windower: Windower, at_s: float) -> float:
+        """When a plan of another shape takes over after `at_s`; infinity when none is known."""
+        shape = (windower.window_s, windower.interval_s, windower.quantities)
+        start_s = self._book.next_start_s(at_s)
+        while start_s is not None:
+            plan = self._book.at(start_s)
+            if plan is not None and _shape(plan) != shape:
+                return float(start_s)
+            start_s = self._book.next_start_s(start_s)
+        return math.inf
+
+    def poll(self, now_s: float) -> bytes | None:
+        """Read the device until a window closes. While one waits to be sealed, the device waits too."""
+        windower = None if self._ended else self._current(now_s)
+        if windower is None or windower.closed:
+            return None
+        # A moment before the start, so that a sample exactly on it counts.
+        after_s = max(windower.time_s or -math.inf, self._from_s - 1e-3)
+        plan = self._book.at(max(after_s, self._from_s))
+        if plan is None:
+            return None
+        source = self._source(plan)
+        switch_s = self._switch_s(windower, after_s)
+        until_s = math.inf if self._until_s is None else float(self._until_s)
+        changed = over = False
+        for sample in source.read(after_s, now_s):
+            if sample.at_s >= min(switch_s, until_s):
+                over = True
+                break
+            windower.add(sample)
+            changed = True
+            if windower.closed:
+                break
+        else:
+            windower.advance(now_s)
+            over = source.ended(windower.time_s or after_s) or windower.closed_until_s >= until_s
+            over = over or now_s >= min(switch_s, until_s) + windower.patience_s
+        if over and switch_s < until_s and not source.ended(windower.time_s or after_s):
+            # The window that the new plan's start cuts is sealed as it is: the rest is the new plan's.
+            windower.finish(partial=True)
+            self._switching, self._from_s = True, switch_s
+        elif over:
+            windower.finish(partial=self._partial)
+            self._ended = True
+        return windower.state() if changed or over or windower.closed else None
+
+    def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
+        """The oldest closed window. One that no plan covers is passed over."""
+        while self.windower is not None and self.windower.closed:
+            closed = self.windower.closed[0]
+            plan = self._book.at(closed.window * self.windower.window_s)
+            if plan is not None:
+                return plan, closed
+            _LOG.warning("window %d is before every known plan: not sealed", closed.window)
+            self.windower.discard(closed.window)
+        return None
+
+    def done(self, window: int) -> bytes | None:
+        """The journal without this window."""
+        if self.windower is None:
+            return None
+        self.windower.discard(window)
+        return self.windower.state()
+
+    def ready_s(self) -> float | None:
+        """Always worth asking, until the end."""
+        waiting = self.windower is not None and bool(self.windower.closed)
+        return None if self._ended and not waiting else 0.0
+
+    def where(self, plan: Plan, window: int, interval: int) -> str:
+        """The source's word for it, where it has one."""
+        if self._where is not None:
+            return self._where(plan, window, interval)
+        return f"window {window}, interval {interval}"

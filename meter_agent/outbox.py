@@ -1,0 +1,386 @@
+"""Sealed batches, safe on disk until their receipts: SQLite, one file for a device or a whole fleet.
+
+`commit` is one transaction (WAL, synchronous=FULL). What a crash leaves:
+
+1. before it: nothing of it. The journal of open readings, or the repeatable source, gives the same
+   readings again; none of the bytes had left the device, so sealing them anew is no second version.
+2. after it: the batch with its bytes, the watermark and the journal without that window, together.
+   From now on this window is published with these bytes, or not at all.
+3. after a receipt, before the commit that deletes the batch: it is published again, with the same
+   bytes; the aggregator answers a duplicate with another receipt.
+
+The watermark (`sealed`: per meter, the end of the last sealed window in UTC epoch seconds) outlives
+the batches. A window that ends at or before it is never sealed again.
+
+When the batch would be next sent is not kept: after a restart everything that waits is sent at once.
+"""
+
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gridhe.errors import StateError
+from gridhe.files import make_private_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gridhe.config.settings import MeterSettings
+
+__all__ = ["Committed", "Outbox", "OutboxFull", "SealedBatch", "Settled", "Waiting"]
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 1
+_FILE, _LOCK = "outbox.sqlite", "lock"
+_CHECK_MAX_BYTES = 128 << 20  # a larger file is not read through at every start
+_CACHE_KIB = 2_048
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE batches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    meter TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    window INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'refused')),
+    reason TEXT,
+    payload BLOB NOT NULL
+);
+CREATE UNIQUE INDEX batch ON batches (meter, plan, window);
+CREATE INDEX queue ON batches (meter, state, id);
+CREATE TABLE sealed (meter TEXT PRIMARY KEY, until_s INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE journal (meter TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+
+class OutboxFull(StateError):
+    """The disk has no room. Nothing was written; the caller keeps what it has and tries again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedBatch:
+    """A window's envelope. `until_s` is the window's end, UTC epoch seconds."""
+
+    meter: str
+    plan: str
+    window: int
+    until_s: int
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """An aggregator's last word on a batch: committed (`reason` None), or refused for good."""
+
+    meter: str
+    plan: str
+    window: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A batch that waits for its receipt; `id` rises in the order of sealing."""
+
+    id: int
+    plan: str
+    window: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What a transaction did."""
+
+    stored: tuple[tuple[str, Waiting], ...]  # by meter
+    dropped: tuple[tuple[str, int], ...]  # (meter, id) of batches that had to go: the outbox was full
+    repeated: int  # batches of windows that were sealed before: not stored
+
+
+class Outbox:
+    """Use as a context manager, or `close` it. One process at a time; not for threads."""
+
+    def __init__(self, state_dir: Path, *, authority: str, settings: "MeterSettings") -> None:
+        """Open or make the outbox of this authority in `state_dir`. Raises StateError."""
+        make_private_dir(state_dir)
+        self.path = state_dir / _FILE
+        self._max = settings.outbox_max_batches
+        self._drop_oldest = settings.outbox_when_full == "drop_oldest"
+        self._lock = _lock(state_dir)
+        self._db: sqlite3.Connection | None = None
+        try:
+            self._db = self._open(authority)
+            rows = self._db.execute("SELECT meter, count(*) FROM batches GROUP BY meter")
+            self._counts: dict[str, int] = dict(rows.fetchall())
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._explained(error) from None
+            raise
+
+    def _open(self, authority: str) -> sqlite3.Connection:
+        # Made here and not by SQLite, so that it and its WAL are 0600 whatever the umask is.
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+            size = self.path.stat().st_size
+        except OSError as error:
+            raise StateError(f"cannot open {self.path}: {error.strerror or error}") from None
+        db = sqlite3.connect(self.path, isolation_level=None, cached_statements=32)
+        self._db = db
+        if size == 0:
+            db.execute("PRAGMA page_size = 8192")
+        db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(
+            "PRAGMA secure_delete = FAST"
+        )  # the journal holds readings: do not leave them in free pages
+        db.execute("PRAGMA journal_size_limit = 16777216")
+        if 0 < size <= _CHECK_MAX_BYTES:
+            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            with self._transaction():
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(
+                    "INSERT INTO meta VALUES ('version', ?), ('authority', ?)", (str(_VERSION), authority)
+                )
+        meta = dict(db.execute("SELECT name, value FROM meta").fetchall())
+        if meta.get("version") != str(_VERSION):
+            raise StateError(f"{self.path} is of version {meta.get('version')}, this program's is {_VERSION}")
+        if meta.get("authority") != authority:
+            raise StateError(
+                f"{self.path} belongs to authority {meta.get('authority')}, the credential to {authority}: "
+                "use another --state-dir"
+            )
+        return db
+
+    def _explained(self, error: sqlite3.Error) -> StateError:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL or "disk is full" in str(
+            error
+        ):
+            return OutboxFull(f"no room on the disk for {self.path}: free some space")
+        if isinstance(error, sqlite3.OperationalError):
+            return StateError(f"cannot use {self.path}: {error}; check the disk, and who may write there")
+        return StateError(
+            f"{self.path} is damaged ({error}): move it away and start again; batches in it that have no receipt "
+            "yet are lost unless the source can give their readings again"
+        )
+
+    @contextmanager
+    def _transaction(self) -> "Iterator[sqlite3.Connection]":
+        db = self._connection
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StateError(f"{self.path} is closed")
+        return self._db
+
+    def _rows(self, statement: str, *values: Any) -> list[Any]:
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._explained(error) from None
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def waiting(self, meter: str, *, after: int = 0, limit: int = 1_000) -> list[Waiting]:
+        """A meter's batches that wait for a receipt, oldest first, with ids above `after`."""
+        rows = self._rows(
+            "SELECT id, plan, window FROM batches WHERE meter = ? AND state = 'waiting' AND id > ? "
+            "ORDER BY id LIMIT ?",
+            meter,
+            after,
+            limit,
+        )
+        return [Waiting(id=id_, plan=plan, window=window) for id_, plan, window in rows]
+
+    def payload(self, id_: int) -> bytes | None:
+        """A batch's bytes; None when it is gone."""
+        rows = self._rows("SELECT payload FROM batches WHERE id = ?", id_)
+        return bytes(rows[0][0]) if rows else None
+
+    def sealed_until_s(self) -> dict[str, int]:
+        """Per meter: the end of its last sealed window."""
+        return dict(self._rows("SELECT meter, until_s FROM sealed"))
+
+    def journal(self, meter: str) -> bytes | None:
+        """The meter's open readings as last committed."""
+        rows = self._rows("SELECT state FROM journal WHERE meter = ?", meter)
+        return bytes(rows[0][0]) if rows else None
+
+    def held(self, meter: str) -> int:
+        """How many batches a meter has here, refused ones included."""
+        return self._counts.get(meter, 0)
+
+    def totals(self) -> tuple[int, int]:
+        """How many batches wait, and how many are set aside as refused."""
+        found = dict(self._rows("SELECT state, count(*) FROM batches GROUP BY state"))
+        return found.get("waiting", 0), found.get("refused", 0)
+
+    def refused(self, meter: str) -> list[tuple[int, str]]:
+        """A meter's refused batches: (window, reason)."""
+        return self._rows(
+            "SELECT window, reason FROM batches WHERE meter = ? AND state = 'refused' ORDER BY id", meter
+        )
+
+    def note(self, name: str) -> str | None:
+        """A remark kept with the outbox (where a simulation started, say)."""
+        rows = self._rows("SELECT value FROM meta WHERE name = ?", f"note:{name}")
+        return str(rows[0][0]) if rows else None
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def set_note(self, name: str, value: str) -> None:
+        """Keep a remark."""
+        try:
+            with self._transaction() as db:
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note:{name}", value))
+        except sqlite3.Error as error:
+            raise self._explained(error) from None
+
+    def commit(
+        self,
+        *,
+        sealed: Sequence[SealedBatch] = (),
+        settled: Iterable[Settled] = (),
+        journals: Mapping[str, bytes] | None = None,
+    ) -> Committed:
+        """All of it or nothing, durable when this returns.
+
+        Raises OutboxFull when the disk has no room (nothing was written: call again with the same), and
+        StateError for what no retry mends.
+        """
+        stored: list[tuple[str, Waiting]] = []
+        dropped: list[tuple[str, int]] = []
+        counts = dict(self._counts) if sealed or settled else self._counts
+        repeated = 0
+        try:
+            with self._transaction() as db:
+                for word in settled:
+                    self._settle(db, word, counts)
+                for batch in sealed:
+                    kept = self._store(db, batch, counts, dropped)
+                    if kept is None:
+                        repeated += 1
+                    elif kept.id:
+                        stored.append((batch.meter, kept))
+                for meter, state in (journals or {}).items():
+                    db.execute("INSERT OR REPLACE INTO journal VALUES (?, ?)", (meter, state))
+        except sqlite3.Error as error:
+            raise self._explained(error) from None
+        self._counts = counts
+        if dropped:
+            oldest = "oldest" if self._drop_oldest else "newest"
+            _LOG.warning(
+                "the outbox is full (meter.outbox_max_batches %d): dropped %d batches, %s first",
+                self._max,
+                len(dropped),
+                oldest,
+            )
+        gone = set(dropped)
+        left = tuple((meter, kept) for meter, kept in stored if (meter, kept.id) not in gone)
+        return Committed(stored=left, dropped=tuple(dropped), repeated=repeated)
+
+    @staticmethod
+    def _settle(db: sqlite3.Connection, word: Settled, counts: dict[str, int]) -> None:
+        where = (word.meter, word.plan, word.window)
+        if word.reason is None:
+            done = db.execute("DELETE FROM batches WHERE meter = ? AND plan = ? AND window = ?", where)
+            counts[word.meter] = counts.get(word.meter, 0) - done.rowcount
+        else:
+            db.execute(
+                "UPDATE batches SET state = 'refused', reason = ? WHERE meter = ? AND plan = ? AND window = ?",
+                (word.reason[:200], *where),
+            )
+
+    def _store(
+        self,
+        db: sqlite3.Connection,
+        batch: SealedBatch,
+        counts: dict[str, int],
+        dropped: list[tuple[str, int]],
+    ) -> Waiting | None:
+        """The stored batch; None if its window was sealed before; id 0 if it had to be dropped itself."""
+        row = db.execute("SELECT until_s FROM sealed WHERE meter = ?", (batch.meter,)).fetchone()
+        if row is not None and batch.until_s <= row[0]:
+            return None
+        db.execute("INSERT OR REPLACE INTO sealed VALUES (?, ?)", (batch.meter, batch.until_s))
+        if counts.get(batch.meter, 0) >= self._max and not self._make_room(db, batch.meter, counts, dropped):
+            dropped.append((batch.meter, 0))
+            return Waiting(id=0, plan=batch.plan, window=batch.window)
+        cursor = db.execute(
+            "INSERT INTO batches (meter, plan, window, state, payload) VALUES (?, ?, ?, 'waiting', ?)",
+            (batch.meter, batch.plan, batch.window, batch.payload),
+        )
+        counts[batch.meter] = counts.get(batch.meter, 0) + 1
+        return Waiting(id=int(cursor.lastrowid or 0), plan=batch.plan, window=batch.window)
+
+    def _make_room(
+        self, db: sqlite3.Connection, meter: str, counts: dict[str, int], dropped: list[tuple[str, int]]
+    ) -> bool:
+        """Whether an old batch went: a refused one whatever the policy, then the oldest if that is the policy."""
+        states = ("refused", "waiting") if self._drop_oldest else ("refused",)
+        for state in states:
+            row = db.execute(
+                "SELECT id FROM batches WHERE meter = ? AND state = ? ORDER BY id LIMIT 1", (meter, state)
+            ).fetchone()
+            if row is not None:
+                db.execute("DELETE FROM batches WHERE id = ?", (row[0],))
+                counts[meter] -= 1
+                dropped.append((meter, int(row[0])))
+                return True
+        return False
+
+    # -- closing -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of file and lock."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> "Outbox":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _lock(state_dir: Path) -> int:
+    """A file descriptor that holds the directory's lock until it is closed. Raises StateError."""
+    path = state_dir / _LOCK
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StateError(f"cannot open {path}: {error.strerror or error}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(handle, 32).decode("ascii", "replace").strip()
+        os.close(handle)
+        raise StateError(
+            f"{state_dir} is in use{f' by process {holder}' if holder.isdigit() else ''}: "
+            "stop that one, or give this one another --state-dir"
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    return handle

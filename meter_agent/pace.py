@@ -1,0 +1,33 @@
+"""How fast simulated time passes: the wall clock's, or faster, but never ahead of it.
+
+A window that ends in the future is refused by aggregators as early, so a simulation that has caught
+up with the present goes on in real time.
+"""
+
+from collections.abc import Callable
+
+__all__ = ["Pace"]
+
+
+class Pace:
+    """Simulated time."""
+
+    def __init__(
+        self,
+        *,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+        speed: float | None = None,
+        from_s: float | None = None,
+    ) -> None:
+        """From `from_s` on (UTC epoch seconds), `speed` times as fast as real time; None: it is the wall clock."""
+        self._wall, self._monotonic = wall, monotonic
+        self._speed, self._from_s = speed, from_s
+        self._begun_s = monotonic()
+
+    def now_s(self) -> float:
+        """Simulated UTC epoch seconds."""
+        wall_s = self._wall()
+        if self._speed is None or self._from_s is None:
+            return wall_s
+        return min(wall_s, self._from_s + (self._monotonic() - self._begun_s) * self._speed)

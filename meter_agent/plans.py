@@ -1,0 +1,124 @@
+"""The plans a meter knows: bundles its authority signed, kept on disk so that it can seal offline."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from gridhe.errors import BundleError, StateError
+from gridhe.files import make_private_dir, write_private
+from gridhe.keyring.bundle import Bundle
+from gridhe.keyring.plan import Plan
+from gridhe.meter_agent.sealing import Encryptor
+
+__all__ = ["PlanBook"]
+
+_LOG = logging.getLogger(__name__)
+_KEPT_MAX = 16  # bundles on disk: the newest starts, far more than a meter in the field goes through
+_BYTES_MAX = 64 << 20
+_CONTEXTS_MAX = 2  # around a rotation two plans are in use; a context weighs several MB
+
+
+class PlanBook:
+    """Verified bundles by plan, and which of them a window belongs to.
+
+    The plan in force at a moment is the one with the latest start at or before it, so an old bundle
+    that somebody sends again changes nothing.
+    """
+
+    def __init__(self, folder: Path, authority_key: bytes) -> None:
+        """Load what is cached in `folder`. A damaged cached file is left out with a warning. Raises StateError."""
+        self._folder, self._authority_key = folder, authority_key
+        self._bundles: dict[str, Bundle] = {}
+        self._starts: list[tuple[int, str, Plan]] = []  # (start_s, plan id, plan), latest last
+        self._seen: set[bytes] = set()  # digests of bytes looked at: retained bundles come at every connect
+        self._encryptors: dict[str, Encryptor] = {}
+        self.junk = 0
+        make_private_dir(folder)
+        for path in sorted(folder.glob("*.bundle")):
+            try:
+                self._keep(Bundle.decode(path.read_bytes(), authority_key))
+            except BundleError as error:
+                _LOG.warning("cached plan %s is not used: %s", path, error)
+            except OSError as error:
+                raise StateError(f"cannot read {path}: {error.strerror or error}") from None
+
+    def __len__(self) -> int:
+        return len(self._bundles)
+
+    def add(self, data: bytes) -> Plan | None:
+        """The plan of a bundle that was not known before; None for a known one, and for junk (counted)."""
+        digest = hashlib.sha256(data).digest()
+        if digest in self._seen:
+            return None
+        try:
+            if len(data) > _BYTES_MAX:
+                raise BundleError(f"a bundle of {len(data)} bytes")
+            bundle = Bundle.decode(data, self._authority_key)
+            plan_id = bundle.plan.plan_id
+            if plan_id in self._bundles:
+                self._seen.add(digest)
+                return None
+            self._encryptors[plan_id] = Encryptor(bundle)
+        except BundleError as error:
+            self.junk += 1
+            _LOG.warning("a bundle was refused: %s", error)
+            return None
+        self._seen.add(digest)
+        self._keep(bundle)
+        self._trim_contexts(plan_id)
+        try:
+            write_private(self._folder / f"{plan_id}.bundle", data)
+        except StateError as error:
+            _LOG.warning("plan %s could not be cached, so it is not known offline: %s", plan_id, error)
+        self._forget_oldest()
+        _LOG.info("plan %s counts from window %d on", plan_id, bundle.plan.first_window)
+        return bundle.plan
+
+    def _keep(self, bundle: Bundle) -> None:
+        plan = bundle.plan
+        plan_id = plan.plan_id
+        self._bundles[plan_id] = bundle
+        self._starts.append((plan.window_start_s(plan.first_window), plan_id, plan))
+        self._starts.sort(key=lambda start: start[:2])
+
+    def _forget_oldest(self) -> None:
+        while len(self._starts) > _KEPT_MAX:
+            _, plan_id, _ = self._starts.pop(0)
+            del self._bundles[plan_id]
+            self._encryptors.pop(plan_id, None)
+            (self._folder / f"{plan_id}.bundle").unlink(missing_ok=True)
+
+    @property
+    def first_start_s(self) -> int | None:
+        """When the earliest known plan starts; None when none is known."""
+        return self._starts[0][0] if self._starts else None
+
+    @property
+    def latest(self) -> Plan | None:
+        """The plan with the latest start."""
+        return self._starts[-1][2] if self._starts else None
+
+    def at(self, moment_s: float) -> Plan | None:
+        """The plan in force at a moment (UTC epoch seconds); None before the first."""
+        found = None
+        for start_s, _, plan in self._starts:
+            if start_s <= moment_s:
+                found = plan
+        return found
+
+    def next_start_s(self, moment_s: float) -> int | None:
+        """When the next plan after a moment starts; None when none is known."""
+        return next((start_s for start_s, _, _ in self._starts if start_s > moment_s), None)
+
+    def encryptor(self, plan: Plan) -> Encryptor:
+        """The encryptor of a known plan, made when first needed. Raises BundleError."""
+        plan_id = plan.plan_id
+        if plan_id not in self._encryptors:
+            self._encryptors[plan_id] = Encryptor(self._bundles[plan_id])
+        self._trim_contexts(plan_id)
+        return self._encryptors[plan_id]
+
+    def _trim_contexts(self, newest: str) -> None:
+        self._encryptors[newest] = self._encryptors.pop(newest)  # to the end: used last
+        while len(self._encryptors) > _CONTEXTS_MAX:
+            del self._encryptors[next(iter(self._encryptors))]

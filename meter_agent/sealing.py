@@ -1,0 +1,89 @@
+"""From a window's readings to the bytes that go on the wire. Encrypts; cannot decrypt.
+
+    readings -> slots (SlotLayout) -> CKKS under the bundle's public key (TenSEAL, one thread)
+    -> residues -> planes -> envelope, tagged with the meter's ingest key
+
+An `Encryptor` holds a bundle's TenSEAL context, which is dear: a process makes one per bundle and
+shares it among all its meters.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tenseal as ts
+from numpy.typing import NDArray
+
+from gridhe.broker.envelope import Header, seal_envelope
+from gridhe.broker.planes import Planes
+from gridhe.broker.tenseal_format import from_tenseal
+from gridhe.errors import BundleError
+from gridhe.keyring.bundle import Bundle
+from gridhe.keyring.credential import DeviceCredential
+
+__all__ = ["Encryptor", "Sealer"]
+
+
+class Encryptor:
+    """Public-key encryption under one bundle."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Raises BundleError when the public key is not one of the plan's ring, or holds a secret key."""
+        self.plan = bundle.plan
+        try:
+            self._context = ts.context_from(bundle.public_key, n_threads=1)
+        # TenSEAL raises plain RuntimeErrors and ValueErrors, whatever is wrong.
+        except Exception as error:
+            raise BundleError(f"the public key of plan {self.plan.plan_id} does not load: {error}") from None
+        if self._context.is_private():
+            raise BundleError(
+                f"the bundle of plan {self.plan.plan_id} holds a secret key: do not use this authority"
+            )
+        self._layout = self.plan.layout
+        self._planes = Planes(self.plan.parameters)
+        self._pad = [0.0] * (self.plan.parameters.slots - self._layout.used)
+        self._plan_id = self.plan.plan_id
+        try:
+            self.encrypt({})
+        except Exception as error:
+            raise BundleError(f"the public key is not one of {self.plan.parameters}: {error}") from None
+
+    @property
+    def plan_id(self) -> str:
+        """The plan's id, worked out once."""
+        return self._plan_id
+
+    def encrypt(self, readings: Mapping[str, NDArray[np.int64]]) -> bytes:
+        """The ciphertext's planes of readings int64[intervals] (MISSING where there are none) by quantity.
+
+        Raises ValueError for readings that the plan does not allow.
+        """
+        slots = self._layout.encode(readings)
+        vector = ts.ckks_vector(self._context, slots.astype(np.float64).tolist() + self._pad, self.plan.scale)
+        parameters = self.plan.parameters
+        return self._planes.pack(from_tenseal(vector.serialize(), parameters, self.plan.scale))
+
+
+class Sealer:
+    """One meter's batches under one bundle."""
+
+    def __init__(self, encryptor: Encryptor, credential: DeviceCredential) -> None:
+        """Raises BundleError when the bundle is of another authority than the credential."""
+        if encryptor.plan.authority != credential.authority:
+            raise BundleError(
+                f"plan {encryptor.plan_id} is of authority {encryptor.plan.authority}, "
+                f"this meter's is {credential.authority}"
+            )
+        self._encryptor = encryptor
+        self._credential = credential
+
+    def seal(self, window: int, readings: Mapping[str, NDArray[np.int64]]) -> bytes:
+        """The envelope of one window. Every call encrypts anew: the outbox keeps the first for ever."""
+        plan, credential = self._encryptor.plan, self._credential
+        header = Header(
+            plan=self._encryptor.plan_id,
+            key=plan.key_id,
+            meter=credential.meter,
+            group=credential.group,
+            window=window,
+        )
+        return seal_envelope(header, self._encryptor.encrypt(readings), credential.ingest_key)

@@ -1,0 +1,299 @@
+"""From samples to windows of integer readings. Pure: no clock, no disk.
+
+    kind       an interval's reading                                       missing when
+    energy     the sample stamped with its start                           there is none
+    register   register(end) - register(start)                             the register went back, or
+    power      floor(E(end)) - floor(E(start)), E the energy since the     two samples stood further apart
+               first sample, each power standing until the next sample     than `patience_s`, around a boundary
+
+A register's value at a boundary between two samples is interpolated and rounded down, and a power's
+energy is rounded down at boundaries only, so over any run of known intervals the readings add up to
+what the meter counted, to the last unit. For a quantity in W (`mean_power`) a reading is the interval's mean.
+
+Rules for time (UTC epoch seconds in the samples):
+
+1. Time is the latest stamp seen. A sample before it is late, one at it a duplicate; neither counts.
+2. An interval is closed once, when time passes its end. A window closes when its last interval does,
+   or when `advance` says that `patience_s` have gone by since its end.
+3. A clock that jumps forward leaves the intervals between missing; one that jumps back makes its
+   samples late until it has caught up.
+4. Windows with no sample at all are not made up: they do not appear.
+
+`state()` is everything: a Windower restored from it goes on as if nothing had happened.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgpack
+
+from gridhe.errors import StateError
+from gridhe.meter_agent.policy import ABSENT, TEXT
+from gridhe.meter_agent.sources.protocol import Kind, Sample
+
+__all__ = ["ClosedWindow", "WindowCounts", "Windower"]
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedWindow:
+    """Raw readings of one window: per quantity one integer an interval, ABSENT or TEXT among them."""
+
+    window: int
+    readings: Mapping[str, Sequence[int]]
+
+
+@dataclass(slots=True)
+class WindowCounts:
+    """What was odd about the samples."""
+
+    samples: int = 0
+    late: int = 0
+    duplicate: int = 0
+    resets: int = 0
+    gaps: int = 0
+
+
+def _integer(value: int | float) -> int:
+    """An interval's energy as it came; TEXT where it is no integer of 64 bits."""
+    if isinstance(value, float) and not (math.isfinite(value) and value.is_integer()):
+        return TEXT
+    return int(value) if ABSENT <= value < 2**63 else TEXT
+
+
+@dataclass(slots=True)
+class _Meter:
+    """One quantity's register or power: the last sample, and what is known at its interval's start."""
+
+    at_s: float | None = None
+    value: float = 0.0  # the register, or the power
+    energy: float = 0.0  # of a power source, since its first sample
+    start: int | None = None  # the cumulative integer at the start of the interval that holds at_s
+
+
+class Windower:
+    """Gathers one meter's samples into windows."""
+
+    def __init__(
+        self,
+        *,
+        quantities: Sequence[str],
+        kind: Kind,
+        window_s: int,
+        interval_s: int,
+        patience_s: float | None = None,
+        mean_power: Sequence[str] = (),
+    ) -> None:
+        """`patience_s` (default: one and a half intervals) is the longest wait between two samples."""
+        self.quantities = tuple(quantities)
+        self.kind: Kind = kind
+        self.window_s, self.interval_s = window_s, interval_s
+        self.patience_s = 1.5 * interval_s if patience_s is None else patience_s
+        self.counts = WindowCounts()
+        self.mean_power = tuple(mean_power)
+        self._seconds_per_unit = {
+            name: float(interval_s if name in mean_power else 3600) for name in self.quantities
+        }
+        self._time_s: float | None = None
+        self._closed_until = -(2**62)  # the first window that is still open
+        self._meters = {name: _Meter() for name in self.quantities}
+        self._open: dict[int, dict[str, list[int]]] = {}
+        self._closed: list[ClosedWindow] = []
+
+    # -- samples in ----------------------------------------------------------------------------
+
+    @property
+    def time_s(self) -> float | None:
+        """The latest stamp seen; None before the first sample."""
+        return self._time_s
+
+    def add(self, sample: Sample) -> None:
+        """Take one sample. Its windows may then be `closed`."""
+        self.counts.samples += 1
+        at_s = sample.at_s
+        if self.kind == "energy":
+            at_s = at_s // self.interval_s * self.interval_s  # any stamp within the interval names it
+        if self._time_s is not None and at_s <= self._time_s:
+            if at_s == self._time_s:
+                self.counts.duplicate += 1
+            else:
+                self.counts.late += 1
+            return
+        if int(at_s // self.window_s) < self._closed_until:
+            self.counts.late += 1
+            return
+        self._time_s = at_s
+        interval = int(at_s // self.interval_s)
+        if self.kind == "energy":
+            self._touch(interval)
+            for name, value in sample.values.items():
+                if name in self._meters:
+                    self._put(name, interval, _integer(value))
+            self._close_until((interval + 1) * self.interval_s)
+            return
+        self._touch(interval)
+        for name, value in sample.values.items():
+            if name in self._meters and math.isfinite(value):
+                self._measure(name, at_s, float(value))
+        # A quantity that this sample left out may still be interpolated by the next one.
+        waiting = [m.at_s for m in self._meters.values() if m.at_s is not None and m.at_s < at_s]
+        if not waiting:
+            self._close_until(interval * self.interval_s)
+        else:
+            known_s = max(min(waiting), at_s - self.patience_s)
+            self._close_until(int(known_s // self.interval_s) * self.interval_s)
+
+    def advance(self, now_s: float) -> None:
+        """Time passes without a sample: windows that ended `patience_s` ago close."""
+        self._close_until(now_s - self.patience_s)
+
+    def finish(self, *, partial: bool) -> None:
+        """The source ended. With `partial`, open windows close with what they have; else they are dropped."""
+        for window in sorted(self._open):
+            if partial:
+                self._close(window)
+        self._open.clear()
+
+    # -- windows out ---------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> tuple[ClosedWindow, ...]:
+        """Closed windows, oldest first, until `discard` takes them away."""
+        return tuple(self._closed)
+
+    @property
+    def closed_until_s(self) -> int:
+        """Nothing before this (UTC epoch seconds) is open any more."""
+        return self._closed_until * self.window_s
+
+    def discard(self, window: int) -> None:
+        """Forget a closed window: it is sealed and safe."""
+        self._closed = [closed for closed in self._closed if closed.window != window]
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _touch(self, interval: int) -> None:
+        window = interval * self.interval_s // self.window_s
+        if window >= self._closed_until and window not in self._open:
+            intervals = self.window_s // self.interval_s
+            self._open[window] = {name: [ABSENT] * intervals for name in self.quantities}
+
+    def _put(self, name: str, interval: int, value: int) -> None:
+        window, offset_s = divmod(interval * self.interval_s, self.window_s)
+        if window < self._closed_until:
+            return
+        self._touch(interval)
+        self._open[window][name][offset_s // self.interval_s] = value
+
+    def _measure(self, name: str, at_s: float, value: float) -> None:
+        meter = self._meters[name]
+        before_s, before = meter.at_s, meter.value
+        at_boundary = at_s % self.interval_s == 0
+        if self.kind == "register":
+            rolled_back = before_s is not None and value < before
+            slope, base = 0.0, before
+        else:
+            rolled_back = False
+            slope, base = before / self._seconds_per_unit[name], meter.energy
+        apart = before_s is not None and at_s - before_s > self.patience_s
+        self.counts.resets += rolled_back
+        self.counts.gaps += apart
+        if before_s is None or rolled_back or apart:
+            # Nothing is known since the last sample; a new start, if this one falls on a boundary.
+            meter.start = (
+                self._whole(value if self.kind == "register" else meter.energy) if at_boundary else None
+            )
+            meter.at_s, meter.value = at_s, value
+            return
+        if self.kind == "register":
+            slope = (value - before) / (at_s - before_s)
+        interval = int(before_s // self.interval_s)
+        while (boundary_s := (interval + 1) * self.interval_s) <= at_s:
+            if self.kind == "register" and boundary_s == at_s:
+                there = self._whole(value)
+            else:
+                there = self._whole(base + slope * (boundary_s - before_s))
+            if meter.start is not None:
+                self._put(name, interval, there - meter.start)
+            meter.start = there
+            interval += 1
+        if self.kind == "power":
+            meter.energy = base + slope * (at_s - before_s)
+        meter.at_s, meter.value = at_s, value
+
+    @staticmethod
+    def _whole(value: float) -> int:
+        # A billionth more, so that a boundary value of 7.0 computed as 6.9999999999 is not 6.
+        return int((value + 1e-9) // 1)
+
+    def _close_until(self, until_s: float) -> None:
+        until = int(until_s // self.window_s)
+        if until <= self._closed_until:
+            return
+        for window in sorted(self._open):
+            if window < until:
+                self._close(window)
+        self._closed_until = until
+
+    def _close(self, window: int) -> None:
+        self._closed.append(ClosedWindow(window=window, readings=self._open.pop(window)))
+        self._closed_until = max(self._closed_until, window + 1)
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def state(self) -> bytes:
+        """Everything, as msgpack."""
+        record: dict[str, Any] = {
+            "v": _VERSION,
+            "quantities": list(self.quantities),
+            "kind": self.kind,
+            "window_s": self.window_s,
+            "interval_s": self.interval_s,
+            "patience_s": self.patience_s,
+            "mean_power": list(self.mean_power),
+            "time_s": self._time_s,
+            "closed_until": self._closed_until,
+            "meters": [[m.at_s, m.value, m.energy, m.start] for m in self._meters.values()],
+            "open": [[window, list(rows.values())] for window, rows in self._open.items()],
+            "closed": [[closed.window, list(closed.readings.values())] for closed in self._closed],
+            "counts": list(asdict(self.counts).values()),
+        }
+        packed: bytes = msgpack.packb(record)
+        return packed
+
+    @classmethod
+    def from_state(cls, state: bytes) -> "Windower":
+        """The Windower whose `state()` this is. Raises StateError."""
+        try:
+            record: dict[str, Any] = msgpack.unpackb(state)
+            if record["v"] != _VERSION:
+                raise StateError(f"the journal of open readings is of version {record['v']}, not {_VERSION}")
+            windower = cls(
+                quantities=record["quantities"],
+                kind=record["kind"],
+                window_s=record["window_s"],
+                interval_s=record["interval_s"],
+                patience_s=record["patience_s"],
+                mean_power=record["mean_power"],
+            )
+            names = windower.quantities
+            windower._time_s, windower._closed_until = record["time_s"], record["closed_until"]
+            windower._meters = {
+                name: _Meter(at_s=at_s, value=value, energy=energy, start=start)
+                for name, (at_s, value, energy, start) in zip(names, record["meters"], strict=True)
+            }
+            windower._open = {window: dict(zip(names, rows, strict=True)) for window, rows in record["open"]}
+            windower._closed = [
+                ClosedWindow(window=window, readings=dict(zip(names, rows, strict=True)))
+                for window, rows in record["closed"]
+            ]
+            windower.counts = WindowCounts(*record["counts"])
+        except StateError:
+            raise
+        # Bytes from a disk can be wrong in any way, and show it wherever they are first used.
+        except Exception as error:
+            raise StateError(f"the journal of open readings is damaged ({type(error).__name__})") from None
+        return windower
