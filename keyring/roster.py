@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgpack
 
 from gridhe.errors import BundleError, ConfigError
-from gridhe.keyring.names import check_group, check_meter
+from gridhe.keyring.names import ancestors, check_group, check_meter
 from gridhe.keyring.signing import SigningKey, open_record, sign_record
 
 __all__ = ["Roster", "RosterEntry"]
@@ -30,6 +30,16 @@ class Roster:
     version: int
     entries: tuple[RosterEntry, ...]
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError: a group with meters and narrower groups at once, or a meter that stands twice."""
+        leaves = {entry.group for entry in self.entries}
+        for leaf in leaves:
+            both = leaves.intersection(ancestors(leaf))
+            if both:
+                raise ConfigError(f"group {min(both)!r} cannot hold meters and the group {leaf!r} at once")
+        if len({entry.meter for entry in self.entries}) != len(self.entries):
+            raise ConfigError("a meter stands twice in the roster")
+
     def encode(self, key: SigningKey) -> bytes:
         """The signed roster: groups once, then [meter, index of its group, from_s] each."""
         groups = sorted({entry.group for entry in self.entries})
@@ -48,11 +58,11 @@ class Roster:
             entries = tuple(
                 RosterEntry(check_meter(meter), groups[at], int(from_s)) for meter, at, from_s in rows
             )
-            if not isinstance(version, int) or len({entry.meter for entry in entries}) != len(entries):
-                raise ValueError("a version that is no number, or a meter that stands twice")
+            if not isinstance(version, int):
+                raise ValueError("the version is no number")
+            return cls(version=version, entries=entries)
         except (ConfigError, ValueError, TypeError, IndexError) as error:
             raise BundleError(f"the roster's content is not valid: {error}") from None
-        return cls(version=version, entries=entries)
 
     @classmethod
     def of(cls, version: int, entries: Iterable[RosterEntry]) -> "Roster":

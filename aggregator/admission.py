@@ -1,0 +1,96 @@
+"""What may be folded: every check of an envelope, in the order that costs an attacker most.
+
+Nothing is believed before the tag; after it, faults are the sender's own and are receipted.
+Each check raises EnvelopeError with its reason:
+
+    size malformed version topic tag                    anyone could have sent these
+    plan key not_enrolled group before_plan early late  an authentic sender, a batch that cannot count
+    residue transparent                                 an authentic sender, no valid ciphertext
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from gridhe.aggregator.enrolment import EnrolledMeter, Enrolment
+from gridhe.broker import topics
+from gridhe.broker.envelope import OVERHEAD_BYTES, Envelope, Header, open_envelope
+from gridhe.broker.planes import Planes
+from gridhe.errors import EnvelopeError
+from gridhe.keyring.ingest import derive_key
+from gridhe.keyring.plan import Plan
+
+__all__ = ["ActivePlan", "Admission"]
+
+_KEYS_CACHED = 65_536
+_NO_PLAN_BYTES_MAX = 16 << 20  # before any plan is known
+
+
+@dataclass(frozen=True, slots=True)
+class ActivePlan:
+    """A plan with its identity and its planes worked out once."""
+
+    plan: Plan
+    plan_id: str
+    planes: Planes
+
+
+class Admission:
+    """Decides which envelopes count."""
+
+    def __init__(self, ingest_secret: bytes, enrolment: Enrolment) -> None:
+        self._secret = ingest_secret
+        self._enrolment = enrolment
+        self._keys: OrderedDict[str, bytes] = OrderedDict()
+        self._plans: dict[str, ActivePlan] = {}
+        self._max_bytes = _NO_PLAN_BYTES_MAX
+
+    def add_plan(self, plan: Plan) -> None:
+        """Accept envelopes of one more plan."""
+        self._plans[plan.plan_id] = ActivePlan(plan, plan.plan_id, Planes(plan.parameters))
+        self._max_bytes = OVERHEAD_BYTES + max(active.planes.size for active in self._plans.values())
+
+    @property
+    def plans(self) -> dict[str, ActivePlan]:
+        """The plans in force, by id."""
+        return self._plans
+
+    def key_of(self, name: str) -> bytes:
+        """The ingest key of a meter or aggregator, from a bounded cache."""
+        key = self._keys.get(name)
+        if key is None:
+            key = self._keys[name] = derive_key(self._secret, name)
+            if len(self._keys) > _KEYS_CACHED:
+                self._keys.popitem(last=False)
+        return key
+
+    def authenticate(self, topic: str, payload: bytes) -> Envelope:
+        """The envelope, from the meter it names. Raises EnvelopeError."""
+        envelope = open_envelope(payload, self._max_bytes)
+        header = envelope.header
+        if topic != topics.batch(header.group, header.meter):
+            raise EnvelopeError("topic", f"{header.meter} of {header.group} came on {topic[:120]!r}")
+        envelope.check_tag(self.key_of(header.meter))
+        return envelope
+
+    def place(self, header: Header, now: float) -> tuple[ActivePlan, EnrolledMeter]:
+        """The plan and place of an authentic batch, if it may count at `now` (UTC epoch seconds)."""
+        active = self._plans.get(header.plan)
+        if active is None:
+            raise EnvelopeError("plan", f"plan {header.plan} is not known here")
+        plan = active.plan
+        if header.key != plan.key_id:
+            raise EnvelopeError("key", f"plan {header.plan} uses key {plan.key_id}, not {header.key}")
+        start_s = plan.window_start_s(header.window)
+        place = self._enrolment.meter(header.meter)
+        if place is None or place.from_s > start_s:
+            raise EnvelopeError("not_enrolled", f"{header.meter} is not enrolled for window {header.window}")
+        if place.group != header.group:
+            raise EnvelopeError("group", f"{header.meter} is enrolled in {place.group}, not {header.group}")
+        if header.window < plan.first_window:
+            raise EnvelopeError("before_plan", f"plan {header.plan} starts with window {plan.first_window}")
+        end_s = start_s + plan.window_s
+        if end_s > now + plan.early_s:
+            raise EnvelopeError("early", f"window {header.window} ends {end_s - now:.0f} s from now")
+        if end_s < now - plan.horizon_s:
+            raise EnvelopeError("late", f"window {header.window} ended {now - end_s:.0f} s ago")
+        return active, place

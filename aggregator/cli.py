@@ -1,0 +1,97 @@
+"""`gridhe-aggregate`: run one aggregator."""
+
+import importlib.util
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from gridhe.aggregator.database import Database
+from gridhe.aggregator.quarantine import Quarantine
+from gridhe.aggregator.service import Service
+from gridhe.aggregator.view import LiveView, LogView
+from gridhe.commands import CommonOptions, common_options, run_command, version_option
+from gridhe.keyring.credential import AggregatorCredential, load_aggregator
+
+__all__ = ["cli", "main"]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--credential",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="This aggregator's credential, from `gridhe-keyring enrol --aggregator ID`.",
+)
+@click.option(
+    "--state-dir",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where running totals live; made if absent, held by one process.",
+)
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="FILTER",
+    help="Topic filter of the batches to fold; repeatable. Default: gridhe/v1/batch/#. Groups that the "
+    "filters cover only in part are not rolled up.",
+)
+@click.option("--broker", "broker_url", metavar="URL", help="The same as --set broker.url=URL.")
+@click.option("--no-live", is_flag=True, help="Log lines instead of the live table, also on a terminal.")
+@click.option("--quarantine", is_flag=True, help="List the newest rejected payloads and exit.")
+@version_option
+@common_options
+def cli(
+    credential: Path,
+    state_dir: Path,
+    filters: tuple[str, ...],
+    broker_url: str | None,
+    no_live: bool,
+    quarantine: bool,
+    common: CommonOptions,
+) -> None:
+    """Fold meters' encrypted batches into group totals that this machine cannot read.
+
+    Subscribes to the batches of all enrolled meters (or those of --filter), checks and adds them up,
+    commits about once a second, sends receipts, closes windows and publishes signed totals. Stop it with
+    SIGTERM or Ctrl-C at any time: what is receipted is on disk, and the rest will be sent again.
+
+    \b
+    Example:
+      gridhe-aggregate --credential aggregator-main.json --state-dir /var/lib/gridhe \\
+          --broker mqtts://broker.example:8883 --set broker.ca_file=ca.pem
+    """
+    overrides = {"broker.url": broker_url, "aggregator.filters": list(filters) or None}
+    settings = common.load(overrides)
+    who = load_aggregator(credential)
+    if quarantine:
+        _list_quarantine(who, state_dir)
+        return
+    service = Service(settings=settings, credential=who, state_dir=state_dir)
+    live = sys.stdout.isatty() and not no_live and settings.logging.format != "json"
+    view = LiveView() if live and importlib.util.find_spec("rich") is not None else LogView()
+    with view.opened():
+        service.run(view.show, view.interval_s)
+
+
+def _list_quarantine(who: AggregatorCredential, state_dir: Path) -> None:
+    database = Database(state_dir, authority=who.authority, aggregator=who.aggregator)
+    try:
+        for one in Quarantine(database, most=1, most_bytes=1).newest():
+            at = datetime.fromtimestamp(one.at, UTC).isoformat(timespec="seconds")
+            click.echo(f"{at}  {one.reason:<12} {len(one.payload):>8} B  {one.topic[:100]!r}")
+    finally:
+        database.close()
+
+
+def main() -> None:
+    """The console script."""
+    run_command(cli)
+
+
+if __name__ == "__main__":
+    main()

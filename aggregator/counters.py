@@ -1,0 +1,39 @@
+"""What the aggregator has done since it started, for the view, the log and the tests."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+__all__ = ["Counters", "Snapshot"]
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts since the process started."""
+
+    received: int = 0
+    folded: int = 0
+    duplicates: int = 0
+    bytes: int = 0
+    commits: int = 0
+    receipts: int = 0
+    closed: int = 0
+    published: int = 0
+    delivered: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The engine's state at one moment."""
+
+    ready: bool  # plan and roster are known
+    plans: int
+    meters: int
+    open_parts: int
+    open_windows: int
+    resident_bytes: int
+    uncommitted: int
+    undelivered: int
+    oldest_open_s: float  # seconds since the oldest open part got its first batch; 0.0 with none open
+    commit_s: float  # how long the last commit took
+    counters: Counters

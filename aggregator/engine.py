@@ -1,0 +1,458 @@
+"""The engine: from envelopes to committed totals. No socket and no clock of its own.
+
+A batch is received, checked, folded in memory and counted in its leaf's set of reported meters.
+Every commit then does, in this order:
+
+ 1. one transaction: parts that are due close (deepest groups first, each adding to the next wider
+    one), and every touched total, every touched set of reported meters and the rejects worth a look
+    are written. A crash before it is durable leaves no receipt, so the meters send again; a crash
+    inside it leaves the state before it.
+ 2. receipts for what the transaction holds, and the newly closed totals, are handed out. A crash
+    here costs repeats: a repeated batch is a duplicate, receipted and not folded; a total is
+    published again until the authority's receipt comes.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from gridhe.aggregator.accumulator import Accumulator
+from gridhe.aggregator.admission import ActivePlan, Admission
+from gridhe.aggregator.counters import Counters, Snapshot
+from gridhe.aggregator.database import Database
+from gridhe.aggregator.enrolment import Enrolment
+from gridhe.aggregator.groups import GroupTree, depth
+from gridhe.aggregator.parts import Part, member_digest
+from gridhe.aggregator.quarantine import Quarantine, Quarantined
+from gridhe.aggregator.totals import TotalKey, TotalRow, Totals
+from gridhe.broker import topics
+from gridhe.broker.envelope import Header
+from gridhe.broker.receipt import Receipt, TotalReceipt
+from gridhe.broker.total import DIGEST_BYTES, TotalHeader, seal_total
+from gridhe.config.settings import AggregatorSettings
+from gridhe.errors import BundleError, EnvelopeError
+from gridhe.keyring.bundle import Bundle
+from gridhe.keyring.credential import AggregatorCredential
+from gridhe.keyring.roster import Roster
+from gridhe.keyring.signing import SigningKey
+
+__all__ = ["Engine", "Outgoing"]
+
+_log = logging.getLogger(__name__)
+
+# A commit may take at most a fifth of the time: beyond that commits are stretched, up to their maximum.
+_COMMIT_SHARE = 5
+_REPORTED_CACHED = 8_192  # sets of reported meters in memory: an eighth of a byte per enrolled meter each
+_PRUNE_INTERVAL_S = 3_600.0
+
+
+class Outgoing(NamedTuple):
+    """A message to publish, QoS 1, not retained."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(slots=True)
+class _Reported:
+    """Which meters of a leaf are counted for a window."""
+
+    members: bytearray
+    count: int
+    dirty: bool = False
+
+    def has(self, number: int) -> bool:
+        return number >> 3 < len(self.members) and bool(self.members[number >> 3] >> (number & 7) & 1)
+
+    def add(self, number: int) -> None:
+        if number >> 3 >= len(self.members):
+            self.members.extend(bytes((number >> 3) + 1 - len(self.members)))
+        self.members[number >> 3] |= 1 << (number & 7)
+        self.count += 1
+        self.dirty = True
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What a meter will be told at the next commit."""
+
+    committed: set[int] = field(default_factory=set)
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+_Node = tuple[str, int, str]  # plan id, window, group
+
+
+class Engine:
+    """Folds, commits, closes; one thread. Raises StateError for faults of its state, nothing for bad input."""
+
+    def __init__(
+        self, *, database: Database, credential: AggregatorCredential, settings: AggregatorSettings
+    ) -> None:
+        self._db = database
+        self._settings = settings
+        self._credential = credential
+        self._key = SigningKey.from_private_bytes(credential.signing_key)
+        self._enrolment = Enrolment(database)
+        self._totals = Totals(database)
+        self._quarantine = Quarantine(
+            database, most=settings.quarantine_max, most_bytes=settings.quarantine_max_mb << 20
+        )
+        self._admission = Admission(credential.ingest_secret, self._enrolment)
+        for plan in database.plans():
+            self._admission.add_plan(plan)
+        self._tree = GroupTree({}, ())
+        self._meters = 0
+        self._load_tree()
+        self.counters = Counters()
+        self._answers: dict[tuple[str, str], _Answer] = {}
+        self._reported: OrderedDict[_Node, _Reported] = OrderedDict()
+        self._parts: dict[_Node, Part] = {}
+        self._resident: OrderedDict[_Node, int] = (
+            OrderedDict()
+        )  # bytes of each total in memory, oldest use first
+        self._resident_bytes = 0
+        self._uncommitted = 0
+        self._commit_s = 0.0
+        self._pruned_at = 0.0
+        for row in self._totals.open_totals():
+            self._parts[row.key.plan, row.key.window, row.key.group] = self._reopened(row)
+
+    def _reopened(self, row: TotalRow) -> Part:
+        start_s = self._admission.plans[row.key.plan].plan.window_start_s(row.key.window)
+        leaf = not self._tree.is_wide(row.key.group)
+        children = {
+            child
+            for child in self._tree.children(row.key.group, start_s)
+            if self._totals.has_closed(row.key.plan, row.key.window, child)
+        }
+        return Part.of_row(row, leaf=leaf, children=children)
+
+    def _load_tree(self) -> None:
+        enrolled = self._enrolment.enrolled_since()
+        self._tree = GroupTree(enrolled, self._settings.filters)
+        self._meters = sum(meters for since in enrolled.values() for _, meters in since)
+
+    # what the authority says
+
+    def take_bundle(self, payload: bytes) -> None:
+        """Learn a plan from its signed bundle."""
+        try:
+            plan = Bundle.decode(payload, self._credential.authority_key).plan
+        except BundleError as error:
+            self._count_reject("bundle", error)
+            return
+        if plan.plan_id not in self._admission.plans:
+            with self._db.transaction():
+                self._db.add_plan(plan)
+            self._admission.add_plan(plan)
+            _log.info("plan learnt", extra={"plan": plan.plan_id, "first_window": plan.first_window})
+
+    def take_roster(self, payload: bytes, now: float) -> None:
+        """Learn who is enrolled where; an older roster than the known one is ignored."""
+        try:
+            roster = Roster.decode(payload, self._credential.authority_key)
+        except BundleError as error:
+            self._count_reject("roster", error)
+            return
+        if roster.version > self._enrolment.version:
+            with self._db.transaction():
+                self._enrolment.replace(roster, now)
+            self._load_tree()
+            _log.info("roster learnt", extra={"version": roster.version, "meters": self._meters})
+
+    def take_total_receipt(self, payload: bytes) -> None:
+        """Forget the payloads of totals that the authority has stored."""
+        name = self._credential.aggregator
+        try:
+            receipt = TotalReceipt.decode(payload, self._admission.key_of(f"aggregator/{name}"))
+            if receipt.aggregator != name:
+                raise EnvelopeError("receipt", f"a receipt for {receipt.aggregator}")
+        except EnvelopeError as error:
+            self._count_reject("receipt", error)
+            return
+        keys = (TotalKey(plan, window, group, part) for plan, group, window, part in receipt.stored)
+        self.counters.delivered += self._totals.delivered(keys)
+
+    def _count_reject(self, reason: str, error: Exception) -> None:
+        self.counters.rejected[reason] += 1
+        _log.warning("rejected", extra={"reason": reason, "why": str(error)})
+
+    @property
+    def ready(self) -> bool:
+        """Whether a plan and the roster are known: without both nothing can be counted."""
+        return bool(self._admission.plans) and self._enrolment.version >= 0
+
+    # batches
+
+    def receive(self, topic: str, payload: bytes, now: float) -> None:
+        """Take any bytes from a batch topic at `now` (UTC epoch seconds): fold, or count why not."""
+        self.counters.received += 1
+        self.counters.bytes += len(payload)
+        header: Header | None = None
+        try:
+            envelope = self._admission.authenticate(topic, payload)
+            header = envelope.header
+            active, place = self._admission.place(header, now)
+            reported = self._reported_of((header.plan, header.window, header.group))
+            if reported.has(place.number):
+                self.counters.duplicates += 1
+                self._answer(header).committed.add(header.window)
+                return
+            if reported.count >= active.plan.largest_group:
+                raise EnvelopeError(
+                    "capacity", f"{header.group} has {reported.count} meters, the plan's most"
+                )
+            planes = active.planes.views(envelope.ciphertext)
+            active.planes.check(planes)
+        except EnvelopeError as error:
+            self._reject(error.reason, topic, payload, header, now)
+            return
+        part = self._open_part((header.plan, header.window, header.group), active, now, leaf=True)
+        self._total(part, active).fold(planes)
+        part.count(1, member_digest(header.meter))
+        reported.add(place.number)
+        self._answer(header).committed.add(header.window)
+        self.counters.folded += 1
+        self._uncommitted += 1
+
+    def _reject(self, reason: str, topic: str, payload: bytes, header: Header | None, now: float) -> None:
+        self.counters.rejected[reason] += 1
+        self._quarantine.add(Quarantined(at=now, topic=topic, reason=reason, payload=payload))
+        if header is not None:
+            self._answer(header).refused[header.window] = reason
+
+    def _answer(self, header: Header) -> _Answer:
+        return self._answers.setdefault((header.plan, header.meter), _Answer())
+
+    def _reported_of(self, node: _Node) -> _Reported:
+        reported = self._reported.get(node)
+        if reported is None:
+            members = self._totals.reported(*node)
+            reported = _Reported(members, int.from_bytes(members, "little").bit_count())
+            self._reported[node] = reported
+        else:
+            self._reported.move_to_end(node)
+        return reported
+
+    # parts
+
+    def _open_part(self, node: _Node, active: ActivePlan, now: float, *, leaf: bool) -> Part:
+        part = self._parts.get(node)
+        if part is None:
+            plan, window, group = node
+            number, _ = self._totals.parts(plan, window, group)
+            part = Part(key=TotalKey(plan, window, group, number), first_at=now, leaf=leaf)
+            part.total = Accumulator(active.planes)
+            self._parts[node] = part
+            self._resident_bytes += part.total.nbytes
+            self._resident[node] = part.total.nbytes
+        return part
+
+    def _total(self, part: Part, active: ActivePlan) -> Accumulator:
+        """The part's running total, fetched from disk if it was put away."""
+        node = (part.key.plan, part.key.window, part.key.group)
+        if part.total is None:
+            part.total = Accumulator(active.planes, self._totals.total(part.key).ciphertext)
+            self._resident_bytes += part.total.nbytes
+            self._resident[node] = part.total.nbytes
+        else:
+            self._resident.move_to_end(node)
+        return part.total
+
+    def _forget(self, part: Part) -> None:
+        node = (part.key.plan, part.key.window, part.key.group)
+        part.total = None
+        self._resident_bytes -= self._resident.pop(node, 0)
+
+    def _due(self, part: Part, now: float) -> bool:
+        plan = self._admission.plans[part.key.plan].plan
+        group, start_s = part.key.group, plan.window_start_s(part.key.window)
+        if self._tree.parent(group) is None and part.meters < plan.minimum_meters:
+            return False  # nothing wider could take it in: it waits for more
+        closed_meters = 0
+        if part.key.part:
+            _, closed_meters = self._totals.parts(part.key.plan, part.key.window, group)
+        if closed_meters + part.meters >= self._tree.expected(group, start_s):
+            return True
+        if not part.leaf and part.key.part == 0 and part.children >= self._tree.children(group, start_s):
+            return True
+        return now >= part.deadline(plan)
+
+    def _close_due(self, now: float) -> list[TotalKey]:
+        """Close what is due, narrow groups before wide ones; returns the parts to publish."""
+        published: list[TotalKey] = []
+        levels = {depth(group) for _, _, group in self._parts} | {0}
+        for level in range(max(levels), -1, -1):
+            for part in [part for part in self._parts.values() if depth(part.key.group) == level]:
+                if self._due(part, now):
+                    self._close(part, now, published)
+        return published
+
+    def _close(self, part: Part, now: float, published: list[TotalKey]) -> None:
+        key, active = part.key, self._admission.plans[part.key.plan]
+        ciphertext = self._total(part, active).pack()
+        payload = None
+        if part.meters >= active.plan.minimum_meters:
+            header = TotalHeader(
+                plan=key.plan,
+                key=active.plan.key_id,
+                aggregator=self._credential.aggregator,
+                group=key.group,
+                window=key.window,
+                part=key.part,
+                meters=part.meters,
+                members=part.digest.to_bytes(DIGEST_BYTES, "big"),
+                pieces=part.all_pieces(),
+            )
+            payload = seal_total(header, ciphertext, self._key)
+            published.append(key)
+        self._totals.save(part.row(ciphertext=None, payload=payload, closed=True))
+        self._forget(part)
+        del self._parts[key.plan, key.window, key.group]
+        self.counters.closed += 1
+        _log.info(
+            "closed",
+            extra={
+                "group": key.group,
+                "window": key.window,
+                "part": key.part,
+                "meters": part.meters,
+                "published": payload is not None,
+            },
+        )
+        wider = self._tree.parent(key.group)
+        if wider is not None:
+            self._forward(part, ciphertext, wider, active, now, published)
+
+    def _forward(
+        self,
+        part: Part,
+        ciphertext: bytes,
+        wider: str,
+        active: ActivePlan,
+        now: float,
+        published: list[TotalKey],
+    ) -> None:
+        """Add a closed part to the open part of the next wider group."""
+        node = (part.key.plan, part.key.window, wider)
+        taking = self._parts.get(node)
+        if taking is not None and taking.meters + part.meters > active.plan.largest_rollup:
+            self._close(taking, now, published)  # more would no longer be exact
+        taking = self._open_part(node, active, now, leaf=False)
+        self._total(taking, active).fold(active.planes.views(ciphertext))
+        taking.count(part.meters, part.digest)
+        taking.pieces.extend(part.all_pieces())
+        if part.key.part == 0:
+            taking.children.add(part.key.group)
+
+    # commit
+
+    @property
+    def commit_interval_s(self) -> float:
+        """How long to wait from one commit to the next: longer when commits are slow."""
+        settings = self._settings
+        return min(
+            max(settings.commit_interval_s, _COMMIT_SHARE * self._commit_s), settings.commit_interval_max_s
+        )
+
+    @property
+    def memory_full(self) -> bool:
+        """Whether running totals have outgrown their memory: commit now, then they can be put away."""
+        return self._resident_bytes > self._settings.open_totals_mb << 20
+
+    def commit(self, now: float) -> list[Outgoing]:
+        """Make all that was folded durable; returns the receipts and totals to publish."""
+        started = time.perf_counter()
+        with self._db.transaction():
+            published = self._close_due(now)
+            for part in self._parts.values():
+                if part.dirty and part.total is not None:
+                    self._totals.save(part.row(ciphertext=part.total.pack()))
+            for node, reported in self._reported.items():
+                if reported.dirty:
+                    self._totals.save_reported(*node, reported.members)
+            self._quarantine.save()
+            self._prune(now)
+        for part in self._parts.values():
+            part.dirty = False
+        for reported in self._reported.values():
+            reported.dirty = False
+        self._uncommitted = 0
+        self.counters.commits += 1
+        self._put_away()
+        self._commit_s = time.perf_counter() - started
+        outgoing = self._receipts()
+        outgoing.extend(self.deliver(published))
+        return outgoing
+
+    def _receipts(self) -> list[Outgoing]:
+        outgoing = []
+        for (plan, meter), answer in self._answers.items():
+            receipt = Receipt(
+                plan=plan,
+                meter=meter,
+                committed=tuple(sorted(answer.committed)),
+                refused=tuple(
+                    (window, reason)
+                    for window, reason in answer.refused.items()
+                    if window not in answer.committed
+                ),
+            )
+            outgoing.append(Outgoing(topics.receipt(meter), receipt.encode(self._admission.key_of(meter))))
+        self._answers.clear()
+        self.counters.receipts += len(outgoing)
+        return outgoing
+
+    def _put_away(self) -> None:
+        """Drop the totals used longest ago from memory, down to the bound; all are on disk now."""
+        while self._resident_bytes > self._settings.open_totals_mb << 20 and self._resident:
+            node = next(iter(self._resident))
+            self._forget(self._parts[node])
+        while len(self._reported) > _REPORTED_CACHED:
+            self._reported.popitem(last=False)
+
+    def _prune(self, now: float) -> None:
+        if now - self._pruned_at < _PRUNE_INTERVAL_S:
+            return
+        self._pruned_at = now
+        for active in self._admission.plans.values():
+            # One window further back than admission looks, so nothing that could still come is forgotten.
+            before = active.plan.window_of(now - active.plan.horizon_s) - 1
+            self._totals.prune(active.plan_id, before)
+
+    # totals on their way out
+
+    def deliver(self, keys: Iterable[TotalKey]) -> list[Outgoing]:
+        """The published form of these parts."""
+        outgoing = []
+        for key in keys:
+            payload = self._totals.total(key).payload
+            if payload is not None:
+                outgoing.append(Outgoing(topics.total(key.group), payload))
+        self.counters.published += len(outgoing)
+        return outgoing
+
+    def undelivered(self, limit: int = 64) -> list[TotalKey]:
+        """Parts that no receipt has come for yet."""
+        return self._totals.undelivered(limit)
+
+    def snapshot(self, now: float) -> Snapshot:
+        """How things stand."""
+        oldest = min((part.first_at for part in self._parts.values()), default=now)
+        return Snapshot(
+            ready=self.ready,
+            plans=len(self._admission.plans),
+            meters=self._meters,
+            open_parts=len(self._parts),
+            open_windows=len({part.key.window for part in self._parts.values()}),
+            resident_bytes=self._resident_bytes,
+            uncommitted=self._uncommitted,
+            undelivered=self._totals.undelivered_count(),
+            oldest_open_s=max(0.0, now - oldest),
+            commit_s=self._commit_s,
+            counters=self.counters,
+        )

@@ -1,0 +1,106 @@
+"""Who is enrolled where: the roster as the aggregator keeps it, on disk and in a bounded cache."""
+
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import msgpack
+
+from gridhe.aggregator.database import Database
+from gridhe.keyring.roster import Roster
+
+__all__ = ["EnrolledMeter", "Enrolment"]
+
+_CACHED = 65_536  # meters looked up lately: a few hundred bytes each
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledMeter:
+    """A meter's place: its number within its group is its bit in the set of those that have reported."""
+
+    group: str
+    number: int
+    from_s: int
+
+
+def _meter_checksum(meter: str, group: str, number: int, from_s: int, enrolled: int) -> int:
+    return zlib.crc32(msgpack.packb((meter, group, number, from_s, enrolled)))
+
+
+class Enrolment:
+    """The roster's table. Raises StateError."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._cache: OrderedDict[str, EnrolledMeter | None] = OrderedDict()
+
+    def replace(self, roster: Roster, now: float) -> None:
+        """Take over a newer roster; inside a transaction.
+
+        Numbers are never given twice in a group, so a bit means one meter for ever. A meter that moves
+        counts in its new group from `now` at the earliest: its open window stays where it was counted.
+        """
+        known = {
+            meter: (group, number)
+            for meter, group, number in self._db.query("SELECT meter, grp, number FROM meters")
+        }
+        next_number: dict[str, int] = {}
+        for group, number in self._db.query("SELECT grp, MAX(number) FROM meters GROUP BY grp"):
+            next_number[group] = number + 1
+        retired = self._db.meta("retired_numbers")
+        for group, number in (msgpack.unpackb(retired) if retired else {}).items():
+            next_number[group] = max(next_number.get(group, 0), number)
+        self._db.write("UPDATE meters SET enrolled = 0")
+        rows = []
+        for entry in roster.entries:
+            old = known.get(entry.meter)
+            if old is not None and old[0] == entry.group:
+                number, from_s = old[1], entry.from_s
+            else:
+                number = next_number.get(entry.group, 0)
+                next_number[entry.group] = number + 1
+                from_s = entry.from_s if old is None else max(entry.from_s, int(now))
+            checksum = _meter_checksum(entry.meter, entry.group, number, from_s, 1)
+            rows.append((entry.meter, entry.group, number, from_s, 1, checksum))
+        self._db.write_many("INSERT OR REPLACE INTO meters VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._cache.clear()
+        self._db.set_meta("retired_numbers", msgpack.packb(next_number))
+        self._db.set_meta("roster_version", str(roster.version).encode())
+
+    @property
+    def version(self) -> int:
+        """The version of the roster in force; -1 before any."""
+        found = self._db.meta("roster_version")
+        return int(found) if found else -1
+
+    def meter(self, name: str) -> EnrolledMeter | None:
+        """Where a meter is enrolled, or None."""
+        try:
+            self._cache.move_to_end(name)
+        except KeyError:
+            self._cache[name] = self._look_up(name)
+            if len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+        return self._cache[name]
+
+    def _look_up(self, name: str) -> EnrolledMeter | None:
+        rows = self._db.query(
+            "SELECT grp, number, from_s, enrolled, checksum FROM meters WHERE meter = ?", name
+        )
+        if not rows:
+            return None
+        group, number, from_s, enrolled, checksum = rows[0]
+        if not enrolled:
+            return None
+        place = EnrolledMeter(group, number, from_s)
+        if checksum != _meter_checksum(name, place.group, place.number, place.from_s, 1):
+            raise self._db.damaged(f"the row of meter {name} fails its checksum")
+        return place
+
+    def enrolled_since(self) -> dict[str, list[tuple[int, int]]]:
+        """Per leaf group, how many meters are enrolled from when on: {group: [(from_s, meters), ...]}."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        sql = "SELECT grp, from_s, COUNT(*) FROM meters WHERE enrolled = 1 GROUP BY grp, from_s"
+        for group, from_s, meters in self._db.query(sql):
+            found.setdefault(group, []).append((from_s, meters))
+        return found

@@ -1,0 +1,64 @@
+"""The tree of groups: which roll-ups there are, and how many meters each should hear from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from gridhe.broker import topics
+from gridhe.keyring.names import ROOT_GROUP, ancestors, parent_group
+
+__all__ = ["GroupTree", "depth"]
+
+
+def depth(group: str) -> int:
+    """0 for `grid`, 1 for `north`, 2 for `north/f1`."""
+    return 0 if group == ROOT_GROUP else group.count("/") + 1
+
+
+class GroupTree:
+    """Leaves with their enrolment, and every wider group that this aggregator sees the whole of.
+
+    `enrolled` is {leaf: [(from_s, meters), ...]}. A wider group is covered when each enrolled leaf
+    below it passes one of the topic filters; only covered groups are rolled up, so two aggregators
+    with filters of their own never publish halves of one group.
+    """
+
+    def __init__(self, enrolled: Mapping[str, Sequence[tuple[int, int]]], filters: Iterable[str]) -> None:
+        self._enrolled = enrolled
+        filters = tuple(filters)
+        heard = {
+            leaf for leaf in enrolled if any(topics.matches(one, topics.batch(leaf, "m")) for one in filters)
+        }
+        missing = {wider for leaf in enrolled if leaf not in heard for wider in ancestors(leaf)}
+        self._leaves_below: dict[str, list[str]] = {}
+        self._children: dict[str, set[str]] = {}
+        for leaf in heard:
+            self._leaves_below.setdefault(leaf, []).append(leaf)
+            node = leaf
+            for wider in ancestors(leaf):
+                if wider in missing:
+                    break
+                self._leaves_below.setdefault(wider, []).append(leaf)
+                self._children.setdefault(wider, set()).add(node)
+                node = wider
+
+    def parent(self, group: str) -> str | None:
+        """The next wider group, if it is covered."""
+        wider = parent_group(group)
+        return wider if wider in self._leaves_below else None
+
+    def is_wide(self, group: str) -> bool:
+        """Whether a group is a roll-up, not a leaf."""
+        return group == ROOT_GROUP or group in self._children
+
+    def expected(self, group: str, window_start_s: int) -> int:
+        """How many meters below `group` are enrolled for a window."""
+        return sum(
+            meters
+            for leaf in self._leaves_below.get(group, ())
+            for from_s, meters in self._enrolled[leaf]
+            if from_s <= window_start_s
+        )
+
+    def children(self, group: str, window_start_s: int) -> set[str]:
+        """The next narrower groups that have meters enrolled for a window."""
+        below = self._children.get(group, ())
+        return {child for child in below if self.expected(child, window_start_s)}

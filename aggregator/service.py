@@ -1,0 +1,173 @@
+"""The process behind `gridhe-aggregate`: the engine on an MQTT session, one thread, one loop.
+
+The batch filters are subscribed only once a plan and the roster are known, so the broker keeps what
+arrives before. MQTT acknowledgements are the session's own and promise nothing: a batch is safe when
+its receipt is out, and receipts follow the commit.
+"""
+
+import logging
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from gridhe import __version__
+from gridhe.aggregator.counters import Snapshot
+from gridhe.aggregator.database import Database
+from gridhe.aggregator.engine import Engine, Outgoing
+from gridhe.broker import topics
+from gridhe.broker.reactor import Reactor
+from gridhe.broker.session import Message, Session
+from gridhe.broker.status import Status
+from gridhe.config.settings import Settings
+from gridhe.errors import EnvelopeError
+from gridhe.keyring.credential import AggregatorCredential
+
+__all__ = ["Service"]
+
+_log = logging.getLogger(__name__)
+
+_BATCH = topics.batch("", "").rstrip("/") + "/"
+_PLAN = topics.plan("")
+_CATCH_UP_S = 1.0  # between two rounds of redelivery while the authority keeps receipting
+_FLUSH_S = 5.0  # for the last receipts, on a clean stop
+
+
+class Service:
+    """One aggregator. Raises StateError, BrokerError or ConfigError from `__init__` and `run`."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        credential: AggregatorCredential,
+        state_dir: Path,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        for one in settings.aggregator.filters:
+            topics.check_filter(one)
+        self._settings = settings
+        self._now = now
+        self._database = Database(state_dir, authority=credential.authority, aggregator=credential.aggregator)
+        self._engine = Engine(database=self._database, credential=credential, settings=settings.aggregator)
+        self._reactor = Reactor()
+        self._incarnation = secrets.token_hex(8)
+        self._status_topic = topics.status_aggregator(credential.aggregator)
+        self._receipt_topic = topics.receipt(credential.aggregator)
+        self._authority_incarnation: str | None = None
+        self._redelivered_at = 0.0
+        self._session = Session(
+            settings=settings.broker,
+            client_id=f"aggregator-{credential.aggregator}",
+            username=f"aggregator-{credential.aggregator}",
+            password=credential.password,
+            will=self._status(online=False),
+            on_message=self._on_message,
+            on_connect=self._on_connect,
+            subscriptions=[
+                topics.plan("+"),
+                topics.ROSTER_CURRENT,
+                self._receipt_topic,
+                topics.STATUS_AUTHORITY,
+                *(settings.aggregator.filters if self._engine.ready else ()),
+            ],
+        )
+
+    def snapshot(self) -> Snapshot:
+        """How things stand."""
+        return self._engine.snapshot(self._now())
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._session.connected
+
+    def run(self, watch: Callable[["Service"], None] | None = None, watch_s: float = 10.0) -> None:
+        """Work until SIGTERM or SIGINT, then commit, send the receipts and return.
+
+        `watch` is called every `watch_s` seconds with this service.
+        """
+        previous = {
+            number: signal.signal(number, lambda *_: self._reactor.stop())
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            self._reactor.add(self._session)
+            self._reactor.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
+            self._reactor.every(self._settings.aggregator.redeliver_s, self._redeliver)
+            if watch is not None:
+                self._reactor.every(watch_s, lambda: watch(self))
+            self._reactor.run()
+            _log.info("stopping")
+            self._commit()
+            self._publish([self._status(online=False)])
+            self._reactor.run_until(lambda: not self._session.in_flight, _FLUSH_S)
+            self._session.close()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._reactor.close()
+            self._database.close()
+
+    # what comes in
+
+    def _on_connect(self, session_present: bool) -> None:
+        self._publish([self._status(online=True)])
+        self._redeliver()
+
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        if topic.startswith(_BATCH):
+            self._engine.receive(topic, payload, self._now())
+            if self._engine.memory_full:
+                self._commit()
+        elif topic == self._receipt_topic:
+            self._engine.take_total_receipt(payload)
+            if time.monotonic() - self._redelivered_at > _CATCH_UP_S and self._engine.undelivered(1):
+                self._redeliver()
+        elif topic.startswith(_PLAN):
+            self._engine.take_bundle(payload)
+            self._listen()
+        elif topic == topics.ROSTER_CURRENT:
+            self._engine.take_roster(payload, self._now())
+            self._listen()
+        elif topic == topics.STATUS_AUTHORITY:
+            self._on_authority(payload)
+
+    def _listen(self) -> None:
+        if self._engine.ready:
+            self._session.subscribe(*self._settings.aggregator.filters)
+
+    def _on_authority(self, payload: bytes) -> None:
+        try:
+            status = Status.decode(payload)
+        except EnvelopeError as error:
+            _log.warning("the authority's status is unreadable", extra={"why": str(error)})
+            return
+        if status.online and status.incarnation != self._authority_incarnation:
+            self._authority_incarnation = status.incarnation
+            self._redeliver()
+
+    # what goes out
+
+    def _status(self, *, online: bool) -> Message:
+        status = Status(online=online, version=__version__, incarnation=self._incarnation)
+        return Message(self._status_topic, status.encode(), retain=True)
+
+    def _commit_and_rearm(self) -> None:
+        self._commit()
+        self._reactor.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
+
+    def _commit(self) -> None:
+        self._publish(Message(one.topic, one.payload) for one in self._engine.commit(self._now()))
+
+    def _redeliver(self) -> None:
+        self._redelivered_at = time.monotonic()
+        outgoing: list[Outgoing] = self._engine.deliver(self._engine.undelivered())
+        self._publish(Message(one.topic, one.payload) for one in outgoing)
+
+    def _publish(self, messages: Iterable[Message]) -> None:
+        # A message that cannot go out now is not lost: meters send again without a receipt, and totals
+        # are delivered again until the authority's receipt comes.
+        for message in messages:
+            self._session.publish(message)

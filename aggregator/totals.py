@@ -1,0 +1,192 @@
+"""The parts on disk, and which meters each leaf's window has counted."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgpack
+
+from gridhe.aggregator.database import Database
+from gridhe.broker.total import Piece
+
+__all__ = ["TotalKey", "TotalRow", "Totals"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TotalKey:
+    """Names one part."""
+
+    plan: str
+    window: int
+    group: str
+    part: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalRow:
+    """A part as it stands on disk. `ciphertext` is kept while open, `payload` until it is receipted."""
+
+    key: TotalKey
+    closed: bool
+    meters: int
+    first_at: float
+    digest: int
+    pieces: tuple[Piece, ...]
+    ciphertext: bytes | None
+    payload: bytes | None
+
+    def _columns(self) -> tuple[object, ...]:
+        pieces = msgpack.packb([[piece.group, piece.part, piece.meters] for piece in self.pieces])
+        return (self.closed, self.meters, self.first_at, self.digest.to_bytes(32, "big"), pieces)
+
+    def checksum(self) -> bytes:
+        """BLAKE2b-128 over the key and everything that counts."""
+        body = (*_key_columns(self.key), *self._columns(), self.ciphertext, self.payload)
+        return hashlib.blake2b(msgpack.packb(body), digest_size=16).digest()
+
+
+def _key_columns(key: TotalKey) -> tuple[str, int, str, int]:
+    return key.plan, key.window, key.group, key.part
+
+
+def _members_checksum(plan: str, window: int, group: str, members: bytes) -> bytes:
+    return hashlib.blake2b(msgpack.packb((plan, window, group, members)), digest_size=16).digest()
+
+
+class Totals:
+    """The tables of totals and of reported meters. Raises StateError."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def reported(self, plan: str, window: int, group: str) -> bytearray:
+        """The set of a leaf's meters that are counted for a window: bit `number % 8` of byte `number // 8`.
+
+        It must hold as many meters as the leaf's parts do, or something is missing.
+        """
+        rows = self._db.query(
+            "SELECT members, checksum FROM reported WHERE plan = ? AND window = ? AND grp = ?",
+            plan,
+            window,
+            group,
+        )
+        members, checksum = rows[0] if rows else (b"", _members_checksum(plan, window, group, b""))
+        counted = int.from_bytes(members, "little").bit_count()
+        if (
+            checksum != _members_checksum(plan, window, group, members)
+            or counted != self.parts(plan, window, group)[1]
+        ):
+            raise self._db.damaged(f"the members of {group}, window {window} fail their checksum")
+        return bytearray(members)
+
+    def save_reported(self, plan: str, window: int, group: str, members: bytearray) -> None:
+        """Keep that set; inside a transaction."""
+        kept = bytes(members)
+        checksum = _members_checksum(plan, window, group, kept)
+        self._db.write(
+            "INSERT OR REPLACE INTO reported VALUES (?, ?, ?, ?, ?)", plan, window, group, kept, checksum
+        )
+
+    def save(self, row: TotalRow) -> None:
+        """Keep a part; inside a transaction."""
+        self._db.write(
+            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (plan, window, grp, part) DO UPDATE SET closed = excluded.closed, "
+            "meters = excluded.meters, first_at = excluded.first_at, digest = excluded.digest, "
+            "pieces = excluded.pieces, ciphertext = excluded.ciphertext, payload = excluded.payload, "
+            "checksum = excluded.checksum",
+            *_key_columns(row.key),
+            *row._columns(),
+            row.ciphertext,
+            row.payload,
+            row.checksum(),
+        )
+
+    def total(self, key: TotalKey) -> TotalRow:
+        """A part. Raises StateError when it is not there or fails its checksum."""
+        rows = self._db.query(
+            "SELECT closed, meters, first_at, digest, pieces, ciphertext, payload, checksum FROM totals "
+            "WHERE plan = ? AND window = ? AND grp = ? AND part = ?",
+            *_key_columns(key),
+        )
+        if not rows:
+            raise self._db.damaged(f"{key} is missing")
+        return self._row(key, rows[0])
+
+    def _row(self, key: TotalKey, columns: tuple[Any, ...]) -> TotalRow:
+        closed, meters, first_at, digest, pieces, ciphertext, payload, checksum = columns
+        damaged = self._db.damaged(f"part {key.part} of {key.group}, window {key.window} fails its checksum")
+        try:
+            row = TotalRow(
+                key=key,
+                closed=bool(closed),
+                meters=meters,
+                first_at=first_at,
+                digest=int.from_bytes(digest, "big"),
+                pieces=tuple(Piece(*piece) for piece in msgpack.unpackb(pieces)),
+                ciphertext=ciphertext,
+                payload=payload,
+            )
+            intact = row.checksum() == checksum
+        except (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException):
+            raise damaged from None
+        if not intact:
+            raise damaged
+        return row
+
+    def open_totals(self) -> Iterator[TotalRow]:
+        """The parts that are still open."""
+        keys = self._db.query("SELECT plan, window, grp, part FROM totals WHERE closed = 0")
+        for plan, window, group, part in keys:
+            yield self.total(TotalKey(plan, window, group, part))
+
+    def parts(self, plan: str, window: int, group: str) -> tuple[int, int]:
+        """How many parts of a (group, window) are on disk, open and closed, and the meters in them."""
+        sql = (
+            "SELECT COUNT(*), COALESCE(SUM(meters), 0) FROM totals WHERE plan = ? AND window = ? AND grp = ?"
+        )
+        parts, meters = self._db.query(sql, plan, window, group)[0]
+        return parts, meters
+
+    def has_closed(self, plan: str, window: int, group: str) -> bool:
+        """Whether part 0 of a (group, window) is closed."""
+        sql = "SELECT 1 FROM totals WHERE plan = ? AND window = ? AND grp = ? AND part = 0 AND closed = 1"
+        return bool(self._db.query(sql, plan, window, group))
+
+    def undelivered(self, limit: int) -> list[TotalKey]:
+        """Closed parts that no receipt has come for, oldest windows first."""
+        sql = (
+            "SELECT plan, window, grp, part FROM totals WHERE payload IS NOT NULL "
+            "ORDER BY window, grp, part LIMIT ?"
+        )
+        return [TotalKey(*columns) for columns in self._db.query(sql, limit)]
+
+    def undelivered_count(self) -> int:
+        """How many closed parts no receipt has come for."""
+        rows = self._db.query("SELECT COUNT(*) FROM totals WHERE payload IS NOT NULL")
+        count: int = rows[0][0]
+        return count
+
+    def delivered(self, keys: Iterable[TotalKey]) -> int:
+        """Forget the payloads of these parts; returns how many there were. A transaction of its own."""
+        sql = (
+            "SELECT 1 FROM totals WHERE plan = ? AND window = ? AND grp = ? AND part = ? "
+            "AND payload IS NOT NULL"
+        )
+        count = 0
+        with self._db.transaction():
+            for key in keys:
+                if self._db.query(sql, *_key_columns(key)):
+                    self.save(replace(self.total(key), payload=None))
+                    count += 1
+        return count
+
+    def prune(self, plan: str, before_window: int) -> None:
+        """Forget windows so old that their batches are refused anyway; inside a transaction."""
+        self._db.write("DELETE FROM reported WHERE plan = ? AND window < ?", plan, before_window)
+        self._db.write(
+            "DELETE FROM totals WHERE plan = ? AND window < ? AND closed = 1 AND payload IS NULL",
+            plan,
+            before_window,
+        )

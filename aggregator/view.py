@@ -1,0 +1,104 @@
+"""What an operator sees while `gridhe-aggregate` runs: a live table on a terminal, log lines elsewhere."""
+
+import logging
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from gridhe.aggregator.counters import Snapshot
+
+if TYPE_CHECKING:
+    from gridhe.aggregator.service import Service
+
+__all__ = ["LiveView", "LogView"]
+
+_log = logging.getLogger(__name__)
+
+
+class _Rates:
+    """Batches and bytes per second since the last look."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+        self._folded = self._bytes = 0
+
+    def since_last(self, snapshot: Snapshot) -> tuple[float, float]:
+        now, counters = time.monotonic(), snapshot.counters
+        seconds = max(now - self._at, 1e-3)
+        rates = (counters.folded - self._folded) / seconds, (counters.bytes - self._bytes) / seconds
+        self._at, self._folded, self._bytes = now, counters.folded, counters.bytes
+        return rates
+
+
+def _fields(snapshot: Snapshot, connected: bool, batches_s: float, bytes_s: float) -> dict[str, Any]:
+    counters = snapshot.counters
+    return {
+        "connected": connected,
+        "ready": snapshot.ready,
+        "meters": snapshot.meters,
+        "batches_per_s": round(batches_s, 1),
+        "mb_per_s": round(bytes_s / 1e6, 2),
+        "folded": counters.folded,
+        "duplicates": counters.duplicates,
+        "rejected": dict(counters.rejected),
+        "open_parts": snapshot.open_parts,
+        "open_windows": snapshot.open_windows,
+        "oldest_open_s": round(snapshot.oldest_open_s, 1),
+        "uncommitted": snapshot.uncommitted,
+        "commit_ms": round(snapshot.commit_s * 1e3, 1),
+        "closed": counters.closed,
+        "undelivered": snapshot.undelivered,
+        "memory_mb": round(snapshot.resident_bytes / 1e6, 1),
+    }
+
+
+class LogView:
+    """One log line now and then."""
+
+    interval_s = 10.0
+
+    def __init__(self) -> None:
+        self._rates = _Rates()
+
+    def opened(self) -> AbstractContextManager[Any]:
+        """Nothing to set up."""
+        return nullcontext()
+
+    def show(self, service: "Service") -> None:
+        """Log how things stand."""
+        snapshot = service.snapshot()
+        _log.info("progress", extra=_fields(snapshot, service.connected, *self._rates.since_last(snapshot)))
+
+
+class LiveView:
+    """A table that is kept up to date; needs the `operator` extra (rich)."""
+
+    interval_s = 0.5
+
+    def __init__(self) -> None:
+        from rich.live import Live
+
+        self._rates = _Rates()
+        self._live = Live(refresh_per_second=4)
+
+    def opened(self) -> AbstractContextManager[Any]:
+        """The terminal, for as long as the table is shown."""
+        return self._live
+
+    def show(self, service: "Service") -> None:
+        """Draw how things stand."""
+        from rich.table import Table
+
+        snapshot = service.snapshot()
+        fields = _fields(snapshot, service.connected, *self._rates.since_last(snapshot))
+        rejected = fields.pop("rejected")
+        table = Table(title="gridhe-aggregate", show_header=False, min_width=44)
+        table.add_column("what", style="cyan")
+        table.add_column("value", justify="right")
+        for name, value in fields.items():
+            table.add_row(
+                name.replace("_", " "), f"{value:,}" if isinstance(value, int | float) else str(value)
+            )
+        for reason, count in sorted(rejected.items()):
+            table.add_row(f"rejected: {reason}", f"{count:,}", style="yellow")
+        self._live.update(table)
