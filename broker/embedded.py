@@ -1,0 +1,302 @@
+"""A private broker for a demo, a bench or a test: on loopback, on a free port, gone with its parent.
+
+| kind      | what                                  | passwords | ACL | sessions outlive a restart |
+|-----------|---------------------------------------|-----------|-----|----------------------------|
+| mosquitto | `mosquitto` from PATH or /usr/sbin    | yes       | yes | with `persistence=True`    |
+| iotcore   | rumqttd out of PyPI's `iotcore` wheel | yes       | no  | no                         |
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from gridhe.broker.server_config import mosquitto_conf, password_line
+from gridhe.config.settings import BrokerSettings
+from gridhe.errors import BrokerError, ConfigError
+from gridhe.files import make_private_dir, write_private
+
+__all__ = ["EmbeddedBroker", "Kind", "available"]
+
+Kind = Literal["mosquitto", "iotcore"]
+
+_PORT_TRIES = 8
+_POLL_S = 0.02
+_IOTCORE_SEGMENT = (
+    512 * 1024 * 1024
+)  # bytes a filter's log may hold, 10 of them: its memory, at the very worst
+_IOTCORE_INFLIGHT = 100  # messages it keeps unacknowledged per client, whatever Receive Maximum says
+
+# Ends with its parent, even one that was killed: the kernel sends SIGTERM (Linux). A wrapper, since
+# code between fork and exec in a threaded parent can deadlock. The pid stays the same over exec.
+_BOOT = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
+"""
+_BOOT_EXEC = _BOOT + "os.execv(sys.argv[2], sys.argv[2:])\n"
+_BOOT_IOTCORE = (
+    _BOOT
+    + """
+import logging, signal
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+logging.getLogger("rumqttd").setLevel(logging.CRITICAL)
+logging.getLogger("tracing").setLevel(logging.CRITICAL)
+from iotcore.iotcore import IotCoreBroker
+IotCoreBroker(config_path=sys.argv[2]).run_forever()
+"""
+)
+
+
+def available() -> tuple[Kind, ...]:
+    """The kinds that can be started here, best first."""
+    found: list[Kind] = []
+    if _mosquitto() is not None:
+        found.append("mosquitto")
+    if importlib.util.find_spec("iotcore") is not None:
+        found.append("iotcore")
+    return tuple(found)
+
+
+def _mosquitto() -> str | None:
+    # Debian's is in /usr/sbin, which is not on every user's PATH.
+    return shutil.which(
+        "mosquitto", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    )
+
+
+class EmbeddedBroker:
+    """A broker process of our own; `with EmbeddedBroker(directory) as broker: broker.url`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        prefer: Literal["auto", "mosquitto", "iotcore"] = "auto",
+        users: Mapping[str, str] | None = None,
+        acl: str | None = None,
+        persistence: bool = False,
+        settings: BrokerSettings | None = None,
+        largest_payload: int = 16 * 1024 * 1024,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Choose the kind; start nothing yet.
+
+        directory: made if absent, 0700; config, log and data live there.
+        users: broker user -> password; None: anybody on this machine may connect.
+        acl: an ACL file's text (server_config.acl); iotcore knows no ACLs, so `prefer="iotcore"` ignores it.
+        Raises BrokerError when there is no such broker here, ConfigError for an ACL without users.
+        """
+        kinds = available()
+        if acl is not None and users is None:
+            raise ConfigError("an ACL without users protects nothing; give the embedded broker users as well")
+        if not kinds or (prefer != "auto" and prefer not in kinds):
+            wanted = "mosquitto or iotcore" if prefer == "auto" else prefer
+            raise BrokerError(
+                f"no broker to start ({wanted} not found); run `apt install mosquitto` "
+                "or `pip install 'gridhe[demo]'`, or set broker.url to one that runs"
+            )
+        self.kind: Kind = kinds[0] if prefer == "auto" else prefer
+        self.directory = directory.resolve()
+        self._users, self._acl, self._persistence = users, acl, persistence
+        self._settings = settings or BrokerSettings()
+        self._largest_payload = largest_payload
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """Its address, once started."""
+        if not self.port:
+            raise BrokerError("the embedded broker has not been started")
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def log_path(self) -> Path:
+        """What the broker has said."""
+        return self.directory / "broker.log"
+
+    def start(self, timeout_s: float = 15.0) -> "EmbeddedBroker":
+        """Start, and return when it answers an MQTT CONNECT. A free port at first, the same one later.
+
+        Raises BrokerError with the end of its log.
+        """
+        if self.pid is not None:
+            return self
+        deadline = self._clock() + timeout_s
+        for _ in range(_PORT_TRIES):
+            port = self.port or _free_port()
+            self._launch(port)
+            if self._answers(port, deadline):
+                self.port = port
+                return self
+            self._reap()
+            # Somebody else may have taken the port in between; anything else will not get better.
+            if "in use" not in self.log_tail():
+                break
+        raise BrokerError(
+            f"the embedded {self.kind} does not start: {self.log_tail(300) or 'it said nothing'}"
+        )
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """SIGTERM, then SIGKILL. Safe to call twice."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL: what a power cut does to a broker."""
+        self._reap()
+
+    def restart(self, timeout_s: float = 15.0) -> None:
+        """Stop it if it runs, and start it on the same port."""
+        self.stop()
+        self.start(timeout_s)
+
+    def log_tail(self, most: int = 2_000) -> str:
+        """The last characters of its log, on one line."""
+        try:
+            data = self.log_path.read_bytes()[-most:]
+        except OSError:
+            return ""
+        return " | ".join(data.decode(errors="replace").split("\n")).strip(" |")
+
+    def __enter__(self) -> "EmbeddedBroker":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # -- starting ------------------------------------------------------------------------------
+
+    def _launch(self, port: int) -> None:
+        make_private_dir(self.directory)
+        boot = _BOOT_EXEC if self.kind == "mosquitto" else _BOOT_IOTCORE
+        config = self._write_mosquitto(port) if self.kind == "mosquitto" else self._write_iotcore(port)
+        command = [str(_mosquitto()), "-c", str(config)] if self.kind == "mosquitto" else [str(config)]
+        write_private(self.log_path, b"")
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own code, our own arguments
+                [sys.executable, "-P", "-c", boot, str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                start_new_session=True,  # Ctrl-C is for us; we stop the broker last
+            )
+
+    def _write_mosquitto(self, port: int) -> Path:
+        passwords = acl = data = None
+        if self._users is not None:
+            passwords = self.directory / "passwords"
+            write_private(passwords, "".join(password_line(*item) for item in self._users.items()).encode())
+        if self._acl is not None:
+            acl = self.directory / "acl"
+            write_private(acl, self._acl.encode())
+        if self._persistence:
+            data = self.directory / "data"
+            make_private_dir(data)
+        conf = mosquitto_conf(
+            settings=self._settings,
+            port=port,
+            largest_payload=self._largest_payload,
+            password_file=passwords,
+            acl_file=acl,
+            data_dir=data,
+            # As root it would become `mosquitto`, who cannot read these private files.
+            user="root" if os.geteuid() == 0 else None,
+        )
+        path = self.directory / "mosquitto.conf"
+        write_private(path, conf.encode())
+        return path
+
+    def _write_iotcore(self, port: int) -> Path:
+        lines = [
+            "id = 0",
+            "[router]",
+            "id = 0",
+            "max_connections = 10010",
+            "max_outgoing_packet_count = 200",
+            f"max_segment_size = {_IOTCORE_SEGMENT}",
+            "max_segment_count = 10",
+        ]
+        lines += [
+            "[v5.1]",
+            'name = "gridhe"',
+            f'listen = "127.0.0.1:{port}"',
+            "next_connection_delay_ms = 1",
+            "[v5.1.connections]",
+            f"connection_timeout_ms = {int(self._settings.connect_timeout_s * 1000)}",
+            f"max_payload_size = {self._largest_payload + 65_536}",
+            f"max_inflight_count = {_IOTCORE_INFLIGHT}",
+            "dynamic_filters = true",
+        ]
+        if self._users is not None:
+            lines.append("[v5.1.connections.auth]")
+            lines += [
+                f"{json.dumps(user)} = {json.dumps(password)}" for user, password in self._users.items()
+            ]
+        path = self.directory / "iotcore.toml"
+        write_private(path, ("\n".join(lines) + "\n").encode())
+        return path
+
+    def _answers(self, port: int, deadline: float) -> bool:
+        process = self._process
+        while process is not None and self._clock() < deadline:
+            try:
+                process.wait(_POLL_S)  # over as soon as it dies; else it is time to look again
+                return False
+            except subprocess.TimeoutExpired:
+                if _greets(port) and process.poll() is None:
+                    return True
+        return False
+
+    def _reap(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _greets(port: int) -> bool:
+    """Whether something on `port` answers an MQTT 5 CONNECT, be it with a refusal (or rumqttd's hang-up)."""
+    connect = bytes.fromhex("10150004 4d515454 05 02 000a 00 0008") + b"gridhe-0"
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2.0) as sock:
+            sock.sendall(connect)
+            answer = sock.recv(4)
+            sock.sendall(bytes.fromhex("e000"))
+    except ConnectionResetError:
+        return True
+    except OSError:
+        return False
+    return answer[:1] in (b"\x20", b"")

@@ -1,0 +1,303 @@
+"""Files for a Mosquitto (2.0.11 or newer) that lets everybody do their own part and nothing else.
+
+    user               publishes on                         reads
+    a meter            its batch/..., its status            plan/#, its receipts, status/aggregator/+
+    fleet, if any      those of its meters                  plan/#, their receipts, status/aggregator/+
+    aggregator-<id>    receipt/+, total/#, its status       batch/#, plan/#, roster/#, status/#, its receipts
+    authority          plan/#, roster/#, release/#,         total/#, status/#
+                       receipt/+, status/authority
+
+Everything not listed is refused; nobody is anonymous.
+"""
+
+import base64
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gridhe.broker import topics
+from gridhe.config.settings import BrokerSettings
+from gridhe.errors import ConfigError, StateError
+from gridhe.files import make_private_dir, write_private
+from gridhe.keyring.names import check_group, check_meter, check_name
+from gridhe.keyring.roster import RosterEntry
+
+__all__ = [
+    "AUTHORITY_USER",
+    "FLEET_USER",
+    "ServerTls",
+    "acl",
+    "aggregator_user",
+    "mosquitto_conf",
+    "password_line",
+    "write_server_files",
+]
+
+AUTHORITY_USER = "authority"
+FLEET_USER = "fleet"
+
+# mosquitto_passwd's own count. Passwords are 256 random bits, so stretching adds nothing, and the
+# broker checks them on its only thread: at 101 rounds a thousand meters reconnecting cost it 0.1 s.
+_PBKDF2_ROUNDS = 101
+_SALT_BYTES = 12  # what mosquitto 2.0 reads; longer salts are refused
+_QUEUED_MESSAGES = 1_000_000  # per client; the byte cap is the one meant to bind. 0 would lift that too
+_PACKET_SPARE = 65_536  # topic and properties around the largest payload
+_EXPIRE_DAYS = 60  # sessions of clients that speak 3.1.1, which cannot say so themselves
+
+
+def aggregator_user(aggregator: str) -> str:
+    """The broker user (and client id) of an aggregator."""
+    return f"aggregator-{check_name(aggregator, 'aggregator')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTls:
+    """The broker's own PEM files; `ca_file` only to ask clients for certificates."""
+
+    cert_file: Path
+    key_file: Path
+    ca_file: Path | None = None
+
+
+def password_line(user: str, password: str) -> str:
+    """One line of a password file: `user:$7$...` (PBKDF2-SHA512, as mosquitto_passwd writes it)."""
+    check_name(user, "broker user")
+    if not password:
+        raise ConfigError(f"broker user {user!r} has an empty password")
+    salt = os.urandom(_SALT_BYTES)
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _PBKDF2_ROUNDS)
+    return f"{user}:$7${_PBKDF2_ROUNDS}${_base64(salt)}${_base64(digest)}\n"
+
+
+def acl(
+    entries: Iterable[RosterEntry],
+    aggregators: Iterable[str] = (),
+    fleets: Mapping[str, Collection[str]] | None = None,
+) -> str:
+    """The ACL file of these meters, aggregators and fleets (fleet user -> its meters).
+
+    Raises ConfigError: a bad name, a meter that stands twice or shares its name with an aggregator
+    (their receipts would share a topic), a fleet's meter that is not enrolled.
+    """
+    enrolled: dict[str, RosterEntry] = {}
+    for entry in entries:
+        check_group(entry.group)
+        if enrolled.setdefault(check_meter(entry.meter), entry) is not entry:
+            raise ConfigError(f"meter {entry.meter!r} is enrolled twice")
+    blocks = [_block(meter, _meter_rules([entry])) for meter, entry in sorted(enrolled.items())]
+    for user, meters in sorted((fleets or {}).items()):
+        if check_name(user, "fleet user") in enrolled:
+            raise ConfigError(f"fleet user {user!r} is the name of a meter")
+        strangers = sorted(set(meters) - set(enrolled))
+        if strangers:
+            raise ConfigError(f"fleet user {user!r}: meter {strangers[0]!r} is not enrolled")
+        blocks.append(_block(user, _meter_rules([enrolled[meter] for meter in sorted(set(meters))])))
+    for aggregator in sorted(set(aggregators)):
+        if aggregator in enrolled:
+            raise ConfigError(
+                f"{aggregator!r} is a meter and an aggregator; their receipts would be mixed up"
+            )
+        blocks.append(_block(aggregator_user(aggregator), _aggregator_rules(aggregator)))
+    blocks.append(_block(AUTHORITY_USER, _authority_rules()))
+    return "".join(blocks)
+
+
+def _block(user: str, rules: list[str]) -> str:
+    return f"user {user}\n" + "".join(f"topic {rule}\n" for rule in rules) + "\n"
+
+
+def _meter_rules(entries: list[RosterEntry]) -> list[str]:
+    rules = [f"read {topics.PREFIX}/plan/#", f"read {topics.status_aggregator('+')}"]
+    for entry in entries:
+        rules += [
+            f"write {topics.batch(entry.group, entry.meter)}",
+            f"write {topics.status_meter(entry.meter)}",
+            f"read {topics.receipt(entry.meter)}",
+        ]
+    return rules
+
+
+def _aggregator_rules(aggregator: str) -> list[str]:
+    prefix = topics.PREFIX
+    return [
+        f"read {prefix}/batch/#",
+        f"read {prefix}/plan/#",
+        f"read {prefix}/roster/#",
+        f"read {prefix}/status/#",
+        f"read {topics.receipt(aggregator)}",
+        f"write {topics.receipt('+')}",
+        f"write {prefix}/total/#",
+        f"write {topics.status_aggregator(aggregator)}",
+    ]
+
+
+def _authority_rules() -> list[str]:
+    prefix = topics.PREFIX
+    return [
+        f"read {prefix}/total/#",
+        f"read {prefix}/status/#",
+        f"write {prefix}/plan/#",
+        f"write {prefix}/roster/#",
+        f"write {prefix}/release/#",
+        f"write {topics.receipt('+')}",
+        f"write {topics.STATUS_AUTHORITY}",
+    ]
+
+
+def mosquitto_conf(
+    *,
+    settings: BrokerSettings,
+    port: int,
+    largest_payload: int,
+    bind: str = "127.0.0.1",
+    password_file: Path | None,
+    acl_file: Path | None,
+    data_dir: Path | None,
+    tls: ServerTls | None = None,
+    user: str | None = None,
+) -> str:
+    """The text of a mosquitto.conf.
+
+    largest_payload: bytes of the largest envelope, bundle or total; larger packets are refused.
+    password_file, acl_file: None for both only on a private loopback port (then anybody may connect).
+    data_dir: where sessions and retained messages survive a restart; None: they do not.
+    user: whom a broker started by root becomes (Mosquitto's default: `mosquitto`); it must be able to
+    read these files. Raises ConfigError for what Mosquitto would misread.
+    """
+    anonymous = password_file is None
+    if anonymous and bind not in ("127.0.0.1", "::1"):
+        raise ConfigError(f"a broker without passwords may only listen on loopback, not on {bind!r}")
+    lines = [
+        "# Made by gridhe; it is overwritten by the next enrolment.",
+        "per_listener_settings false",
+        f"listener {port} {_plain(bind, 'the listen address')}",
+        *_tls_lines(tls),
+        f"allow_anonymous {_yes(anonymous)}",
+        *([f"password_file {_path(password_file)}"] if password_file is not None else []),
+        *([f"acl_file {_path(acl_file)}"] if acl_file is not None else []),
+        *([f"user {_plain(user, 'the user')}"] if user is not None else []),
+        "",
+        "# Mosquitto's default queue of 1000 messages drops silently. Bytes are the limit here.",
+        f"max_queued_messages {_QUEUED_MESSAGES}",
+        f"max_queued_bytes {settings.max_queued_mb * 1024 * 1024}",
+        f"max_inflight_messages {settings.receive_maximum}",
+        "queue_qos0_messages false",
+        f"max_packet_size {largest_payload + _PACKET_SPARE}",
+        f"persistent_client_expiration {_EXPIRE_DAYS}d",
+        "set_tcp_nodelay true",
+        "",
+        *_persistence_lines(data_dir),
+        "",
+        "log_dest stderr",
+        "log_type error",
+        "log_type warning",
+        "log_type notice",
+        "connection_messages false",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tls_lines(tls: ServerTls | None) -> list[str]:
+    if tls is None:
+        return []
+    lines = [f"certfile {_path(tls.cert_file)}", f"keyfile {_path(tls.key_file)}", "tls_version tlsv1.2"]
+    if tls.ca_file is not None:
+        lines += [f"cafile {_path(tls.ca_file)}", "require_certificate true"]
+    return lines
+
+
+def _persistence_lines(data_dir: Path | None) -> list[str]:
+    if data_dir is None:
+        return ["persistence false"]
+    return [
+        "persistence true",
+        f"persistence_location {_path(data_dir)}/",
+        "autosave_interval 60",
+    ]
+
+
+def write_server_files(
+    directory: Path,
+    *,
+    settings: BrokerSettings,
+    passwords: Mapping[str, str],
+    entries: Iterable[RosterEntry],
+    aggregators: Iterable[str] = (),
+    fleets: Mapping[str, Collection[str]] | None = None,
+    largest_payload: int,
+    port: int = 8883,
+    bind: str = "0.0.0.0",  # noqa: S104 - a server; TLS and passwords guard it
+    tls: ServerTls | None = None,
+    owner: str | None = None,
+) -> Path:
+    """Write mosquitto.conf, passwords and acl into `directory`, each whole or not at all; return the conf.
+
+    passwords: broker user -> password, of everybody who may connect.
+    owner: the system user Mosquitto runs as; root gives it the files. After a later enrolment a SIGHUP
+    makes a running Mosquitto read passwords and ACL again.
+    Raises ConfigError (names, clear text off loopback) and StateError (the disk).
+    """
+    if tls is None and bind not in ("127.0.0.1", "::1") and not settings.insecure:
+        raise ConfigError(
+            f"a broker on {bind} without TLS would take passwords in clear; give a certificate and key, "
+            "or set broker.insecure: true on a network you trust"
+        )
+    rules = acl(entries, aggregators, fleets)
+    directory = directory.resolve()
+    make_private_dir(directory)
+    data_dir = directory / "data"
+    make_private_dir(data_dir)
+    conf = mosquitto_conf(
+        settings=settings,
+        port=port,
+        bind=bind,
+        largest_payload=largest_payload,
+        password_file=directory / "passwords",
+        acl_file=directory / "acl",
+        data_dir=data_dir,
+        tls=tls,
+        user=owner,
+    )
+    lines = "".join(password_line(user, password) for user, password in sorted(passwords.items()))
+    write_private(directory / "passwords", lines.encode())
+    write_private(directory / "acl", rules.encode())
+    path = directory / "mosquitto.conf"
+    write_private(path, conf.encode())
+    path.chmod(0o644)
+    if owner is not None and os.geteuid() == 0:
+        _give(owner, [directory, data_dir, directory / "passwords", directory / "acl", path])
+    return path
+
+
+def _give(owner: str, paths: list[Path]) -> None:
+    for path in paths:
+        try:
+            shutil.chown(path, owner)
+        except (LookupError, OSError) as error:
+            raise StateError(f"cannot give {path} to user {owner!r}: {error}") from error
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _yes(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _plain(text: str, what: str) -> str:
+    if not text or any(c.isspace() or ord(c) < 32 for c in text):
+        raise ConfigError(f"{what} {text[:80]!r} would be misread in mosquitto.conf; use no spaces")
+    return text
+
+
+def _path(path: Path) -> str:
+    text = str(path)
+    if not path.is_absolute() or text != text.strip() or any(ord(c) < 32 for c in text):
+        raise ConfigError(
+            f"{text!r} would be misread in mosquitto.conf; use an absolute path in plain letters"
+        )
+    return text
