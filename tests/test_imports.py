@@ -1,0 +1,155 @@
+"""Imports go one way, and who must not decrypt cannot import what decrypts."""
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PACKAGE_DIRS: dict[str, str] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))[
+    "tool"
+]["setuptools"]["package-dir"]
+
+# What every role may read; whatever else lies in keyring/ is the authority's alone.
+SHARED_KEYRING = {
+    f"gridhe.keyring.{name}"
+    for name in (
+        "names", "parameters", "noise", "planner", "plan", "slots",
+        "signing", "bundle", "roster", "ingest", "credential",
+    )
+}  # fmt: skip
+
+# Each layer may import itself and what stands above it; a room of ROOMS never another one of them.
+LAYERS = ["base", "keyring", "broker", "role", "top"]
+TOP = ("gridhe.bench", "gridhe.cli", "gridhe.demo", "gridhe.doctor")
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the rooms, and its file."""
+    for room, folder in PACKAGE_DIRS.items():
+        for file in (CHECKOUT / folder).rglob("*.py"):
+            inner = file.relative_to(CHECKOUT / folder).with_suffix("").parts
+            yield ".".join((room, *inner)).removesuffix(".__init__"), file
+
+
+MODULES = dict(modules())
+
+
+def layer(module: str) -> str:
+    if module.startswith(TOP):
+        return "top"
+    if module.startswith(("gridhe.meter_agent", "gridhe.aggregator")):
+        return "role"
+    if module.startswith("gridhe.broker"):
+        return "broker"
+    if module.startswith("gridhe.keyring"):
+        return "keyring" if module in SHARED_KEYRING or module == "gridhe.keyring" else "role"
+    return "base"
+
+
+def imported(file: Path, module: str) -> set[str]:
+    """Every gridhe module that the file names in an import, wherever in the file it stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import; write the full name"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else str(node.module))
+    return {name for name in found if name.split(".")[0] == "gridhe"}
+
+
+def test_the_rule_sees_every_room() -> None:
+    assert {layer(module) for module in MODULES} == set(LAYERS)
+    assert SHARED_KEYRING - MODULES.keys() == set()
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for module, file in MODULES.items():
+        for other in imported(file, module):
+            own, theirs = LAYERS.index(layer(module)), LAYERS.index(layer(other))
+            if theirs > own or (layer(module) == "role" == layer(other) and room(module) != room(other)):
+                wrong.append(f"{module} ({layer(module)}) imports {other} ({layer(other)})")
+    # (`gridhe` imports its sub-commands by name, when they are used: nothing static shows.)
+    assert wrong == []
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def test_settings_import_only_the_error_tree() -> None:
+    for module, file in MODULES.items():
+        if room(module) == "gridhe.config":
+            others = {name for name in imported(file, module) if room(name) != "gridhe.config"}
+            assert others <= {"gridhe.errors", "gridhe.files"}, module
+
+
+def test_nothing_imports_a_top_level_room() -> None:
+    # `import keyring` would be PyPI's, and `import config` whatever lies in the working directory.
+    names = set(PACKAGE_DIRS.values()) - {"gridhe"}
+    for module, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not names & {alias.name.split(".")[0] for alias in node.names}, module
+            elif isinstance(node, ast.ImportFrom):
+                assert str(node.module).split(".")[0] not in names, module
+
+
+def test_the_keyrings_own_init_imports_nothing() -> None:
+    tree = ast.parse(MODULES["gridhe.keyring"].read_text(encoding="utf-8"))
+    assert [type(node).__name__ for node in tree.body] == ["Expr"], "a docstring and nothing else"
+
+
+def loaded_by(*names: str) -> set[str]:
+    """What is in sys.modules of a new interpreter once it has imported `names`."""
+    code = "import importlib, json, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(json.dumps(sorted(sys.modules)))", *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("role", ["gridhe.meter_agent", "gridhe.aggregator"])
+def test_a_role_that_must_not_decrypt_loads_nothing_of_the_authoritys(role: str) -> None:
+    own = [module for module in MODULES if module.startswith(role)]
+    loaded = loaded_by(*own)
+    assert set(own) <= loaded
+    keyring = {module for module in loaded if module.startswith("gridhe.keyring.")}
+    assert keyring <= SHARED_KEYRING
+    assert not any(module.startswith("gridhe.keyring.vault") for module in loaded)
+
+
+def test_the_aggregator_does_not_load_tenseal() -> None:
+    loaded = loaded_by(*(module for module in MODULES if module.startswith("gridhe.aggregator")))
+    assert not {"tenseal", "tenseal.tensors"} & loaded
+
+
+def test_a_meter_loads_no_plots_terminal_views_or_test_tools() -> None:
+    loaded = loaded_by(*(module for module in MODULES if module.startswith("gridhe.meter_agent")))
+    assert not {"matplotlib", "rich", "psutil", "influxdb_client", "pytest", "hypothesis", "pandas"} & loaded
+
+
+def test_the_type_checkers_view_shows_every_module() -> None:
+    view = CHECKOUT / ".typing" / "gridhe"
+    seen = {path.name: path.resolve() for path in view.iterdir()}
+    top = {path.name: path for path in (CHECKOUT / "gridhe").iterdir() if path.suffix in (".py", ".typed")}
+    top |= {
+        folder: CHECKOUT / folder
+        for folder in PACKAGE_DIRS.values()
+        if folder != "gridhe" and "/" not in folder
+    }
+    top["demo"] = CHECKOUT / "gridhe" / "demo"
+    assert seen == {name: path.resolve() for name, path in top.items()}, "mend with: ln -s in .typing/gridhe"
