@@ -214,8 +214,8 @@ def rank(rows: Iterable[Sequence[int]]) -> int:
 def isolated(totals: Sequence[frozenset[int]], weights: Sequence[int], least: int) -> frozenset[int] | None:
     """Pieces of weight 1..least-1 that some rational combination of the totals is about, or None.
 
-    A combination that is zero outside U and not zero on U (counting pieces with somebody in them) exists if and
-    only if leaving out U's columns lowers the rank.
+    A combination that is zero outside U and not zero on U (counting pieces with somebody in them)
+    exists if and only if leaving out U's columns lowers the rank.
     """
     there = [piece for piece, weight in enumerate(weights) if weight]
     rows = [[int(piece in total) for piece in there] for total in totals]
@@ -253,13 +253,16 @@ def test_no_combination_of_what_was_let_through_isolates_and_no_refusal_is_idle(
         try:
             assert policy.decide(wanted, PLAN, key_held=True)
         except ReleaseRefused as refused:
-            if refused.rule == "isolates":
-                assert isolated([*released, total], weights, PLAN.minimum_meters) is not None
-            elif refused.rule == "overlap":
-                assert any(total & other and not (total <= other or other <= total) for other in released)
-            else:
-                assert refused.rule == "minimum"
-                assert sum(weights[piece] for piece in total) < PLAN.minimum_meters
+            rule = refused.rule
+        else:
+            rule = ""
+        crossing = any(total & other and not (total <= other or other <= total) for other in released)
+        small = sum(weights[piece] for piece in total) < PLAN.minimum_meters
+        singles_out = isolated([*released, total], weights, PLAN.minimum_meters) is not None
+        assert (rule == "minimum") == small
+        assert (rule == "overlap") == (crossing and not small)
+        assert (rule == "isolates") == (singles_out and not crossing and not small)
+        if rule:
             continue
         policy.record(wanted)
         released.append(total)
@@ -281,8 +284,7 @@ def test_per_interval_no_combination_isolates_present_meters_and_no_interval_is_
         wanted = as_claim(total, weights, part)
         try:
             policy.decide(wanted, PLAN, key_held=True)
-        except ReleaseRefused as refused:
-            assert refused.rule == "overlap"
+        except ReleaseRefused:  # `overlap`, as the test above shows
             continue
         policy.record(wanted)
         counts = np.array([sum(interval[piece] for piece in total) for interval in present], np.int64)

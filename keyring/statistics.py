@@ -1,0 +1,163 @@
+"""From released integer blocks to statistics, per quantity and interval.
+
+With n the present meters, S the sum of readings, Q the sum of squares of x >> s (s the plan's square
+shift, a = 2^s) and h_b the meters in bin b, which is [edge_b, edge_(b+1) - 1]:
+
+    mean      S / n
+    variance  (population) X / n - (S / n)^2, with X the sum of squares of x:
+              X = Q                                            for s = 0, exact
+              X = a^2 Q + (a - 1) S - n (a - 1)(a - 2) / 6     for s > 0
+              The second takes the s dropped bits as uniform over 0..a-1; the variance is then off by at
+              most (a - 1) * mean + (a - 1)(a - 2) / 6, and is cut off at 0.
+    min, max  the lowest and highest bin that is not empty
+    quantile  for p: the bin of the k-th smallest reading, k = ceil(p n) (at least 1)
+
+Bins are given as (lowest, highest) possible reading, both included.
+
+What cannot be is marked by name, never hidden; numbers that would mean nothing are None:
+
+    sum_out_of_range    S is not in 0..n * largest
+    bin_out_of_range    a bin's count is not in 0..n
+    bins_do_not_add_up  the bins' counts are not n together
+    sum_outside_bins    S is not between the sum of the lower and of the upper edges of the filled bins
+    squares_impossible  no n readings have both this S and this Q: with y = x >> s, the sum Y of y lies in
+                        (S - n (a - 1)) / a .. S / a, and Y^2 <= n Q (Cauchy-Schwarz), Q <= (largest >> s) Y
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from gridhe.keyring.plan import Plan, Quantity
+
+__all__ = ["FLAGS", "Bin", "IntervalStatistics", "statistics_of"]
+
+FLAGS = (
+    "sum_out_of_range",
+    "bin_out_of_range",
+    "bins_do_not_add_up",
+    "sum_outside_bins",
+    "squares_impossible",
+)
+
+Bin = tuple[int, int]  # lowest and highest reading, both included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalStatistics:
+    """One quantity in one interval. None: not in the plan, without meaning or withheld (`flags` says why)."""
+
+    sum: int | None
+    present: int | None
+    mean: float | None = None
+    variance: float | None = None
+    min: Bin | None = None
+    max: Bin | None = None
+    quantiles: Mapping[str, Bin] | None = None
+    flags: tuple[str, ...] = ()
+
+    def record(self, quantity: Quantity) -> dict[str, Any]:
+        """What the plan asks for, ready for JSON."""
+        wanted: dict[str, Any] = {"sum": self.sum, "present": self.present}
+        for name in ("mean", "variance", "min", "max"):
+            if name in quantity.statistics:
+                value = getattr(self, name)
+                wanted[name] = list(value) if isinstance(value, tuple) else value
+        if "quantiles" in quantity.statistics:
+            found = self.quantiles
+            wanted["quantiles"] = None if found is None else {p: list(bin_) for p, bin_ in found.items()}
+        return {**wanted, "flags": list(self.flags)}
+
+
+def statistics_of(
+    plan: Plan,
+    blocks: Mapping[str, Mapping[str, Sequence[int]]],
+    *,
+    probabilities: Sequence[float] = (),
+    withheld: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, list[IntervalStatistics]]:
+    """The statistics of each quantity, one record per interval.
+
+    `blocks[quantity][kind]` holds one integer per interval (`SlotLayout.kinds`). Where
+    `withheld[quantity]` has a reason the interval's integers are not looked at; the reason is its flag.
+    """
+    exact = [Fraction(str(p)) for p in probabilities]  # "0.95", not the double next to it: ceil must be right
+    return {
+        quantity.name: [
+            _interval(quantity, {kind: values[i] for kind, values in blocks[quantity.name].items()}, exact)
+            if not (withheld and withheld[quantity.name][i])
+            else IntervalStatistics(sum=None, present=None, flags=(withheld[quantity.name][i],))
+            for i in range(plan.intervals)
+        ]
+        for quantity in plan.quantities
+    }
+
+
+def _interval(
+    quantity: Quantity, values: Mapping[str, int], probabilities: Sequence[Fraction]
+) -> IntervalStatistics:
+    total, present = int(values["reading"]), int(values["present"])
+    squares = int(values["square"]) if quantity.squares else None
+    bins = [int(values[f"bin:{i}"]) for i in range(quantity.bins)]
+    flags = _flags(quantity, total, present, squares, bins)
+    told: dict[str, Any] = {}
+    if present > 0:
+        told["mean"] = float(Fraction(total, present))
+        if squares is not None and "squares_impossible" not in flags:
+            told["variance"] = _variance(quantity, total, present, squares)
+        if bins and "bin_out_of_range" not in flags and "bins_do_not_add_up" not in flags:
+            edges = _edges(quantity)
+            filled = [i for i, count in enumerate(bins) if count]
+            told["min"], told["max"] = edges[filled[0]], edges[filled[-1]]
+            told["quantiles"] = {str(float(p)): edges[_bin_of(p, present, bins)] for p in probabilities}
+    return IntervalStatistics(sum=total, present=present, flags=flags, **told)
+
+
+def _edges(quantity: Quantity) -> list[Bin]:
+    return [(low, high - 1) for low, high in zip(quantity.bin_edges, quantity.bin_edges[1:], strict=False)]
+
+
+def _bin_of(p: Fraction, present: int, bins: Sequence[int]) -> int:
+    """The bin of the k-th smallest reading, k = ceil(p * present)."""
+    k = max(1, -(-p.numerator * present // p.denominator))
+    seen = 0
+    for i, count in enumerate(bins):
+        seen += count
+        if seen >= k:
+            return i
+    raise AssertionError("the bins add up to present, and k is at most that")
+
+
+def _variance(quantity: Quantity, total: int, present: int, squares: int) -> float:
+    a = 1 << quantity.square_shift
+    sum_of_squares = a * a * squares + (a - 1) * total - Fraction(present * (a - 1) * (a - 2), 6)
+    return float(max(Fraction(0), sum_of_squares / present - Fraction(total, present) ** 2))
+
+
+def _flags(
+    quantity: Quantity, total: int, present: int, squares: int | None, bins: Sequence[int]
+) -> tuple[str, ...]:
+    flags = []
+    if not 0 <= total <= present * quantity.largest:
+        flags.append("sum_out_of_range")
+    if bins:
+        if any(not 0 <= count <= present for count in bins):
+            flags.append("bin_out_of_range")
+        if sum(bins) != present:
+            flags.append("bins_do_not_add_up")
+        edges = _edges(quantity)
+        least = sum(count * low for count, (low, _) in zip(bins, edges, strict=True))
+        most = sum(count * high for count, (_, high) in zip(bins, edges, strict=True))
+        if not least <= total <= most:
+            flags.append("sum_outside_bins")
+    if squares is not None:
+        a = 1 << quantity.square_shift
+        least_y = max(0, -((present * (a - 1) - total) // a))  # ceil((S - n (a - 1)) / a)
+        most_y = total // a
+        if not (
+            least_y**2 <= present * squares
+            and squares <= (quantity.largest >> quantity.square_shift) * most_y
+        ):
+            flags.append("squares_impossible")
+    return tuple(flags)
