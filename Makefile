@@ -1,0 +1,76 @@
+# make demo     a whole grid on this machine, with the proof that it is exact
+# make test     every test, with real brokers and processes
+# make check    what a change has to pass: lint, format, types, tests, coverage
+# make venv     only .venv
+# make clean    what builds and tools leave behind; distclean: .venv and the demo's out/ too
+#
+# Needs Python 3.11 or newer with its venv module; packages come from pip's usual index.
+# PYTHON=python3.12 chooses an interpreter, DEMO='--meters 20' gives the demo its flags,
+# TESTS='tests/broker -k fold' pytest its own.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+DEMO ?=
+TESTS ?=
+
+.PHONY: demo test check lint coverage venv clean distclean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+demo: $(VENV)/installed-demo
+	$(BIN)/gridhe demo $(DEMO)
+
+test: $(VENV)/installed-test
+	$(BIN)/pytest $(TESTS)
+
+check: lint coverage
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Lines of the rooms where a mistake costs a household's privacy or a grid's numbers; each on its own,
+# so that one cannot lean on another.
+coverage: $(VENV)/installed-dev
+	$(BIN)/coverage erase
+	$(BIN)/pytest --cov --cov-report= $(TESTS)
+	$(BIN)/coverage report --fail-under=90 --include='aggregator/*'
+	$(BIN)/coverage report --fail-under=90 --include='broker/*'
+	$(BIN)/coverage report --fail-under=90 --include='keyring/*'
+
+venv: $(BIN)/python
+
+$(BIN)/python:
+	@set -e; \
+	usable() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
+	python=; \
+	for each in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
+	  usable "$$each" || continue; \
+	  python=$$each; \
+	  if "$$each" -c 'import ensurepip' 2>/dev/null; then break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo 'error: no Python 3.11 or newer found; install it (Debian, Ubuntu: apt install python3 python3-venv) or give PYTHON=/path/to/python3' >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip' 2>/dev/null; then \
+	  echo "error: $$python has no ensurepip, so it cannot make a venv with pip; run: apt install $$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" >&2; exit 1; \
+	fi; \
+	rm -rf $(VENV); \
+	echo "making $(VENV) with $$python"; \
+	"$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# Editable, so that what is in the checkout is what runs; only a change of pyproject.toml installs anew.
+$(VENV)/installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) out

@@ -1,0 +1,30 @@
+"""What tests of every room share: few things."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Where Debian keeps servers; the PATH of a user often lacks it.
+_SERVER_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> Path:
+    """The mosquitto server's program. Skips without it, but fails where GRIDHE_REQUIRE_MOSQUITTO=1 (CI)."""
+    found = shutil.which("mosquitto", path=_SERVER_PATH)
+    if found is None:
+        reason = "there is no mosquitto here; apt install mosquitto"
+        if os.environ.get("GRIDHE_REQUIRE_MOSQUITTO") == "1":
+            pytest.fail(f"{reason} (GRIDHE_REQUIRE_MOSQUITTO=1)")
+        pytest.skip(reason)
+    return Path(found)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the settings, passphrases or gridhe.yaml of whoever runs it."""
+    for name in list(os.environ):
+        if name.startswith("GRIDHE_") and name != "GRIDHE_REQUIRE_MOSQUITTO":
+            monkeypatch.delenv(name)
