@@ -119,9 +119,8 @@ class Agent:
     def _back_off(self, attempts: int) -> float:
         settings = self._settings
         wait_s: float = min(settings.resend_s * 2.0 ** min(attempts, 40), settings.resend_max_s)
-        return wait_s * self._rng.uniform(
-            1.0, 1.5
-        )  # never sooner than asked for; spread, so that a fleet is no herd
+        # Never sooner than asked for; spread, so that a fleet that lost its broker is no herd.
+        return wait_s * self._rng.uniform(1.0, 1.5)
 
     def forget(self, id_: int) -> None:
         """The outbox dropped a batch."""

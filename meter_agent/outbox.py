@@ -19,6 +19,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -114,8 +115,13 @@ class Outbox:
         self._db: sqlite3.Connection | None = None
         try:
             self._db = self._open(authority)
-            rows = self._db.execute("SELECT meter, count(*) FROM batches GROUP BY meter")
-            self._counts: dict[str, int] = dict(rows.fetchall())
+            # Per meter: batches held here, and how many of them are refused ones.
+            held = self._db.execute("SELECT meter, count(*) FROM batches GROUP BY meter")
+            self._held: Counter[str] = Counter(dict(held.fetchall()))
+            aside = self._db.execute(
+                "SELECT meter, count(*) FROM batches WHERE state = 'refused' GROUP BY meter"
+            )
+            self._aside: Counter[str] = Counter(dict(aside.fetchall()))
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.Error):
@@ -136,9 +142,7 @@ class Outbox:
         db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        db.execute(
-            "PRAGMA secure_delete = FAST"
-        )  # the journal holds readings: do not leave them in free pages
+        db.execute("PRAGMA secure_delete = FAST")  # the journal holds readings: none in free pages
         db.execute("PRAGMA journal_size_limit = 16777216")
         if 0 < size <= _CHECK_MAX_BYTES:
             found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -148,9 +152,8 @@ class Outbox:
             with self._transaction():
                 for statement in _SCHEMA.split(";"):
                     db.execute(statement)
-                db.execute(
-                    "INSERT INTO meta VALUES ('version', ?), ('authority', ?)", (str(_VERSION), authority)
-                )
+                own = (str(_VERSION), authority)
+                db.execute("INSERT INTO meta VALUES ('version', ?), ('authority', ?)", own)
         meta = dict(db.execute("SELECT name, value FROM meta").fetchall())
         if meta.get("version") != str(_VERSION):
             raise StateError(f"{self.path} is of version {meta.get('version')}, this program's is {_VERSION}")
@@ -162,15 +165,13 @@ class Outbox:
         return db
 
     def _explained(self, error: sqlite3.Error) -> StateError:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL or "disk is full" in str(
-            error
-        ):
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
             return OutboxFull(f"no room on the disk for {self.path}: free some space")
         if isinstance(error, sqlite3.OperationalError):
             return StateError(f"cannot use {self.path}: {error}; check the disk, and who may write there")
         return StateError(
-            f"{self.path} is damaged ({error}): move it away and start again; batches in it that have no receipt "
-            "yet are lost unless the source can give their readings again"
+            f"{self.path} is damaged ({error}): move it away and start again; batches in it that have no "
+            "receipt yet are lost, unless the source can give their readings again"
         )
 
     @contextmanager
@@ -224,14 +225,13 @@ class Outbox:
         rows = self._rows("SELECT state FROM journal WHERE meter = ?", meter)
         return bytes(rows[0][0]) if rows else None
 
-    def held(self, meter: str) -> int:
-        """How many batches a meter has here, refused ones included."""
-        return self._counts.get(meter, 0)
+    def backlog(self, meter: str) -> int:
+        """How many of a meter's batches wait for a receipt."""
+        return self._held[meter] - self._aside[meter]
 
-    def totals(self) -> tuple[int, int]:
-        """How many batches wait, and how many are set aside as refused."""
-        found = dict(self._rows("SELECT state, count(*) FROM batches GROUP BY state"))
-        return found.get("waiting", 0), found.get("refused", 0)
+    def meters(self) -> set[str]:
+        """The meters that have batches here."""
+        return {meter for meter, count in self._held.items() if count}
 
     def refused(self, meter: str) -> list[tuple[int, str]]:
         """A meter's refused batches: (window, reason)."""
@@ -268,14 +268,14 @@ class Outbox:
         """
         stored: list[tuple[str, Waiting]] = []
         dropped: list[tuple[str, int]] = []
-        counts = dict(self._counts) if sealed or settled else self._counts
+        held, aside = self._held.copy(), self._aside.copy()  # put back if the transaction fails
         repeated = 0
         try:
             with self._transaction() as db:
                 for word in settled:
-                    self._settle(db, word, counts)
+                    self._settle(db, word)
                 for batch in sealed:
-                    kept = self._store(db, batch, counts, dropped)
+                    kept = self._store(db, batch, dropped)
                     if kept is None:
                         repeated += 1
                     elif kept.id:
@@ -283,8 +283,8 @@ class Outbox:
                 for meter, state in (journals or {}).items():
                     db.execute("INSERT OR REPLACE INTO journal VALUES (?, ?)", (meter, state))
         except sqlite3.Error as error:
+            self._held, self._aside = held, aside
             raise self._explained(error) from None
-        self._counts = counts
         if dropped:
             oldest = "oldest" if self._drop_oldest else "newest"
             _LOG.warning(
@@ -297,44 +297,42 @@ class Outbox:
         left = tuple((meter, kept) for meter, kept in stored if (meter, kept.id) not in gone)
         return Committed(stored=left, dropped=tuple(dropped), repeated=repeated)
 
-    @staticmethod
-    def _settle(db: sqlite3.Connection, word: Settled, counts: dict[str, int]) -> None:
+    def _settle(self, db: sqlite3.Connection, word: Settled) -> None:
         where = (word.meter, word.plan, word.window)
         if word.reason is None:
-            done = db.execute("DELETE FROM batches WHERE meter = ? AND plan = ? AND window = ?", where)
-            counts[word.meter] = counts.get(word.meter, 0) - done.rowcount
+            was = db.execute(
+                "DELETE FROM batches WHERE meter = ? AND plan = ? AND window = ? RETURNING state", where
+            ).fetchall()
+            self._held[word.meter] -= len(was)
+            self._aside[word.meter] -= was == [("refused",)]
         else:
-            db.execute(
-                "UPDATE batches SET state = 'refused', reason = ? WHERE meter = ? AND plan = ? AND window = ?",
+            done = db.execute(
+                "UPDATE batches SET state = 'refused', reason = ? "
+                "WHERE meter = ? AND plan = ? AND window = ? AND state = 'waiting'",
                 (word.reason[:200], *where),
             )
+            self._aside[word.meter] += done.rowcount
 
     def _store(
-        self,
-        db: sqlite3.Connection,
-        batch: SealedBatch,
-        counts: dict[str, int],
-        dropped: list[tuple[str, int]],
+        self, db: sqlite3.Connection, batch: SealedBatch, dropped: list[tuple[str, int]]
     ) -> Waiting | None:
         """The stored batch; None if its window was sealed before; id 0 if it had to be dropped itself."""
         row = db.execute("SELECT until_s FROM sealed WHERE meter = ?", (batch.meter,)).fetchone()
         if row is not None and batch.until_s <= row[0]:
             return None
         db.execute("INSERT OR REPLACE INTO sealed VALUES (?, ?)", (batch.meter, batch.until_s))
-        if counts.get(batch.meter, 0) >= self._max and not self._make_room(db, batch.meter, counts, dropped):
+        if self._held[batch.meter] >= self._max and not self._make_room(db, batch.meter, dropped):
             dropped.append((batch.meter, 0))
             return Waiting(id=0, plan=batch.plan, window=batch.window)
         cursor = db.execute(
             "INSERT INTO batches (meter, plan, window, state, payload) VALUES (?, ?, ?, 'waiting', ?)",
             (batch.meter, batch.plan, batch.window, batch.payload),
         )
-        counts[batch.meter] = counts.get(batch.meter, 0) + 1
+        self._held[batch.meter] += 1
         return Waiting(id=int(cursor.lastrowid or 0), plan=batch.plan, window=batch.window)
 
-    def _make_room(
-        self, db: sqlite3.Connection, meter: str, counts: dict[str, int], dropped: list[tuple[str, int]]
-    ) -> bool:
-        """Whether an old batch went: a refused one whatever the policy, then the oldest if that is the policy."""
+    def _make_room(self, db: sqlite3.Connection, meter: str, dropped: list[tuple[str, int]]) -> bool:
+        """Whether an old batch went: a refused one in any case, else the oldest if that is the policy."""
         states = ("refused", "waiting") if self._drop_oldest else ("refused",)
         for state in states:
             row = db.execute(
@@ -342,7 +340,8 @@ class Outbox:
             ).fetchone()
             if row is not None:
                 db.execute("DELETE FROM batches WHERE id = ?", (row[0],))
-                counts[meter] -= 1
+                self._held[meter] -= 1
+                self._aside[meter] -= state == "refused"
                 dropped.append((meter, int(row[0])))
                 return True
         return False

@@ -20,7 +20,7 @@ class Pace:
         speed: float | None = None,
         from_s: float | None = None,
     ) -> None:
-        """From `from_s` on (UTC epoch seconds), `speed` times as fast as real time; None: it is the wall clock."""
+        """`speed` times as fast as real time, starting at `from_s` (UTC epoch s); None: the wall clock."""
         self._wall, self._monotonic = wall, monotonic
         self._speed, self._from_s = speed, from_s
         self._begun_s = monotonic()

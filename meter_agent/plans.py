@@ -26,7 +26,7 @@ class PlanBook:
     """
 
     def __init__(self, folder: Path, authority_key: bytes) -> None:
-        """Load what is cached in `folder`. A damaged cached file is left out with a warning. Raises StateError."""
+        """Load what is cached in `folder`; a damaged file is left out with a warning. Raises StateError."""
         self._folder, self._authority_key = folder, authority_key
         self._bundles: dict[str, Bundle] = {}
         self._starts: list[tuple[int, str, Plan]] = []  # (start_s, plan id, plan), latest last

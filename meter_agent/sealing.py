@@ -35,9 +35,7 @@ class Encryptor:
         except Exception as error:
             raise BundleError(f"the public key of plan {self.plan.plan_id} does not load: {error}") from None
         if self._context.is_private():
-            raise BundleError(
-                f"the bundle of plan {self.plan.plan_id} holds a secret key: do not use this authority"
-            )
+            raise BundleError(f"the bundle of plan {self.plan.plan_id} holds a secret key: do not use it")
         self._layout = self.plan.layout
         self._planes = Planes(self.plan.parameters)
         self._pad = [0.0] * (self.plan.parameters.slots - self._layout.used)

@@ -2,9 +2,9 @@
 
     kind       an interval's reading                                       missing when
     energy     the sample stamped with its start                           there is none
-    register   register(end) - register(start)                             the register went back, or
-    power      floor(E(end)) - floor(E(start)), E the energy since the     two samples stood further apart
-               first sample, each power standing until the next sample     than `patience_s`, around a boundary
+    register   register(end) - register(start)                             a register went back in it, or
+    power      floor(E(end)) - floor(E(start)), E the energy since the     two samples around a boundary are
+               first sample; a power stands until the next sample          further apart than `patience_s`
 
 A register's value at a boundary between two samples is interpolated and rounded down, and a power's
 energy is rounded down at boundaries only, so over any run of known intervals the readings add up to
@@ -25,13 +25,17 @@ Rules for time (UTC epoch seconds in the samples):
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from gridhe.errors import StateError
 from gridhe.meter_agent.policy import ABSENT, TEXT
 from gridhe.meter_agent.sources.protocol import Kind, Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["ClosedWindow", "WindowCounts", "Windower"]
 
@@ -43,7 +47,7 @@ class ClosedWindow:
     """Raw readings of one window: per quantity one integer an interval, ABSENT or TEXT among them."""
 
     window: int
-    readings: Mapping[str, Sequence[int]]
+    readings: "Mapping[str, Sequence[int] | NDArray[np.int64]]"
 
 
 @dataclass(slots=True)
@@ -203,9 +207,8 @@ class Windower:
         self.counts.gaps += apart
         if before_s is None or rolled_back or apart:
             # Nothing is known since the last sample; a new start, if this one falls on a boundary.
-            meter.start = (
-                self._whole(value if self.kind == "register" else meter.energy) if at_boundary else None
-            )
+            there = value if self.kind == "register" else meter.energy
+            meter.start = self._whole(there) if at_boundary else None
             meter.at_s, meter.value = at_s, value
             return
         if self.kind == "register":

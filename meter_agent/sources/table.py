@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from gridhe.errors import SourceError
 from gridhe.meter_agent.policy import ABSENT, TEXT
 
-__all__ = ["Table", "parse_time", "read_table"]
+__all__ = ["Table", "parse_time", "read_header", "read_table"]
 
 # int() and float() also take underscores, other scripts' digits, inf and nan: those are text here.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
@@ -117,6 +117,12 @@ def _header(path: Path, text: io.TextIOBase) -> tuple[list[str], str]:
         found = sorted(twice)[:5] or "an empty one"
         raise SourceError(f"{path}: columns need names, each its own; found {found}")
     return header, delimiter
+
+
+def read_header(path: Path) -> tuple[str, ...]:
+    """The names of the file's columns of readings. Raises SourceError."""
+    with _opened(path) as text:
+        return tuple(_header(path, text)[0][1:])
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> Table:

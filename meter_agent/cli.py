@@ -1,0 +1,278 @@
+"""`gridhe-meter`: one device, or a simulated fleet."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gridhe.commands import CommonOptions, common_options, run_command, version_option
+
+if TYPE_CHECKING:
+    from gridhe.meter_agent.readings import SourceOptions
+
+__all__ = ["cli", "main"]
+
+
+class _Speed(click.ParamType[float | None]):
+    name = "speed"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if value == "max" or value is None:
+            return None
+        try:
+            speed = float(value)
+        except ValueError:
+            speed = 0.0
+        if not 0 < speed < 1e9:
+            self.fail(f"{value!r} is not a number above 0, or 'max'", param, ctx)
+        return speed
+
+
+class _Time(click.ParamType[int]):
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from gridhe.meter_agent.sources.table import parse_time
+
+        moment = parse_time(str(value))
+        if moment is None or not moment.is_integer():
+            self.fail(
+                f"{value!r} is not a time: use 2024-01-31, 2024-01-31T12:00Z or seconds since 1970",
+                param,
+                ctx,
+            )
+        return int(moment)
+
+
+def _source_options(function: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option(
+            "--state-dir",
+            required=True,
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Where the outbox, the journal and known plans are kept. One process at a time.",
+        ),
+        click.option("--broker", metavar="URL", help="The same as --set broker.url=URL."),
+        click.option(
+            "--source",
+            type=click.Choice(["synthetic", "replay"]),
+            default="synthetic",
+            show_default=True,
+            help="Made-up households, or the recorded ones of --csv.",
+        ),
+        click.option(
+            "--csv",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="CSV or CSV.gz to replay: one column a meter, one row an interval; the first column is a "
+            "label or a time stamp. What becomes of gaps, negatives, text and too large readings is "
+            "settings meter.on_negative, meter.on_too_large and meter.on_text.",
+        ),
+        click.option(
+            "--quantity", metavar="NAME", help="Which of the plan's the file holds. Default: the first."
+        ),
+        click.option("--loop", is_flag=True, help="Start the file over when it ends."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of the synthetic households."),
+        click.option(
+            "--start",
+            type=_Time(),
+            metavar="TIME",
+            help="The first window's start: ISO 8601 (UTC) or epoch seconds; row 0 of the file falls on it. "
+            "Kept in the state directory. Default: the present window; with a --speed other than 1, so long "
+            "ago that the last window is just over; for a file with time stamps, those.",
+        ),
+        click.option(
+            "--windows", type=click.IntRange(1), metavar="N", help="Seal N windows of each meter, then end."
+        ),
+        click.option(
+            "--speed",
+            type=_Speed(),
+            default="1",
+            show_default=True,
+            metavar="X|max",
+            help="How many times faster than real time, never beyond the present. 'max' seals as fast as "
+            "receipts come.",
+        ),
+        click.option(
+            "--stop-when-receipted/--keep-running",
+            default=None,
+            help="Exit 0 once every window is receipted or refused. Default with --windows.",
+        ),
+        click.option(
+            "--json", "as_json", is_flag=True, help="End with a summary, one JSON object on one line."
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _options(given: dict[str, Any]) -> SourceOptions:
+    from gridhe.meter_agent.readings import SourceOptions
+
+    return SourceOptions(
+        source=given["source"],
+        csv=given["csv"],
+        quantity=given["quantity"],
+        loop=given["loop"],
+        seed=given["seed"],
+        start_s=given["start"],
+        windows=given["windows"],
+        speed=given["speed"],
+        partial=given.get("partial", False),
+    )
+
+
+def _stops(given: dict[str, Any]) -> bool:
+    chosen: bool | None = given["stop_when_receipted"]
+    return given["windows"] is not None if chosen is None else chosen
+
+
+def _finish(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(summary, separators=(",", ":")))
+    else:
+        click.echo(
+            f"sealed {summary['sealed']}, receipted {summary['receipted']}, refused {summary['refused']}, "
+            f"resent {summary['resent']}, dropped {summary['dropped']}, waiting {summary['waiting']} "
+            f"in {summary['seconds']:.1f} s; {summary['ms_per_batch']:.2f} ms a batch",
+            err=True,
+        )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@version_option
+def cli() -> None:
+    """Meters: readings in, encrypted batches out, each kept on disk until the aggregator's receipt."""
+
+
+@cli.command()
+@click.option(
+    "--credential",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="This device's credential, from gridhe-keyring enrol (0600).",
+)
+@click.option(
+    "--column", metavar="NAME", help="The file's column. Default: the meter's name, else the first."
+)
+@click.option("--partial", is_flag=True, help="When the source ends, seal its last window with what it has.")
+@_source_options
+@common_options
+def run(common: CommonOptions, credential: Path, state_dir: Path, broker: str | None, **given: Any) -> None:
+    """Run one device until SIGTERM, or with --windows until all is receipted.
+
+    Survives power cuts and weeks offline: what was read is journalled, what was sealed waits in
+    --state-dir, and a window that was sealed once is published with the same bytes for ever.
+    """
+    settings = common.load({"broker.url": broker})
+    from gridhe.keyring.credential import load_device
+    from gridhe.meter_agent.process import MeterProcess
+
+    device = load_device(credential)
+    summary = MeterProcess(
+        credentials=[device],
+        state_dir=state_dir,
+        settings=settings,
+        options=_options(given),
+        devices=True,
+        stop_when_receipted=_stops(given),
+        column=given["column"],
+    ).run()
+    _finish(summary, given["as_json"])
+
+
+@cli.command()
+@click.option(
+    "--credentials",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The fleet's credential, from gridhe-keyring enrol (0600).",
+)
+@click.option(
+    "--connections",
+    type=click.Choice(["each", "shared"]),
+    default="each",
+    show_default=True,
+    help="One MQTT connection for each meter, or one for all (broker user 'fleet').",
+)
+@click.option(
+    "--skip-columns",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Where meters go by the order of columns and not by name: leave out the first N.",
+)
+@_source_options
+@common_options
+def fleet(
+    common: CommonOptions, credentials: Path, state_dir: Path, broker: str | None, **given: Any
+) -> None:
+    """Simulate many meters in one process, with one outbox and one encryption context.
+
+    A replayed meter takes the column of its own name; if no column has a meter's name, columns go by
+    order.
+    """
+    settings = common.load({"broker.url": broker})
+    from gridhe.keyring.credential import load_fleet
+    from gridhe.meter_agent.process import MeterProcess
+
+    loaded = load_fleet(credentials)
+    with _Bar() as bar:
+        summary = MeterProcess(
+            credentials=loaded.devices,
+            state_dir=state_dir,
+            settings=settings,
+            options=_options(given),
+            devices=False,
+            connections=given["connections"],
+            shared_password=loaded.password,
+            stop_when_receipted=_stops(given),
+            skip_columns=given["skip_columns"],
+            on_progress=bar.show if bar.wanted else None,
+        ).run()
+    _finish(summary, given["as_json"])
+
+
+class _Bar:
+    """A progress bar on a terminal; elsewhere the log tells."""
+
+    def __init__(self) -> None:
+        self.wanted = sys.stderr.isatty()
+        self._bar: Any = None
+        self._shown = 0
+
+    def show(self, settled: int, expected: int | None) -> None:
+        """`settled` of `expected` batches are receipted."""
+        if expected is None:
+            return
+        if self._bar is None:
+            self._bar = click.progressbar(
+                length=max(1, expected), label="receipted", file=sys.stderr, show_pos=True
+            )
+            self._bar.__enter__()
+        self._bar.update(max(0, min(settled, expected) - self._shown))
+        self._shown = max(self._shown, min(settled, expected))
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+
+
+def main() -> None:
+    """The `gridhe-meter` command."""
+    run_command(cli)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Broker sessions for the meters of one process: one each, as real ones have, or one shared by all."""
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gridhe.broker import topics
+from gridhe.broker.session import Message, Session
+from gridhe.broker.status import Status
+
+if TYPE_CHECKING:
+    from gridhe.broker.reactor import Reactor
+    from gridhe.config.settings import BrokerSettings
+    from gridhe.meter_agent.publisher import Unit
+    from gridhe.meter_agent.service import Service
+
+__all__ = ["close_all", "connect_each", "connect_shared"]
+
+_PLANS = f"{topics.PREFIX}/plan/#"
+_AGGREGATORS = topics.status_aggregator("+")
+_CLOSE_S = 5.0  # for all goodbyes together; what is left then goes by its last will
+
+
+def connect_each(
+    service: "Service",
+    units: "Sequence[Unit]",
+    settings: "BrokerSettings",
+    reactor: "Reactor",
+    *,
+    version: str,
+    incarnation: str,
+) -> list[Session]:
+    """A session per unit, each with a last will. Plans and aggregators' statuses come to the first alone."""
+    sessions = []
+    for at, unit in enumerate(units):
+        credential = unit.credential
+        offline = Status(online=False, version=version, incarnation=incarnation)
+        session = Session(
+            settings=settings,
+            client_id=unit.meter,
+            username=unit.meter,
+            password=credential.password,
+            will=Message(topic=topics.status_meter(unit.meter), payload=offline.encode(), retain=True),
+            on_message=service.on_message,
+            on_connect=lambda _present, unit=unit: service.on_connect(unit),  # type: ignore[misc]
+            subscriptions=[topics.receipt(unit.meter), *([_PLANS, _AGGREGATORS] if at == 0 else [])],
+            rng=random.Random(),  # noqa: S311 - spreads reconnects, keeps no secret
+        )
+        unit.session = session
+        sessions.append(session)
+        reactor.add(session)
+    return sessions
+
+
+def connect_shared(
+    service: "Service",
+    units: "Sequence[Unit]",
+    settings: "BrokerSettings",
+    reactor: "Reactor",
+    *,
+    user: str,
+    password: str | None,
+) -> list[Session]:
+    """One session for all units. It has no last will: there is one topic too few for them."""
+
+    def on_connect(_present: bool) -> None:
+        for unit in units:
+            service.on_connect(unit)
+
+    session = Session(
+        settings=settings,
+        client_id=user,
+        username=user,
+        password=password,
+        on_message=service.on_message,
+        on_connect=on_connect,
+        subscriptions=[_PLANS, _AGGREGATORS, *(topics.receipt(unit.meter) for unit in units)],
+    )
+    for unit in units:
+        unit.session = session
+    reactor.add(session)
+    return [session]
+
+
+def close_all(sessions: Sequence[Session], reactor: "Reactor") -> None:
+    """Say goodbye on every session, `_CLOSE_S` at most in all."""
+    deadline_s = reactor.clock() + _CLOSE_S
+    for session in sessions:
+        session.close(timeout_s=min(2.0, max(0.0, deadline_s - reactor.clock())))

@@ -1,0 +1,212 @@
+"""What `gridhe-meter run` and `gridhe-meter fleet` have in common: put the parts together, run, clean up."""
+
+import logging
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+from gridhe import __version__
+from gridhe.broker.reactor import Reactor
+from gridhe.errors import CredentialError
+from gridhe.meter_agent.agent import Agent, AgentCounts
+from gridhe.meter_agent.connections import close_all, connect_each, connect_shared
+from gridhe.meter_agent.outbox import Outbox
+from gridhe.meter_agent.plans import PlanBook
+from gridhe.meter_agent.policy import ReadingPolicy
+from gridhe.meter_agent.publisher import Publisher, Unit
+from gridhe.meter_agent.readings import Readings, SourceOptions
+from gridhe.meter_agent.service import Service
+
+if TYPE_CHECKING:
+    from gridhe.broker.session import Session
+    from gridhe.config.settings import Settings
+    from gridhe.keyring.credential import DeviceCredential
+
+__all__ = ["MeterProcess"]
+
+_LOG = logging.getLogger(__name__)
+_REPORT_S = 5.0
+_FLEET_USER = "fleet"
+
+
+class MeterProcess:
+    """One process of meters, from start to its summary."""
+
+    def __init__(
+        self,
+        *,
+        credentials: "Sequence[DeviceCredential]",
+        state_dir: Path,
+        settings: "Settings",
+        options: SourceOptions,
+        devices: bool,
+        connections: Literal["each", "shared"] = "each",
+        shared_password: str | None = None,
+        stop_when_receipted: bool = False,
+        skip_columns: int = 0,
+        column: str | None = None,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> None:
+        """`on_progress(settled, expected)` is called twice a second. Raises nothing: `run` does."""
+        self._credentials, self._state_dir, self._settings = credentials, state_dir, settings
+        self._options, self._devices = options, devices
+        self._connections, self._shared_password = connections, shared_password
+        self._stop_when_receipted = stop_when_receipted
+        self._skip_columns, self._column = skip_columns, column
+        self._on_progress = on_progress
+        self._agents = AgentCounts()
+
+    def run(self) -> dict[str, Any]:
+        """Work until stopped or done; the summary. Raises GridHEError."""
+        if not self._credentials:
+            raise CredentialError("there is no meter in the credential; enrol some")
+        begun_s = time.monotonic()
+        authority = self._credentials[0].authority
+        meter_settings = self._settings.meter
+        with ExitStack() as stack:
+            outbox = stack.enter_context(
+                Outbox(self._state_dir, authority=authority, settings=meter_settings)
+            )
+            reactor = stack.enter_context(Reactor())
+            book = PlanBook(self._state_dir / "plans", self._credentials[0].authority_key)
+            policy = ReadingPolicy(meter_settings)
+            units = [self._unit(credential, outbox) for credential in self._credentials]
+            strangers = outbox.meters() - {unit.meter for unit in units}
+            if strangers:
+                _LOG.warning(
+                    "the outbox holds batches of %d meters that this credential lacks (%s): they stay unsent",
+                    len(strangers),
+                    ", ".join(sorted(strangers)[:3]),
+                )
+            readings = Readings(
+                self._options,
+                units=units,
+                book=book,
+                outbox=outbox,
+                policy=policy,
+                wall=time.time,
+                monotonic=reactor.clock,
+                devices=self._devices,
+                skip_columns=self._skip_columns,
+                column=self._column,
+            )
+            incarnation = secrets.token_hex(8)
+            publisher = Publisher(
+                units, outbox, clock=reactor.clock, version=__version__, incarnation=incarnation
+            )
+            service = Service(
+                reactor=reactor,
+                outbox=outbox,
+                book=book,
+                policy=policy,
+                publisher=publisher,
+                units=units,
+                begin=readings.begin,
+                unreceipted_max=meter_settings.unreceipted_max,
+                hold_back=self._options.speed is None,
+                stop_when_receipted=self._stop_when_receipted,
+            )
+            sessions = self._connect(service, units, reactor, incarnation)
+            service.start()
+            reactor.every(0.5, lambda: self._progress(readings, service))
+            reactor.every(_REPORT_S, lambda: self._report(service, readings))
+            with _stopped_by_sigterm(reactor):
+                try:
+                    reactor.run()
+                finally:
+                    service.flush()
+                    publisher.say_goodbye()
+                    close_all(sessions, reactor)
+            self._progress(readings, service)
+            return self._summary(service, publisher, policy, outbox, time.monotonic() - begun_s)
+
+    def _unit(self, credential: "DeviceCredential", outbox: Outbox) -> Unit:
+        def refill(after: int, limit: int) -> "list[Any]":
+            return outbox.waiting(credential.meter, after=after, limit=limit)
+
+        agent = Agent(
+            credential.meter,
+            credential.ingest_key,
+            self._settings.meter,
+            refill=refill,
+            rng=random.Random(),  # noqa: S311 - spreads resends, keeps no secret
+            counts=self._agents,
+        )
+        return Unit(credential=credential, agent=agent)
+
+    def _connect(
+        self, service: Service, units: list[Unit], reactor: Reactor, incarnation: str
+    ) -> "list[Session]":
+        if self._connections == "each":
+            return connect_each(
+                service, units, self._settings.broker, reactor, version=__version__, incarnation=incarnation
+            )
+        return connect_shared(
+            service, units, self._settings.broker, reactor, user=_FLEET_USER, password=self._shared_password
+        )
+
+    def _progress(self, readings: Readings, service: Service) -> None:
+        if self._on_progress is not None:
+            settled = self._agents.receipted + self._agents.refused + service.counts.dropped
+            self._on_progress(settled, readings.expected)
+
+    def _report(self, service: Service, readings: Readings) -> None:
+        if self._on_progress is None:
+            counts = self._agents
+            _LOG.info(
+                "sealed %d, published %d, receipted %d%s, refused %d, resent %d, dropped %d",
+                service.counts.sealed,
+                counts.published,
+                counts.receipted,
+                "" if readings.expected is None else f" of {readings.expected}",
+                counts.refused,
+                counts.resent,
+                service.counts.dropped,
+            )
+
+    def _summary(
+        self,
+        service: Service,
+        publisher: Publisher,
+        policy: ReadingPolicy,
+        outbox: Outbox,
+        seconds: float,
+    ) -> dict[str, Any]:
+        counts, agents = service.counts, self._agents
+        return {
+            "meters": len(service.units),
+            "sealed": counts.sealed,
+            "published": agents.published,
+            "receipted": agents.receipted,
+            "refused": agents.refused,
+            "deferred": agents.deferred,
+            "resent": agents.resent,
+            "dropped": counts.dropped,
+            "repeated": counts.repeated,
+            "waiting": sum(outbox.backlog(unit.meter) for unit in service.units),
+            "bytes": publisher.bytes,
+            "ms_per_batch": round(counts.seal_ms_median, 3),
+            "seconds": round(seconds, 3),
+            "junk": counts.junk + agents.junk_receipts,
+            "readings": policy.counts.as_dict(),
+        }
+
+
+@contextmanager
+def _stopped_by_sigterm(reactor: Reactor) -> Iterator[None]:
+    """SIGTERM ends the reactor's run, which is a clean stop."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        reactor.stop()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,128 @@
+"""Puts due batches and statuses on the wire, a slice at a time, no faster than the broker takes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gridhe.broker import topics
+from gridhe.broker.session import Message
+from gridhe.broker.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gridhe.broker.session import Session
+    from gridhe.keyring.credential import DeviceCredential
+    from gridhe.meter_agent.agent import Agent
+    from gridhe.meter_agent.feeders import Feeder
+    from gridhe.meter_agent.outbox import Outbox
+
+__all__ = ["Publisher", "Unit"]
+
+_SLICE_S = 0.010
+# After a connect, retained plans and statuses come first: a batch published before the aggregator's
+# incarnation is known would be published a second time for it.
+_SETTLE_S = 0.25
+_IN_FLIGHT_MAX_BYTES = 64 << 20  # of the whole process, published and not acknowledged by the broker
+
+
+@dataclass(slots=True)
+class Unit:
+    """One meter of this process."""
+
+    credential: "DeviceCredential"
+    agent: "Agent"
+    session: "Session | None" = None
+    feeder: "Feeder | None" = None
+    hold_until_s: float = 0.0  # no publishing before (the reactor's clock)
+
+    @property
+    def meter(self) -> str:
+        """Its name."""
+        return self.credential.meter
+
+
+class Publisher:
+    """All units' publications."""
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        outbox: "Outbox",
+        *,
+        clock: "Callable[[], float]",
+        version: str,
+        incarnation: str,
+    ) -> None:
+        self._units, self._outbox, self._clock = units, outbox, clock
+        self._version, self._incarnation = version, incarnation
+        self._at = 0  # the unit that the next slice starts with
+        self._told: dict[str, int] = {}  # backlog last published, by meter
+        self._batch_bytes = 0  # the largest payload seen
+        self.bytes = 0  # of batches published, resent ones included
+
+    def on_connect(self, unit: Unit) -> None:
+        """The unit's session is connected (again): everything outstanding is due in a moment."""
+        unit.hold_until_s = self._clock() + _SETTLE_S
+        unit.agent.hurry()
+        self._tell(unit, online=True)
+
+    # -- statuses ------------------------------------------------------------------------------
+
+    def _tell(self, unit: Unit, *, online: bool) -> None:
+        backlog = self._outbox.backlog(unit.meter)
+        status = Status(
+            online=online, version=self._version, incarnation=self._incarnation, backlog=max(0, backlog)
+        )
+        message = Message(topic=topics.status_meter(unit.meter), payload=status.encode(), retain=True)
+        if unit.session is not None and unit.session.publish(message):
+            self._told[unit.meter] = backlog
+
+    def tell_backlogs(self) -> None:
+        """Publish the status of every unit whose backlog is another than was told."""
+        for unit in self._units:
+            if self._told.get(unit.meter) not in (None, self._outbox.backlog(unit.meter)):
+                self._tell(unit, online=True)
+
+    def say_goodbye(self) -> None:
+        """Publish that every unit is offline: a clean end has no last will."""
+        for unit in self._units:
+            self._tell(unit, online=False)
+
+    # -- batches -------------------------------------------------------------------------------
+
+    def publish(self, now_s: float) -> bool:
+        """Publish for one slice, from where the last one stopped; whether more could go now."""
+        until_s = now_s + _SLICE_S
+        sessions = {id(unit.session): unit.session for unit in self._units if unit.session is not None}
+        owed = self._batch_bytes * sum(session.in_flight for session in sessions.values())
+        room = _IN_FLIGHT_MAX_BYTES - owed
+        count = len(self._units)
+        for step in range(count):
+            at = (self._at + step) % count
+            unit = self._units[at]
+            session = unit.session
+            if session is None or now_s < unit.hold_until_s or not session.writable:
+                continue
+            for batch in unit.agent.due(now_s):
+                # What stops here goes on when the broker has acknowledged some; the next tick looks again.
+                if room <= 0:
+                    self._at = at
+                    return False
+                if not session.writable:
+                    break
+                payload = self._outbox.payload(batch.id)
+                if payload is None:
+                    unit.agent.forget(batch.id)
+                    continue
+                topic = topics.batch(unit.credential.group, unit.meter)
+                if not session.publish(Message(topic=topic, payload=payload)):
+                    break
+                unit.agent.published(batch, now_s)
+                self.bytes += len(payload)
+                self._batch_bytes = max(self._batch_bytes, len(payload))
+                room -= len(payload)
+                if self._clock() >= until_s:
+                    self._at = at
+                    return True
+        return False

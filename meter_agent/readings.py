@@ -1,0 +1,222 @@
+"""From the command line's choice of source to every unit's feeder, once a plan is known."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from gridhe.errors import ConfigError, SourceError
+from gridhe.meter_agent.feeders import DeviceFeeder, WindowFeeder
+from gridhe.meter_agent.pace import Pace
+from gridhe.meter_agent.sources.protocol import DeviceSource, WindowDevice, WindowSource
+from gridhe.meter_agent.sources.replay import ReplaySource, last_start_s
+from gridhe.meter_agent.sources.synthetic import SyntheticSource
+
+if TYPE_CHECKING:
+    from gridhe.keyring.plan import Plan
+    from gridhe.meter_agent.outbox import Outbox
+    from gridhe.meter_agent.plans import PlanBook
+    from gridhe.meter_agent.policy import ReadingPolicy
+    from gridhe.meter_agent.publisher import Unit
+    from gridhe.meter_agent.sources.table import Table
+
+__all__ = ["Readings", "SourceOptions", "columns_of"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """What the command line says about readings."""
+
+    source: Literal["synthetic", "replay"]
+    csv: Path | None = None
+    quantity: str | None = None
+    loop: bool = False
+    seed: int = 0
+    start_s: int | None = None  # of the first window, UTC epoch seconds
+    windows: int | None = None
+    speed: float | None = 1.0  # None: as fast as it goes
+    partial: bool = False
+
+    def __post_init__(self) -> None:
+        if self.source == "replay" and self.csv is None:
+            raise ConfigError(
+                "--source replay needs --csv FILE (CSV or CSV.gz: one column a meter, one row an interval)"
+            )
+        if self.source == "synthetic" and (self.csv is not None or self.loop):
+            raise ConfigError("--csv and --loop go with --source replay")
+
+
+def columns_of(
+    meters: Sequence[str], available: Sequence[str], skip: int = 0, column: str | None = None
+) -> dict[str, str]:
+    """Which column each meter replays: the one of its name or, if no name fits, the next in order.
+
+    `column` is the one to take for all; `skip` leaves out the first ones of an order. Raises SourceError
+    when only some names fit, or there are too few columns.
+    """
+    if column is not None:
+        return dict.fromkeys(meters, column)
+    named = set(meters) & set(available)
+    if len(named) == len(meters) and not skip:
+        return {meter: meter for meter in meters}
+    if named and not skip:
+        strangers = [meter for meter in meters if meter not in named]
+        raise SourceError(
+            f"the file has columns for {len(named)} of {len(meters)} meters, but none for {strangers[0]}: "
+            "name them all, or none to go by order"
+        )
+    if len(available) - skip < len(meters):
+        raise SourceError(
+            f"{len(meters)} meters need as many columns; the file has {len(available)}"
+            + (f" and {skip} are skipped" if skip else "")
+        )
+    return dict(zip(meters, available[skip:], strict=False))
+
+
+class Readings:
+    """Makes sources and feeders for the units of a process."""
+
+    def __init__(
+        self,
+        options: SourceOptions,
+        *,
+        units: "Sequence[Unit]",
+        book: "PlanBook",
+        outbox: "Outbox",
+        policy: "ReadingPolicy",
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+        devices: bool,
+        skip_columns: int = 0,
+        column: str | None = None,
+    ) -> None:
+        """`devices`: through samples, windows and a journal, as a real device goes. Raises SourceError."""
+        self._options, self._units, self._book, self._outbox = options, units, book, outbox
+        self._policy, self._wall, self._monotonic, self._devices = policy, wall, monotonic, devices
+        self._sources: dict[tuple[int, int, tuple[str, ...]], WindowSource] = {}
+        self._table: Table | None = None
+        self._columns: dict[str, str] = {}
+        self._file_start_s: int | None = None
+        self.expected: int | None = None  # windows still to be sealed, where that is known
+        if options.csv is not None:
+            from gridhe.meter_agent.sources.table import read_header, read_table
+
+            meters = [unit.meter for unit in units]
+            wanted = columns_of(meters, read_header(options.csv), skip_columns, column)
+            self._table = read_table(options.csv, list(dict.fromkeys(wanted.values())))
+            self._columns = wanted
+
+    def source(self, plan: "Plan") -> WindowSource:
+        """The source in this plan's shape. Raises SourceError."""
+        shape = (plan.window_s, plan.interval_s, tuple(q.name for q in plan.quantities))
+        if shape not in self._sources:
+            if self._table is None:
+                self._sources[shape] = SyntheticSource(plan, seed=self._options.seed)
+            else:
+                replay = ReplaySource(
+                    self._table,
+                    plan,
+                    start_s=self._file_start_s,
+                    quantity=self._options.quantity,
+                    columns=self._columns,
+                    loop=self._options.loop,
+                )
+                replay.check(self._policy, [unit.meter for unit in self._units])
+                if replay.duplicates:
+                    _LOG.warning(
+                        "%s: %d rows repeat an interval and do not count", self._table.path, replay.duplicates
+                    )
+                self._sources[shape] = replay
+        return self._sources[shape]
+
+    def begin(self, plan: "Plan") -> Pace:
+        """Give every unit its feeder, and say how fast time passes. Raises ConfigError and SourceError."""
+        options = self._options
+        start_s = self._start_s(plan)
+        until_s = None if options.windows is None else start_s + options.windows * plan.window_s
+        sealed = self._outbox.sealed_until_s()
+        resume_s = [max(start_s, sealed.get(unit.meter, start_s)) for unit in self._units]
+        for unit, from_s in zip(self._units, resume_s, strict=True):
+            if self._devices:
+                unit.feeder = DeviceFeeder(
+                    self._book,
+                    lambda plan, meter=unit.meter: self._device(plan, meter),  # type: ignore[misc]
+                    from_s=from_s,
+                    until_s=until_s,
+                    journal=self._outbox.journal(unit.meter),
+                    partial=options.partial,
+                    where=lambda plan, window, interval, meter=unit.meter: (  # type: ignore[misc]
+                        self.source(plan).where(meter, window, interval)
+                    ),
+                )
+            else:
+                unit.feeder = WindowFeeder(
+                    unit.meter, self._book, self.source, from_s=from_s, until_s=until_s
+                )
+        self._expect(plan, resume_s, until_s)
+        live = options.speed is None or (options.speed == 1 and options.start_s is None)
+        return Pace(
+            wall=self._wall,
+            monotonic=self._monotonic,
+            speed=None if live else options.speed,
+            from_s=float(min(resume_s)),
+        )
+
+    def _device(self, plan: "Plan", meter: str) -> DeviceSource:
+        source = self.source(plan)
+        return WindowDevice(source, meter, window_s=plan.window_s, interval_s=plan.interval_s)
+
+    def _start_s(self, plan: "Plan") -> int:
+        """The start of the first window, and of the file's first row."""
+        options, note = self._options, self._outbox.note("start_s")
+        if options.start_s is not None and options.start_s % plan.window_s:
+            raise ConfigError(
+                f"--start {options.start_s} is not the start of a window of {plan.window_s} s; "
+                f"use {options.start_s // plan.window_s * plan.window_s}"
+            )
+        if options.start_s is not None:
+            start_s = options.start_s
+        elif note is not None:
+            start_s = int(note)  # a restart goes on where the first start began
+        else:
+            start_s = self._default_start_s(plan)
+        if note != str(start_s):
+            self._outbox.set_note("start_s", str(start_s))
+        if self._table is not None:
+            own_times = self._table.times_s is not None and options.start_s is None
+            self._file_start_s = None if own_times else start_s
+        return start_s
+
+    def _default_start_s(self, plan: "Plan") -> int:
+        """Real time starts with the present window; faster, the last window wanted is the one just over."""
+        options, now_s = self._options, self._wall()
+        present_s = int(now_s // plan.window_s) * plan.window_s
+        if self._table is not None and self._table.times_s is not None:
+            return int(self._table.times_s[0] // plan.window_s) * plan.window_s
+        if options.speed == 1:
+            return present_s
+        if options.windows is not None:
+            start_s = present_s - options.windows * plan.window_s
+        elif self._table is not None:
+            start_s = last_start_s(self._table, plan, now_s, options.loop)
+        else:
+            raise ConfigError("a synthetic source faster than real time needs --windows N or --start TIME")
+        first_s = self._book.first_start_s
+        if first_s is not None and start_s < first_s:
+            _LOG.warning(
+                "the plan starts %d windows after the readings: starting with it",
+                (first_s - start_s) // plan.window_s,
+            )
+            start_s = -(-first_s // plan.window_s) * plan.window_s
+        return start_s
+
+    def _expect(self, plan: "Plan", resume_s: list[int], until_s: int | None) -> None:
+        _, end = self.source(plan).windows
+        ends = [
+            bound for bound in (until_s, None if end is None else end * plan.window_s) if bound is not None
+        ]
+        if ends:
+            self.expected = sum(max(0, min(ends) - from_s) // plan.window_s for from_s in resume_s)

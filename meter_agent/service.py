@@ -1,0 +1,324 @@
+"""The work of one process of meters: seal what is over, publish what is due, settle what is receipted.
+
+Everything runs in the reactor's thread, in slices of a few milliseconds, so that sealing never starves
+the network. A window goes through these steps, and no later one starts before the earlier is done:
+
+1. the journal of what was read is committed (devices only);
+2. its readings pass the policy and are sealed, in memory;
+3. envelope, watermark and journal are committed together, in groups of up to `_GROUP`;
+4. only then is the envelope published; its receipt is committed in a group too.
+
+A full disk stops steps 1 to 3 and nothing else: what is in memory stays there, what is on the disk
+goes on being published, and the commit is tried again until there is room.
+"""
+
+import heapq
+import logging
+import statistics
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gridhe.broker import topics
+from gridhe.broker.status import Status
+from gridhe.errors import EnvelopeError
+from gridhe.meter_agent.outbox import OutboxFull, SealedBatch, Settled
+from gridhe.meter_agent.sealing import Sealer
+
+if TYPE_CHECKING:
+    from gridhe.broker.reactor import Reactor
+    from gridhe.keyring.plan import Plan
+    from gridhe.meter_agent.feeders import Feeder
+    from gridhe.meter_agent.outbox import Outbox
+    from gridhe.meter_agent.pace import Pace
+    from gridhe.meter_agent.plans import PlanBook
+    from gridhe.meter_agent.policy import ReadingPolicy
+    from gridhe.meter_agent.publisher import Publisher, Unit
+    from gridhe.meter_agent.windows import ClosedWindow
+
+__all__ = ["Service", "ServiceCounts"]
+
+_LOG = logging.getLogger(__name__)
+_TICK_S = 0.05
+_SEAL_SLICE_S = 0.015
+_GROUP = 32  # sealed batches a transaction: about 3 MB of the default plan's
+_COMMIT_S = 0.2  # nothing sealed or settled waits longer for its commit
+_SETTLE_S = 0.25  # after the first connect, the retained plan comes before anything is sealed
+_OFFLINE_S = 3.0  # without a broker, sealing starts with the cached plans after this
+_DISK_RETRY_S = 2.0
+_STATUS_S = 30.0
+_TIMINGS_MAX = 20_000
+
+
+@dataclass(slots=True)
+class ServiceCounts:
+    """What this process did."""
+
+    sealed: int = 0
+    repeated: int = 0  # windows that were sealed before, by an earlier run
+    dropped: int = 0
+    junk: int = 0  # messages that were no status and no receipt for a meter here
+    seal_ms: "array[float]" = field(default_factory=lambda: array("d"))
+
+    @property
+    def seal_ms_median(self) -> float:
+        """Milliseconds of sealing one batch."""
+        return statistics.median(self.seal_ms) if self.seal_ms else 0.0
+
+
+class Service:
+    """Give it to a reactor with `start`; it stops the reactor when it is done, if it is to stop at all."""
+
+    def __init__(
+        self,
+        *,
+        reactor: "Reactor",
+        outbox: "Outbox",
+        book: "PlanBook",
+        policy: "ReadingPolicy",
+        publisher: "Publisher",
+        units: "Sequence[Unit]",
+        begin: "Callable[[Plan], Pace]",
+        unreceipted_max: int,
+        hold_back: bool,
+        stop_when_receipted: bool,
+    ) -> None:
+        """`begin(plan)`, called once the first plan is known, gives every unit its feeder and the pace.
+
+        `hold_back`: seal no further ahead of the receipts than twice `unreceipted_max` per meter.
+        """
+        self._reactor, self._outbox, self._book, self._policy = reactor, outbox, book, policy
+        self._publisher = publisher
+        self.units = list(units)
+        self._by_meter = {unit.meter: unit for unit in self.units}
+        self._begin = begin
+        self._held_back_at = 2 * unreceipted_max if hold_back else None
+        self._stop_when_receipted = stop_when_receipted
+        self.counts = ServiceCounts()
+        self.pace: Pace | None = None
+        self._queue: list[tuple[float, int]] = []  # (simulated time to ask the feeder, unit)
+        self._blocked: set[int] = set()  # units held back
+        self._place = {unit.meter: at for at, unit in enumerate(self.units)}
+        self._sealed: list[SealedBatch] = []
+        self._settled: list[Settled] = []
+        self._journals: dict[str, bytes] = {}
+        self._oldest_s: float | None = None  # since when something waits for a commit
+        self._disk_full_until_s = 0.0
+        self._soon = False
+        self._started_s = reactor.clock()
+        self._online_s: float | None = None
+
+    # -- from the network ----------------------------------------------------------------------
+
+    def on_connect(self, unit: "Unit") -> None:
+        """The unit's session is connected (again)."""
+        if self._online_s is None:
+            self._online_s = self._reactor.clock()
+        self._publisher.on_connect(unit)
+
+    def on_message(self, topic: str, payload: bytes) -> None:
+        """A message for any of the units. Junk is counted and survived."""
+        kind, _, name = topic.removeprefix(f"{topics.PREFIX}/").partition("/")
+        if kind == "receipt" and name in self._by_meter:
+            found = self._by_meter[name].agent.on_receipt(payload, self._reactor.clock())
+            if found:
+                self._settled += found
+                self._since()
+        elif kind == "plan":
+            if self._book.add(payload) is not None:
+                for unit in self.units:
+                    unit.agent.hurry()
+        elif kind == "status" and name.startswith("aggregator/"):
+            self._on_aggregator(name.removeprefix("aggregator/"), payload)
+        else:
+            self.counts.junk += 1
+
+    def _on_aggregator(self, aggregator: str, payload: bytes) -> None:
+        try:
+            status = Status.decode(payload)
+        except EnvelopeError:
+            self.counts.junk += 1
+            return
+        if status.online:
+            news = [unit.agent.on_aggregator(aggregator, status.incarnation) for unit in self.units]
+            if any(news):
+                _LOG.info("aggregator %s is there, incarnation %s", aggregator, status.incarnation)
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Work from now on, whenever the reactor turns."""
+        self._reactor.every(_TICK_S, self._work)
+        self._reactor.every(_STATUS_S, self._publisher.tell_backlogs)
+
+    def _work_soon(self) -> None:
+        self._soon = False
+        self._work()
+
+    def _work(self) -> None:
+        now_s = self._reactor.clock()
+        more = self._may_seal(now_s) and self._seal(now_s)
+        waited = self._oldest_s is not None and now_s - self._oldest_s >= _COMMIT_S
+        if waited or (self._sealed and not more):
+            self._commit(now_s)
+        more = self._publisher.publish(now_s) or more
+        if self._stop_when_receipted and self.done:
+            self._reactor.stop()
+        elif more and not self._soon:
+            self._soon = True
+            self._reactor.soon(self._work_soon)
+
+    @property
+    def sealing_done(self) -> bool:
+        """Whether every source has ended and everything sealed is committed."""
+        begun = self.pace is not None
+        return begun and not (self._queue or self._blocked or self._sealed or self._settled)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will be sealed and nothing waits for a receipt."""
+        return self.sealing_done and all(
+            unit.agent.outstanding == 0 and self._outbox.backlog(unit.meter) == 0 for unit in self.units
+        )
+
+    # -- sealing -------------------------------------------------------------------------------
+
+    def _may_seal(self, now_s: float) -> bool:
+        if now_s < self._disk_full_until_s or not len(self._book):
+            return False
+        online = self._online_s is not None and now_s >= self._online_s + _SETTLE_S
+        if not online and now_s < self._started_s + _OFFLINE_S:
+            return False
+        if self.pace is None:
+            plan = self._book.at(time.time()) or self._book.latest
+            if plan is None:
+                return False
+            self.pace = self._begin(plan)
+            self._queue = [(0.0, at) for at in range(len(self.units))]
+        return True
+
+    def _seal(self, now_s: float) -> bool:
+        """Seal for one slice; whether more is ready."""
+        if self.pace is None:
+            return False
+        until_s = now_s + _SEAL_SLICE_S
+        while self._queue:
+            simulated_s = self.pace.now_s()
+            if self._queue[0][0] > simulated_s:
+                return False
+            _, at = heapq.heappop(self._queue)
+            self._seal_next(at, simulated_s)
+            if self._disk_full_until_s > now_s:
+                return False
+            if self._reactor.clock() >= until_s:
+                return bool(self._queue) and self._queue[0][0] <= simulated_s
+        return False
+
+    def _seal_next(self, at: int, simulated_s: float) -> None:
+        unit = self.units[at]
+        feeder = unit.feeder
+        if feeder is None:
+            return
+        waiting = self._outbox.backlog(unit.meter)
+        if self._held_back_at is not None and waiting >= self._held_back_at:
+            self._blocked.add(at)
+            return
+        journal = feeder.poll(simulated_s)
+        if journal is not None:
+            self._journals[unit.meter] = journal
+            if not self._commit(self._reactor.clock()):
+                heapq.heappush(self._queue, (simulated_s, at))
+                return
+        upcoming = feeder.next(simulated_s)
+        if upcoming is not None:
+            self._seal_window(unit, feeder, *upcoming)
+        ready_s = feeder.ready_s()
+        if ready_s is not None:
+            # A device is always worth asking: again at once after a window, else in a tick.
+            wait_s = 0.0 if upcoming is not None or journal is not None else _TICK_S
+            heapq.heappush(self._queue, (max(ready_s, simulated_s + wait_s), at))
+
+    def _seal_window(self, unit: "Unit", feeder: "Feeder", plan: "Plan", closed: "ClosedWindow") -> None:
+        readings = {}
+        for quantity in plan.quantities:
+            raw = closed.readings.get(quantity.name)
+            if raw is not None:
+                readings[quantity.name] = self._policy.apply(
+                    np.asarray(raw, np.int64),
+                    quantity.largest,
+                    lambda interval: feeder.where(plan, closed.window, interval),
+                )
+        begun_s = time.perf_counter()
+        encryptor = self._book.encryptor(plan)
+        payload = Sealer(encryptor, unit.credential).seal(closed.window, readings)
+        if len(self.counts.seal_ms) < _TIMINGS_MAX:
+            self.counts.seal_ms.append((time.perf_counter() - begun_s) * 1e3)
+        self._sealed.append(
+            SealedBatch(
+                meter=unit.meter,
+                plan=encryptor.plan_id,
+                window=closed.window,
+                until_s=(closed.window + 1) * plan.window_s,
+                payload=payload,
+            )
+        )
+        journal = feeder.done(closed.window)
+        if journal is not None:
+            self._journals[unit.meter] = journal
+        self._since()
+        if len(self._sealed) >= _GROUP:
+            self._commit(self._reactor.clock())
+
+    # -- committing ----------------------------------------------------------------------------
+
+    def _since(self) -> None:
+        if self._oldest_s is None:
+            self._oldest_s = self._reactor.clock()
+
+    def _commit(self, now_s: float) -> bool:
+        """Commit what waits; False when the disk is full and it has to wait longer."""
+        if now_s < self._disk_full_until_s:
+            return False
+        try:
+            result = self._outbox.commit(sealed=self._sealed, settled=self._settled, journals=self._journals)
+        except OutboxFull as error:
+            if self._disk_full_until_s == 0.0:
+                _LOG.error("%s; readings wait in memory until then", error)
+            self._disk_full_until_s = now_s + _DISK_RETRY_S
+            return False
+        if self._disk_full_until_s:
+            _LOG.info("the disk has room again")
+            self._disk_full_until_s = 0.0
+        self.counts.sealed += len(self._sealed) - result.repeated
+        self.counts.repeated += result.repeated
+        self.counts.dropped += len(result.dropped)
+        for meter, id_ in result.dropped:
+            if meter in self._by_meter:
+                self._by_meter[meter].agent.forget(id_)
+        for meter, _ in result.stored:
+            self._by_meter[meter].agent.sealed()
+        self._unblock({word.meter for word in self._settled} | {meter for meter, _ in result.dropped})
+        self._sealed, self._settled, self._journals, self._oldest_s = [], [], {}, None
+        return True
+
+    def _unblock(self, meters: set[str]) -> None:
+        for meter in meters:
+            at = self._place.get(meter)
+            if at is not None and at in self._blocked:
+                self._blocked.discard(at)
+                feeder = self.units[at].feeder
+                ready_s = None if feeder is None else feeder.ready_s()
+                if ready_s is not None:
+                    heapq.heappush(self._queue, (ready_s, at))
+
+    def flush(self) -> None:
+        """Commit everything that waits, at a clean end. Raises OutboxFull when the disk has no room."""
+        self._disk_full_until_s = 0.0
+        if self._sealed or self._settled or self._journals:
+            self._outbox.commit(sealed=self._sealed, settled=self._settled, journals=self._journals)
+            self.counts.sealed += len(self._sealed)
+            self._sealed, self._settled, self._journals = [], [], {}
