@@ -19,19 +19,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gridhe.aggregator.accumulator import Accumulator
-from gridhe.aggregator.admission import ActivePlan, Admission
+from gridhe.aggregator.admission import Admission
+from gridhe.aggregator.closing import Closing
 from gridhe.aggregator.counters import Counters, Snapshot
 from gridhe.aggregator.database import Database
 from gridhe.aggregator.enrolment import Enrolment
-from gridhe.aggregator.groups import GroupTree, depth
-from gridhe.aggregator.parts import Part, member_digest
+from gridhe.aggregator.groups import GroupTree
+from gridhe.aggregator.parts import Node, OpenParts, member_digest
 from gridhe.aggregator.quarantine import Quarantine, Quarantined
-from gridhe.aggregator.totals import TotalKey, TotalRow, Totals
+from gridhe.aggregator.totals import TotalKey, Totals
 from gridhe.broker import topics
 from gridhe.broker.envelope import Header
 from gridhe.broker.receipt import Receipt, TotalReceipt
-from gridhe.broker.total import DIGEST_BYTES, TotalHeader, seal_total
 from gridhe.config.settings import AggregatorSettings
 from gridhe.errors import BundleError, EnvelopeError
 from gridhe.keyring.bundle import Bundle
@@ -83,11 +82,8 @@ class _Answer:
     refused: dict[int, str] = field(default_factory=dict)
 
 
-_Node = tuple[str, int, str]  # plan id, window, group
-
-
 class Engine:
-    """Folds, commits, closes; one thread. Raises StateError for faults of its state, nothing for bad input."""
+    """Folds, commits, closes; Raises StateError for faults of its state, never for bad input."""
 
     def __init__(
         self, *, database: Database, credential: AggregatorCredential, settings: AggregatorSettings
@@ -95,7 +91,6 @@ class Engine:
         self._db = database
         self._settings = settings
         self._credential = credential
-        self._key = SigningKey.from_private_bytes(credential.signing_key)
         self._enrolment = Enrolment(database)
         self._totals = Totals(database)
         self._quarantine = Quarantine(
@@ -104,36 +99,27 @@ class Engine:
         self._admission = Admission(credential.ingest_secret, self._enrolment)
         for plan in database.plans():
             self._admission.add_plan(plan)
-        self._tree = GroupTree({}, ())
+        self.counters = Counters()
+        self._parts = OpenParts(self._totals, self._admission.plans, settings.open_totals_mb << 20)
+        self._closing = Closing(
+            parts=self._parts,
+            totals=self._totals,
+            plans=self._admission.plans,
+            key=SigningKey.from_private_bytes(credential.signing_key),
+            aggregator=credential.aggregator,
+            counters=self.counters,
+        )
         self._meters = 0
         self._load_tree()
-        self.counters = Counters()
         self._answers: dict[tuple[str, str], _Answer] = {}
-        self._reported: OrderedDict[_Node, _Reported] = OrderedDict()
-        self._parts: dict[_Node, Part] = {}
-        self._resident: OrderedDict[_Node, int] = (
-            OrderedDict()
-        )  # bytes of each total in memory, oldest use first
-        self._resident_bytes = 0
+        self._reported: OrderedDict[Node, _Reported] = OrderedDict()
         self._uncommitted = 0
         self._commit_s = 0.0
         self._pruned_at = 0.0
-        for row in self._totals.open_totals():
-            self._parts[row.key.plan, row.key.window, row.key.group] = self._reopened(row)
-
-    def _reopened(self, row: TotalRow) -> Part:
-        start_s = self._admission.plans[row.key.plan].plan.window_start_s(row.key.window)
-        leaf = not self._tree.is_wide(row.key.group)
-        children = {
-            child
-            for child in self._tree.children(row.key.group, start_s)
-            if self._totals.has_closed(row.key.plan, row.key.window, child)
-        }
-        return Part.of_row(row, leaf=leaf, children=children)
 
     def _load_tree(self) -> None:
         enrolled = self._enrolment.enrolled_since()
-        self._tree = GroupTree(enrolled, self._settings.filters)
+        self._closing.tree = GroupTree(enrolled, self._settings.filters)
         self._meters = sum(meters for since in enrolled.values() for _, meters in since)
 
     # what the authority says
@@ -211,8 +197,8 @@ class Engine:
         except EnvelopeError as error:
             self._reject(error.reason, topic, payload, header, now)
             return
-        part = self._open_part((header.plan, header.window, header.group), active, now, leaf=True)
-        self._total(part, active).fold(planes)
+        part = self._parts.take((header.plan, header.window, header.group), now)
+        self._parts.fold(part, planes)
         part.count(1, member_digest(header.meter))
         reported.add(place.number)
         self._answer(header).committed.add(header.window)
@@ -228,7 +214,7 @@ class Engine:
     def _answer(self, header: Header) -> _Answer:
         return self._answers.setdefault((header.plan, header.meter), _Answer())
 
-    def _reported_of(self, node: _Node) -> _Reported:
+    def _reported_of(self, node: Node) -> _Reported:
         reported = self._reported.get(node)
         if reported is None:
             members = self._totals.reported(*node)
@@ -237,117 +223,6 @@ class Engine:
         else:
             self._reported.move_to_end(node)
         return reported
-
-    # parts
-
-    def _open_part(self, node: _Node, active: ActivePlan, now: float, *, leaf: bool) -> Part:
-        part = self._parts.get(node)
-        if part is None:
-            plan, window, group = node
-            number, _ = self._totals.parts(plan, window, group)
-            part = Part(key=TotalKey(plan, window, group, number), first_at=now, leaf=leaf)
-            part.total = Accumulator(active.planes)
-            self._parts[node] = part
-            self._resident_bytes += part.total.nbytes
-            self._resident[node] = part.total.nbytes
-        return part
-
-    def _total(self, part: Part, active: ActivePlan) -> Accumulator:
-        """The part's running total, fetched from disk if it was put away."""
-        node = (part.key.plan, part.key.window, part.key.group)
-        if part.total is None:
-            part.total = Accumulator(active.planes, self._totals.total(part.key).ciphertext)
-            self._resident_bytes += part.total.nbytes
-            self._resident[node] = part.total.nbytes
-        else:
-            self._resident.move_to_end(node)
-        return part.total
-
-    def _forget(self, part: Part) -> None:
-        node = (part.key.plan, part.key.window, part.key.group)
-        part.total = None
-        self._resident_bytes -= self._resident.pop(node, 0)
-
-    def _due(self, part: Part, now: float) -> bool:
-        plan = self._admission.plans[part.key.plan].plan
-        group, start_s = part.key.group, plan.window_start_s(part.key.window)
-        if self._tree.parent(group) is None and part.meters < plan.minimum_meters:
-            return False  # nothing wider could take it in: it waits for more
-        closed_meters = 0
-        if part.key.part:
-            _, closed_meters = self._totals.parts(part.key.plan, part.key.window, group)
-        if closed_meters + part.meters >= self._tree.expected(group, start_s):
-            return True
-        if not part.leaf and part.key.part == 0 and part.children >= self._tree.children(group, start_s):
-            return True
-        return now >= part.deadline(plan)
-
-    def _close_due(self, now: float) -> list[TotalKey]:
-        """Close what is due, narrow groups before wide ones; returns the parts to publish."""
-        published: list[TotalKey] = []
-        levels = {depth(group) for _, _, group in self._parts} | {0}
-        for level in range(max(levels), -1, -1):
-            for part in [part for part in self._parts.values() if depth(part.key.group) == level]:
-                if self._due(part, now):
-                    self._close(part, now, published)
-        return published
-
-    def _close(self, part: Part, now: float, published: list[TotalKey]) -> None:
-        key, active = part.key, self._admission.plans[part.key.plan]
-        ciphertext = self._total(part, active).pack()
-        payload = None
-        if part.meters >= active.plan.minimum_meters:
-            header = TotalHeader(
-                plan=key.plan,
-                key=active.plan.key_id,
-                aggregator=self._credential.aggregator,
-                group=key.group,
-                window=key.window,
-                part=key.part,
-                meters=part.meters,
-                members=part.digest.to_bytes(DIGEST_BYTES, "big"),
-                pieces=part.all_pieces(),
-            )
-            payload = seal_total(header, ciphertext, self._key)
-            published.append(key)
-        self._totals.save(part.row(ciphertext=None, payload=payload, closed=True))
-        self._forget(part)
-        del self._parts[key.plan, key.window, key.group]
-        self.counters.closed += 1
-        _log.info(
-            "closed",
-            extra={
-                "group": key.group,
-                "window": key.window,
-                "part": key.part,
-                "meters": part.meters,
-                "published": payload is not None,
-            },
-        )
-        wider = self._tree.parent(key.group)
-        if wider is not None:
-            self._forward(part, ciphertext, wider, active, now, published)
-
-    def _forward(
-        self,
-        part: Part,
-        ciphertext: bytes,
-        wider: str,
-        active: ActivePlan,
-        now: float,
-        published: list[TotalKey],
-    ) -> None:
-        """Add a closed part to the open part of the next wider group."""
-        node = (part.key.plan, part.key.window, wider)
-        taking = self._parts.get(node)
-        if taking is not None and taking.meters + part.meters > active.plan.largest_rollup:
-            self._close(taking, now, published)  # more would no longer be exact
-        taking = self._open_part(node, active, now, leaf=False)
-        self._total(taking, active).fold(active.planes.views(ciphertext))
-        taking.count(part.meters, part.digest)
-        taking.pieces.extend(part.all_pieces())
-        if part.key.part == 0:
-            taking.children.add(part.key.group)
 
     # commit
 
@@ -362,28 +237,26 @@ class Engine:
     @property
     def memory_full(self) -> bool:
         """Whether running totals have outgrown their memory: commit now, then they can be put away."""
-        return self._resident_bytes > self._settings.open_totals_mb << 20
+        return self._parts.memory_full
 
     def commit(self, now: float) -> list[Outgoing]:
         """Make all that was folded durable; returns the receipts and totals to publish."""
         started = time.perf_counter()
         with self._db.transaction():
-            published = self._close_due(now)
-            for part in self._parts.values():
-                if part.dirty and part.total is not None:
-                    self._totals.save(part.row(ciphertext=part.total.pack()))
+            published = self._closing.close_due(now)
+            self._parts.save()
             for node, reported in self._reported.items():
                 if reported.dirty:
                     self._totals.save_reported(*node, reported.members)
             self._quarantine.save()
             self._prune(now)
-        for part in self._parts.values():
-            part.dirty = False
+        self._parts.saved()
         for reported in self._reported.values():
             reported.dirty = False
+        while len(self._reported) > _REPORTED_CACHED:
+            self._reported.popitem(last=False)
         self._uncommitted = 0
         self.counters.commits += 1
-        self._put_away()
         self._commit_s = time.perf_counter() - started
         outgoing = self._receipts()
         outgoing.extend(self.deliver(published))
@@ -406,14 +279,6 @@ class Engine:
         self._answers.clear()
         self.counters.receipts += len(outgoing)
         return outgoing
-
-    def _put_away(self) -> None:
-        """Drop the totals used longest ago from memory, down to the bound; all are on disk now."""
-        while self._resident_bytes > self._settings.open_totals_mb << 20 and self._resident:
-            node = next(iter(self._resident))
-            self._forget(self._parts[node])
-        while len(self._reported) > _REPORTED_CACHED:
-            self._reported.popitem(last=False)
 
     def _prune(self, now: float) -> None:
         if now - self._pruned_at < _PRUNE_INTERVAL_S:
@@ -442,14 +307,14 @@ class Engine:
 
     def snapshot(self, now: float) -> Snapshot:
         """How things stand."""
-        oldest = min((part.first_at for part in self._parts.values()), default=now)
+        oldest = min((part.first_at for part in self._parts), default=now)
         return Snapshot(
             ready=self.ready,
             plans=len(self._admission.plans),
             meters=self._meters,
             open_parts=len(self._parts),
-            open_windows=len({part.key.window for part in self._parts.values()}),
-            resident_bytes=self._resident_bytes,
+            open_windows=len({part.key.window for part in self._parts}),
+            resident_bytes=self._parts.resident_bytes,
             uncommitted=self._uncommitted,
             undelivered=self._totals.undelivered_count(),
             oldest_open_s=max(0.0, now - oldest),

@@ -45,10 +45,6 @@ class GroupTree:
         wider = parent_group(group)
         return wider if wider in self._leaves_below else None
 
-    def is_wide(self, group: str) -> bool:
-        """Whether a group is a roll-up, not a leaf."""
-        return group == ROOT_GROUP or group in self._children
-
     def expected(self, group: str, window_start_s: int) -> int:
         """How many meters below `group` are enrolled for a window."""
         return sum(

@@ -152,19 +152,21 @@ class Service:
 
     def _status(self, *, online: bool) -> Message:
         status = Status(online=online, version=__version__, incarnation=self._incarnation)
-        return Message(self._status_topic, status.encode(), retain=True)
+        return Message(topic=self._status_topic, payload=status.encode(), retain=True)
 
     def _commit_and_rearm(self) -> None:
         self._commit()
         self._reactor.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
 
     def _commit(self) -> None:
-        self._publish(Message(one.topic, one.payload) for one in self._engine.commit(self._now()))
+        self._publish(
+            Message(topic=one.topic, payload=one.payload) for one in self._engine.commit(self._now())
+        )
 
     def _redeliver(self) -> None:
         self._redelivered_at = time.monotonic()
         outgoing: list[Outgoing] = self._engine.deliver(self._engine.undelivered())
-        self._publish(Message(one.topic, one.payload) for one in outgoing)
+        self._publish(Message(topic=one.topic, payload=one.payload) for one in outgoing)
 
     def _publish(self, messages: Iterable[Message]) -> None:
         # A message that cannot go out now is not lost: meters send again without a receipt, and totals

@@ -149,10 +149,25 @@ class Totals:
         parts, meters = self._db.query(sql, plan, window, group)[0]
         return parts, meters
 
-    def has_closed(self, plan: str, window: int, group: str) -> bool:
-        """Whether part 0 of a (group, window) is closed."""
-        sql = "SELECT 1 FROM totals WHERE plan = ? AND window = ? AND grp = ? AND part = 0 AND closed = 1"
-        return bool(self._db.query(sql, plan, window, group))
+    def closed_meters(self, plan: str, window: int, group: str) -> int:
+        """Meters in the closed parts of a (group, window)."""
+        sql = (
+            "SELECT COALESCE(SUM(meters), 0) FROM totals "
+            "WHERE plan = ? AND window = ? AND grp = ? AND closed = 1"
+        )
+        meters: int = self._db.query(sql, plan, window, group)[0][0]
+        return meters
+
+    def settled(self, plan: str, window: int) -> set[str]:
+        """The groups whose part 0 is closed for a window."""
+        sql = "SELECT grp FROM totals WHERE plan = ? AND window = ? AND part = 0 AND closed = 1"
+        return {group for (group,) in self._db.query(sql, plan, window)}
+
+    def delete(self, key: TotalKey) -> None:
+        """Forget a part that another one has absorbed; inside a transaction."""
+        self._db.write(
+            "DELETE FROM totals WHERE plan = ? AND window = ? AND grp = ? AND part = ?", *_key_columns(key)
+        )
 
     def undelivered(self, limit: int) -> list[TotalKey]:
         """Closed parts that no receipt has come for, oldest windows first."""

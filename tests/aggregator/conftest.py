@@ -1,0 +1,241 @@
+"""A small grid with real keys: an authority, a plan, enrolled meters and their real envelopes."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tenseal as ts
+
+from gridhe.aggregator.database import Database
+from gridhe.aggregator.engine import Engine, Outgoing
+from gridhe.broker import topics
+from gridhe.broker.envelope import Header, seal_envelope
+from gridhe.broker.planes import Planes
+from gridhe.broker.receipt import Receipt, TotalReceipt
+from gridhe.broker.tenseal_format import to_tenseal
+from gridhe.broker.total import Total, open_total
+from gridhe.config.settings import AggregatorSettings, CkksSettings, PlanSettings, QuantitySettings, Settings
+from gridhe.keyring.bundle import Bundle, key_id_of
+from gridhe.keyring.credential import AggregatorCredential, DeviceCredential
+from gridhe.keyring.ingest import derive_key, new_ingest_secret
+from gridhe.keyring.planner import choose, make_plan
+from gridhe.keyring.roster import Roster, RosterEntry
+from gridhe.keyring.signing import SigningKey, authority_id
+from gridhe.meter_agent.sealing import Encryptor, Sealer
+
+WINDOW_S = 3_600
+FIRST_WINDOW = 480_000
+
+
+@dataclass
+class Grid:
+    """An authority's whole world, for tests that stand in for every role but the aggregator."""
+
+    directory: Path
+    minimum_meters: int = 3
+    aggregator_settings: AggregatorSettings = field(default_factory=AggregatorSettings)
+    groups: dict[str, Sequence[str]] = field(
+        default_factory=lambda: {
+            "north/f1": [f"a{i}" for i in range(5)],
+            "north/f2": [f"b{i}" for i in range(4)],
+            "south/f1": [f"c{i}" for i in range(3)],
+        }
+    )
+    largest_rollup: int = 50
+    largest_group: int = 40
+
+    def __post_init__(self) -> None:
+        settings = Settings(
+            ckks=CkksSettings(flooding_bits=0, ring_degree=4096, prime_bits=(48, 41, 20)),
+            plan=PlanSettings(
+                window_s=WINDOW_S,
+                interval_s=900,
+                quantities=(QuantitySettings(largest=4_000, bins=4),),
+                largest_group=self.largest_group,
+                largest_rollup=self.largest_rollup,
+                minimum_meters=self.minimum_meters,
+                grace_s=60,
+                late_s=600,
+            ),
+        )
+        self.authority = SigningKey.generate()
+        self.secret = new_ingest_secret()
+        choice = choose(settings)
+        parameters = choice.parameters
+        self.context = ts.context(
+            ts.SCHEME_TYPE.CKKS,
+            parameters.ring_degree,
+            coeff_mod_bit_sizes=list(parameters.prime_bits),
+            n_threads=1,
+        )
+        public_key = self.context.serialize(
+            save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
+        )
+        self.plan = make_plan(
+            settings,
+            choice,
+            authority=authority_id(self.authority.verify_key),
+            key_id=key_id_of(public_key),
+            first_window=FIRST_WINDOW,
+        )
+        self.bundle = Bundle(plan=self.plan, public_key=public_key)
+        self.planes = Planes(self.plan.parameters)
+        self.encryptor = Encryptor(self.bundle)
+        self.roster_version = 0
+        self.aggregator_key = SigningKey.generate()
+        self.credential = AggregatorCredential(
+            aggregator="main",
+            password="x" * 16,
+            ingest_secret=self.secret,
+            signing_key=self.aggregator_key.private_bytes(),
+            authority_key=self.authority.verify_key,
+        )
+        self.database: Database | None = None
+        self.engine = self.start()
+        self.engine.take_bundle(self.bundle.encode(self.authority))
+        self.enrol()
+
+    @property
+    def now(self) -> float:
+        """Just after the first window."""
+        return float(self.plan.window_start_s(FIRST_WINDOW + 1) + 1)
+
+    def start(self) -> Engine:
+        """A new engine on the state directory; what the last one did not commit is gone."""
+        self.stop()
+        self.database = Database(
+            self.directory, authority=self.credential.authority, aggregator=self.credential.aggregator
+        )
+        self.engine = Engine(
+            database=self.database, credential=self.credential, settings=self.aggregator_settings
+        )
+        return self.engine
+
+    def stop(self) -> None:
+        if self.database is not None:
+            self.database.close()
+            self.database = None
+
+    def enrol(self, *extra: RosterEntry, groups: dict[str, Sequence[str]] | None = None) -> None:
+        self.roster_version += 1
+        entries = [
+            RosterEntry(meter, group) for group, meters in (groups or self.groups).items() for meter in meters
+        ]
+        roster = Roster.of(self.roster_version, [*entries, *extra])
+        self.engine.take_roster(roster.encode(self.authority), self.now)
+
+    def group_of(self, meter: str) -> str:
+        return next(group for group, meters in self.groups.items() if meter in meters)
+
+    def device(self, meter: str, group: str | None = None) -> DeviceCredential:
+        return DeviceCredential(
+            meter=meter,
+            group=group or self.group_of(meter),
+            password="x" * 16,
+            ingest_key=derive_key(self.secret, meter),
+            authority_key=self.authority.verify_key,
+        )
+
+    def readings(self, meter: str, window: int = FIRST_WINDOW) -> np.ndarray:
+        """Readings that differ for every meter and window, one of them missing for some."""
+        seed = int.from_bytes(meter.encode(), "big") * 7 + window
+        values = np.random.default_rng(seed).integers(0, 4_001, self.plan.intervals)
+        if seed % 3 == 0:
+            values[seed % self.plan.intervals] = -1
+        return values
+
+    def envelope(self, meter: str, window: int = FIRST_WINDOW) -> bytes:
+        return Sealer(self.encryptor, self.device(meter)).seal(
+            window, {"import_wh": self.readings(meter, window)}
+        )
+
+    def ciphertext(self, meter: str) -> bytes:
+        return self.encryptor.encrypt({"import_wh": self.readings(meter)})
+
+    def forged(self, meter: str, *, ciphertext: bytes, **changes: object) -> bytes:
+        """An envelope with a valid tag around any header and ciphertext."""
+        header = Header(
+            **{
+                "plan": self.plan.plan_id,
+                "key": self.plan.key_id,
+                "meter": meter,
+                "group": self.group_of(meter),
+                "window": FIRST_WINDOW,
+                **changes,
+            }
+        )
+        return seal_envelope(header, ciphertext, derive_key(self.secret, header.meter))
+
+    def send(self, meter: str, window: int = FIRST_WINDOW, now: float | None = None) -> bytes:
+        payload = self.envelope(meter, window)
+        self.deliver(meter, payload, now)
+        return payload
+
+    def deliver(self, meter: str, payload: bytes, now: float | None = None) -> None:
+        topic = topics.batch(self.group_of(meter), meter)
+        self.engine.receive(topic, payload, self.now if now is None else now)
+
+    def expected(self, meters: Sequence[str], window: int = FIRST_WINDOW) -> np.ndarray:
+        """The slots' integer sums over these meters, from their plaintext."""
+        return sum(self.plan.layout.encode({"import_wh": self.readings(meter, window)}) for meter in meters)
+
+    def decrypted(self, total: Total) -> np.ndarray:
+        """All used slots of a total, by plain TenSEAL."""
+        residues = self.planes.unpack(total.ciphertext)
+        vector = ts.ckks_vector_from(
+            self.context, to_tenseal(residues, self.plan.parameters, self.plan.scale)
+        )
+        return np.rint(np.array(vector.decrypt())).astype(np.int64)[: self.plan.layout.used]
+
+    def totals(self, outgoing: Sequence[Outgoing]) -> dict[tuple[str, int, int], Total]:
+        """The totals among these messages, verified: {(group, window, part): total}."""
+        found = {}
+        for one in outgoing:
+            if one.topic.startswith(f"{topics.PREFIX}/total/"):
+                total = open_total(one.payload, len(one.payload))
+                total.check_signature(self.aggregator_key.verify_key)
+                assert topics.parse_total(one.topic) == total.header.group
+                found[total.header.group, total.header.window, total.header.part] = total
+        return found
+
+    def receipts(self, outgoing: Sequence[Outgoing]) -> dict[str, Receipt]:
+        """The receipts among these messages, opened by the meters they are for."""
+        found = {}
+        for one in outgoing:
+            if one.topic.startswith(f"{topics.PREFIX}/receipt/"):
+                meter = one.topic.rpartition("/")[2]
+                found[meter] = Receipt.decode(one.payload, derive_key(self.secret, meter))
+        return found
+
+    def acknowledge(self, *keys: tuple[str, int, int]) -> None:
+        """The authority's receipt for totals (group, window, part)."""
+        receipt = TotalReceipt(
+            aggregator="main",
+            stored=tuple((self.plan.plan_id, group, window, part) for group, window, part in keys),
+        )
+        self.engine.take_total_receipt(receipt.encode(derive_key(self.secret, "aggregator/main")))
+
+    @property
+    def meters(self) -> list[str]:
+        return list(itertools.chain.from_iterable(self.groups.values()))
+
+
+@pytest.fixture
+def make_grid(tmp_path: Path) -> Callable[..., Grid]:
+    grids: list[Grid] = []
+
+    def make(**options: object) -> Grid:
+        grids.append(Grid(tmp_path / f"state{len(grids)}", **options))
+        return grids[-1]
+
+    yield make
+    for grid in grids:
+        grid.stop()
+
+
+@pytest.fixture
+def grid(make_grid: Callable[..., Grid]) -> Grid:
+    return make_grid()
