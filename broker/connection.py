@@ -22,7 +22,7 @@ from gridhe.broker.stream import Stream
 
 __all__ = ["Connection", "Greeting", "Hearer", "Message"]
 
-_TURN_FILLS, _TURN_S = 16, 0.02  # a turn's reads (4 MB at most) and its time, handlers included
+_TURN_BYTES, _TURN_S = 4 * 1024 * 1024, 0.02  # what one turn may read, and its time, handlers included
 _WINDOW_MOST = 1_000  # QoS 1 messages sent and not acknowledged; fewer where the broker says so
 _PACKET_MOST = 268_435_455  # bytes: MQTT's own limit; less where the broker says so
 _INCOMING_MOST = 32 * 1024 * 1024  # bytes: larger than any plan's envelope; MQTT 5 brokers keep such packets
@@ -248,7 +248,7 @@ class Connection:
         if not self._open:
             return
         stream, clock = self._stream, self._reactor.clock
-        stream.open_turn(_TURN_FILLS)
+        stream.open_turn(_TURN_BYTES)
         deadline = clock() + _TURN_S
         while True:
             try:
@@ -278,7 +278,12 @@ class Connection:
             return
         self._client.loop_write()
         if self._settle("it closed the connection"):
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._client.want_write() else 0)
+            try:
+                written = self._stream.flush() and not self._client.want_write()
+            except OSError as error:
+                self._hearer.hear_lost(f"it closed the connection ({error.strerror or error})")
+                return
+            wanted = selectors.EVENT_READ | (0 if written else selectors.EVENT_WRITE)
             self._reactor.watch(self._stream.fileno(), wanted, self._on_ready)
 
     def _settle(self, why: str) -> bool:

@@ -29,9 +29,9 @@ Kind = Literal["mosquitto", "iotcore"]
 
 _PORT_TRIES = 8
 _POLL_S = 0.02
-_IOTCORE_SEGMENT = (
-    512 * 1024 * 1024
-)  # bytes a filter's log may hold, 10 of them: its memory, at the very worst
+# rumqttd keeps what was published on a filter until that filter's log is full, delivered or not, and
+# then forgets the oldest without a word: 256 MB of its memory, and the window meters must stay within.
+_IOTCORE_SEGMENT, _IOTCORE_SEGMENTS = 32 * 1024 * 1024, 8
 _IOTCORE_INFLIGHT = 100  # messages it keeps unacknowledged per client, whatever Receive Maximum says
 
 # Ends with its parent, even one that was killed: the kernel sends SIGTERM (Linux). A wrapper, since
@@ -240,7 +240,7 @@ class EmbeddedBroker:
             "max_connections = 10010",
             "max_outgoing_packet_count = 200",
             f"max_segment_size = {_IOTCORE_SEGMENT}",
-            "max_segment_count = 10",
+            f"max_segment_count = {_IOTCORE_SEGMENTS}",
         ]
         lines += [
             "[v5.1]",

@@ -24,7 +24,9 @@ __all__ = ["Address", "Dial", "Stream", "tls_context"]
 Address = tuple[int, Any]  # address family, and what connect() takes for that family
 
 _READ_LEAST = 4 * 1024  # an idle meter holds no more than this
-_READ_MOST = 256 * 1024  # some 2.7 envelopes of 96 KB: the fewest system calls before copying costs more
+_READ_MOST = 1024 * 1024  # some ten envelopes of 96 KB; measured a fifth faster than 256 KB
+_SMALL = 1024  # writes up to this size are gathered: an acknowledgement for each message is a call for each
+_GATHER_MOST = 64 * 1024
 
 
 @lru_cache(maxsize=8)
@@ -137,7 +139,7 @@ class Dial:
 class Stream:
     """A connected socket, non-blocking, read in large pieces.
 
-    A turn has an allowance of reads from the kernel, so one busy connection cannot keep the others
+    A turn has an allowance of bytes, so one busy connection cannot keep the others
     waiting. After a turn `starved` is True when the broker had sent no more; else come back soon.
     """
 
@@ -146,29 +148,30 @@ class Stream:
         self._clock = clock
         self._view = memoryview(b"")
         self._size = _READ_LEAST
-        self._fills_left = 0
+        self._allowance = 0
+        self._gathered = bytearray()
         self.starved = False
         self.error: OSError | None = None  # what the kernel or TLS said last, which paho keeps to itself
         self.linger_until: float | None = None  # set before a clean goodbye: how long close() may wait
 
-    def open_turn(self, fills: int) -> None:
-        """Allow this many reads from the kernel until the next call."""
-        self._fills_left = fills
+    def open_turn(self, allowance_bytes: int) -> None:
+        """Allow about this many bytes to be read from the kernel until the next call."""
+        self._allowance = allowance_bytes
         self.starved = False
 
     @property
     def spent(self) -> bool:
         """Whether the turn's allowance is used up."""
-        return self._fills_left <= 0 and not self._view
+        return self._allowance <= 0 and not self._view
 
     def recv(self, size: int) -> "bytes | memoryview":
         """Up to `size` bytes, good until the next call. Raises BlockingIOError (none yet), OSError."""
         view = self._view
         if not view:
-            if self._fills_left <= 0:
+            if self._allowance <= 0:
                 raise BlockingIOError(errno.EAGAIN, "the turn's allowance is used up")
-            self._fills_left -= 1
             view = self._fill()
+            self._allowance -= len(view)
             if not view:
                 return b""
         piece, self._view = view[:size], view[size:]
@@ -192,8 +195,33 @@ class Stream:
         return memoryview(data)
 
     def send(self, data: "bytes | bytearray") -> int:
-        """Write what fits. Raises BlockingIOError, OSError, as a socket does."""
-        return self._sock.send(data)
+        """Write what fits; small pieces are gathered until `flush`. Raises BlockingIOError, OSError."""
+        if len(data) <= _SMALL and len(self._gathered) + len(data) <= _GATHER_MOST:
+            self._gathered += data
+            return len(data)
+        if not self.flush():
+            raise BlockingIOError(errno.EAGAIN, "no room to write")
+        return self._write(data)
+
+    def flush(self) -> bool:
+        """Write what was gathered; False when it does not fit yet. Raises OSError."""
+        while self._gathered:
+            try:
+                del self._gathered[: self._write(self._gathered)]
+            except BlockingIOError:
+                return False
+        return True
+
+    def _write(self, data: "bytes | bytearray") -> int:
+        try:
+            return self._sock.send(data)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+            raise BlockingIOError(errno.EAGAIN, "no room to write") from error
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self.error = error
+            raise
 
     def fileno(self) -> int:
         """The file descriptor, -1 once closed."""
@@ -214,6 +242,10 @@ class Stream:
 
     def _linger(self, deadline: float) -> None:
         try:
+            while not self.flush() and (left := deadline - self._clock()) > 0:
+                with selectors.DefaultSelector() as selector:  # select() itself ends at descriptor 1023
+                    selector.register(self._sock, selectors.EVENT_WRITE)
+                    selector.select(left)
             self._sock.shutdown(socket.SHUT_WR)
             # Below TLS: what still arrives is thrown away, so nobody needs it decrypted.
             with socket.socket(fileno=os.dup(self._sock.fileno())) as raw:
