@@ -85,6 +85,7 @@ class EmbeddedBroker:
         prefer: Literal["auto", "mosquitto", "iotcore"] = "auto",
         users: Mapping[str, str] | None = None,
         acl: str | None = None,
+        passwords: str | None = None,
         persistence: bool = False,
         settings: BrokerSettings | None = None,
         largest_payload: int = 16 * 1024 * 1024,
@@ -95,10 +96,14 @@ class EmbeddedBroker:
         directory: made if absent, 0700; config, log and data live there.
         users: broker user -> password; None: anybody on this machine may connect.
         acl: an ACL file's text (server_config.acl); iotcore knows no ACLs, so `prefer="iotcore"` ignores it.
+        passwords: a password file's text, as enrolment writes it, in place of `users`; iotcore cannot
+        read its hashes, so it then lets anybody on this machine connect.
         Raises BrokerError when there is no such broker here, ConfigError for an ACL without users.
         """
         kinds = available()
-        if acl is not None and users is None:
+        if users is not None and passwords is not None:
+            raise ConfigError("give the embedded broker users or a password file's text, not both")
+        if acl is not None and users is None and passwords is None:
             raise ConfigError("an ACL without users protects nothing; give the embedded broker users as well")
         if not kinds or (prefer != "auto" and prefer not in kinds):
             wanted = "mosquitto or iotcore" if prefer == "auto" else prefer
@@ -109,6 +114,7 @@ class EmbeddedBroker:
         self.kind: Kind = kinds[0] if prefer == "auto" else prefer
         self.directory = directory.resolve()
         self._users, self._acl, self._persistence = users, acl, persistence
+        self._passwords = passwords
         self._settings = settings or BrokerSettings()
         self._largest_payload = largest_payload
         self._clock = clock
@@ -209,9 +215,10 @@ class EmbeddedBroker:
 
     def _write_mosquitto(self, port: int) -> Path:
         passwords = acl = data = None
-        if self._users is not None:
+        if self._users is not None or self._passwords is not None:
+            lines = [password_line(*item) for item in (self._users or {}).items()]
             passwords = self.directory / "passwords"
-            write_private(passwords, "".join(password_line(*item) for item in self._users.items()).encode())
+            write_private(passwords, (self._passwords or "".join(lines)).encode())
         if self._acl is not None:
             acl = self.directory / "acl"
             write_private(acl, self._acl.encode())
