@@ -1,0 +1,208 @@
+"""A small authority of our own for the meter's tests: plan, bundle, credentials, and the secret context."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tenseal as ts
+
+from gridhe.broker import topics
+from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.envelope import Header, open_envelope
+from gridhe.broker.planes import Planes
+from gridhe.broker.reactor import Reactor
+from gridhe.broker.receipt import Receipt
+from gridhe.broker.session import Message, Session
+from gridhe.broker.status import Status
+from gridhe.broker.tenseal_format import to_tenseal
+from gridhe.config.settings import BrokerSettings
+from gridhe.keyring.bundle import Bundle, key_id_of
+from gridhe.keyring.credential import DeviceCredential
+from gridhe.keyring.ingest import derive_key
+from gridhe.keyring.parameters import CkksParameters
+from gridhe.keyring.plan import Plan, Quantity
+from gridhe.keyring.signing import SigningKey, authority_id
+
+INGEST_SECRET = bytes(range(32))
+
+
+@dataclass(frozen=True)
+class SmallAuthority:
+    """Everything of one key: what meters get, and what only a test may hold."""
+
+    signing_key: SigningKey
+    context: Any  # with the secret key
+    public_key: bytes
+    plan: Plan
+
+    @property
+    def bundle(self) -> Bundle:
+        return Bundle(plan=self.plan, public_key=self.public_key)
+
+    def with_plan(self, **changes: Any) -> "SmallAuthority":
+        """The same key under a changed plan."""
+        return replace(self, plan=replace(self.plan, **changes))
+
+    def encoded(self) -> bytes:
+        return self.bundle.encode(self.signing_key)
+
+    def device(self, meter: str, group: str = "north/f1") -> DeviceCredential:
+        return DeviceCredential(
+            meter=meter,
+            group=group,
+            password="not checked by this broker",  # noqa: S106
+            ingest_key=derive_key(INGEST_SECRET, meter),
+            authority_key=self.signing_key.verify_key,
+        )
+
+    def slots_of(self, payload: bytes) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """The decrypted slots of an envelope, all of them, rounded."""
+        parameters = self.plan.parameters
+        residues = Planes(parameters).unpack(open_envelope(payload, 1 << 22).ciphertext)
+        plain = ts.ckks_vector_from(self.context, to_tenseal(residues, parameters, self.plan.scale)).decrypt()
+        return np.rint(np.array(plain)).astype(np.int64)
+
+    def readings_of(self, payload: bytes) -> list[int]:
+        """The first quantity's readings in an envelope, -1 where missing."""
+        layout, name = self.plan.layout, self.plan.quantities[0].name
+        slots = self.slots_of(payload)
+        reading, present = slots[layout.block(name, "reading")], slots[layout.block(name, "present")]
+        return [int(value) for value in np.where(present == 1, reading, -1)]
+
+
+def make_authority(
+    parameters: CkksParameters, scale_bits: int, *, window_s: int = 86_400, interval_s: int = 3_600
+) -> SmallAuthority:
+    context = ts.context(
+        ts.SCHEME_TYPE.CKKS,
+        parameters.ring_degree,
+        coeff_mod_bit_sizes=list(parameters.prime_bits),
+        n_threads=1,
+    )
+    public_key = context.serialize(
+        save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
+    )
+    signing_key = SigningKey.generate()
+    plan = Plan(
+        authority=authority_id(signing_key.verify_key),
+        key_id=key_id_of(public_key),
+        first_window=0,
+        window_s=window_s,
+        interval_s=interval_s,
+        quantities=(Quantity(name="import_wh", unit="Wh", largest=20_000, statistics=("sum", "mean")),),
+        largest_group=100,
+        largest_rollup=100,
+        minimum_meters=2,
+        grace_s=1.0,
+        late_s=1.0,
+        early_s=60.0,
+        horizon_s=1e9,
+        parameters=parameters,
+        scale_bits=scale_bits,
+        flooding_bits=0,
+        decryptions=1,
+    )
+    return SmallAuthority(signing_key=signing_key, context=context, public_key=public_key, plan=plan)
+
+
+@pytest.fixture(scope="session")
+def authority() -> SmallAuthority:
+    """The smallest ring, daily windows of hours."""
+    return make_authority(CkksParameters(2048, (40, 14)), 16)
+
+
+@pytest.fixture(scope="session")
+def authority_of() -> Callable[..., SmallAuthority]:
+    """Makes an authority of other parameters."""
+    return make_authority
+
+
+class Receiver:
+    """A small aggregator: keeps every envelope it is sent, checks it, and answers with receipts."""
+
+    def __init__(self, url: str, authority: SmallAuthority) -> None:
+        self.authority = authority
+        self.reactor = Reactor()
+        self.session = Session(
+            settings=BrokerSettings(url=url),
+            client_id="aggregator-test",
+            on_message=self._on_message,
+            subscriptions=[f"{topics.PREFIX}/batch/#", f"{topics.PREFIX}/status/#"],
+        )
+        self.reactor.add(self.session)
+        self.payloads: dict[tuple[str, int], list[bytes]] = {}  # (meter, window): every copy that came
+        self.plans: dict[tuple[str, int], str] = {}
+        self.statuses: dict[str, list[Status]] = {}
+        self.answer: Callable[[Header], Receipt | None] = lambda header: Receipt(
+            plan=header.plan, meter=header.meter, committed=(header.window,)
+        )
+        self.wait(lambda: self.session.connected)
+
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        kind, _, name = topic.removeprefix(f"{topics.PREFIX}/").partition("/")
+        if kind == "status":
+            if not name.startswith("aggregator/"):
+                self.statuses.setdefault(name, []).append(Status.decode(payload))
+            return
+        envelope = open_envelope(payload, 1 << 22)
+        header = envelope.header
+        key = derive_key(INGEST_SECRET, header.meter)
+        envelope.check_tag(key)
+        assert topics.parse_batch(topic) == (header.group, header.meter)
+        self.payloads.setdefault((header.meter, header.window), []).append(payload)
+        assert self.plans.setdefault((header.meter, header.window), header.plan) == header.plan
+        receipt = self.answer(header)
+        if receipt is not None:
+            self.publish(topics.receipt(header.meter), receipt.encode(key))
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        assert self.session.publish(Message(topic=topic, payload=payload, retain=retain))
+
+    def publish_plan(self, authority: SmallAuthority | None = None) -> None:
+        self.publish(topics.PLAN_CURRENT, (authority or self.authority).encoded(), retain=True)
+
+    def show_incarnation(self, incarnation: str) -> None:
+        status = Status(online=True, version="1", incarnation=incarnation)
+        self.publish(topics.status_aggregator("test"), status.encode(), retain=True)
+
+    def wait(self, predicate: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        assert self.reactor.run_until(predicate, timeout_s), "what the test waits for did not happen"
+
+    def until_exit(self, process: "subprocess.Popen[bytes]", timeout_s: float = 60.0) -> int:
+        """Serve until the process ends; its exit code."""
+        ended = self.reactor.every(
+            0.02, lambda: None
+        )  # so that the reactor looks at the process now and then
+        self.wait(lambda: process.poll() is not None, timeout_s)
+        ended.cancel()
+        assert process.returncode is not None
+        return process.returncode
+
+    def distinct(self) -> dict[tuple[str, int], set[bytes]]:
+        return {key: set(copies) for key, copies in self.payloads.items()}
+
+    def close(self) -> None:
+        self.session.close()
+        self.reactor.close()
+
+
+@pytest.fixture
+def receiver(broker: EmbeddedBroker, authority: SmallAuthority) -> Iterator[Receiver]:
+    """The small aggregator, with the authority's plan published."""
+    made = Receiver(broker.url, authority)
+    made.publish_plan()
+    made.show_incarnation("first")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def broker(tmp_path: Path, mosquitto: Path) -> Iterator[EmbeddedBroker]:
+    """A real mosquitto on a free loopback port, anonymous."""
+    assert mosquitto.exists()
+    with EmbeddedBroker(tmp_path / "broker", prefer="mosquitto") as started:
+        yield started

@@ -1,0 +1,302 @@
+"""`gridhe-meter run` and `gridhe-meter fleet` as real processes, against a real mosquitto."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gridhe.broker import topics
+from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.receipt import Receipt
+from gridhe.config.settings import MeterSettings
+from gridhe.keyring.credential import FleetCredential
+from gridhe.meter_agent.outbox import Outbox
+from gridhe.meter_agent.sources.synthetic import SyntheticSource
+
+DAY_S = 86_400
+START = "2024-03-01"
+FIRST = 19_783  # the day of START, counted from 1970
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path, broker: EmbeddedBroker) -> Iterator[Start]:
+    """Start gridhe-meter; whatever still runs at the test's end is killed."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def _start(command: str, *args: str) -> "subprocess.Popen[bytes]":
+        fixed = [
+            "--broker",
+            broker.url,
+            "--state-dir",
+            str(tmp_path / "state"),
+            "--json",
+            "--set",
+            "meter.resend_s=1",
+        ]
+        with (tmp_path / "stderr").open("ab") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gridhe.meter_agent.cli", command, *fixed, *args],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=tmp_path,
+            )
+        processes.append(process)
+        return process
+
+    yield _start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def summary_of(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    assert process.stdout is not None
+    found: dict[str, Any] = json.loads(process.stdout.read().splitlines()[-1])
+    return found
+
+
+@pytest.fixture
+def device(tmp_path: Path, authority: Any) -> list[str]:
+    """The flags of a device m1 with made-up readings from START on."""
+    authority.device("m1").save(tmp_path / "m1.json")
+    return ["--credential", str(tmp_path / "m1.json"), "--start", START, "--speed", "max"]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, authority: Any) -> list[str]:
+    """The flags of a fleet m0..m9."""
+    devices = tuple(authority.device(f"m{i}", f"north/f{i % 2}") for i in range(10))
+    FleetCredential(devices=devices, password="unused").save(tmp_path / "fleet.json")  # noqa: S106
+    return ["--credentials", str(tmp_path / "fleet.json"), "--start", START, "--speed", "max"]
+
+
+def expected(authority: Any, meter: str, window: int) -> list[int]:
+    return [int(v) for v in SyntheticSource(authority.plan).window(meter, window)["import_wh"]]
+
+
+def test_a_device_delivers_its_windows_and_ends_when_they_are_receipted(
+    start: Start, device: list[str], receiver: Any, authority: Any
+) -> None:
+    process = start("run", *device, "--windows", "5")
+    assert receiver.until_exit(process) == 0
+    assert sorted(receiver.payloads) == [("m1", FIRST + i) for i in range(5)]
+    for (meter, window), copies in receiver.payloads.items():
+        assert authority.readings_of(copies[0]) == expected(authority, meter, window)
+    summary = summary_of(process)
+    assert {name: summary[name] for name in ("sealed", "published", "receipted", "waiting", "dropped")} == {
+        "sealed": 5,
+        "published": 5,
+        "receipted": 5,
+        "waiting": 0,
+        "dropped": 0,
+    }
+    assert summary["readings"] == {"good": 120, "absent": 0, "text": 0, "negative": 0, "too_large": 0}
+    receiver.wait(lambda: not receiver.statuses["m1"][-1].online)
+    assert receiver.statuses["m1"][0].online
+
+
+def test_a_fleet_delivers_every_meters_windows_over_one_connection_each(
+    start: Start, fleet: list[str], receiver: Any, authority: Any
+) -> None:
+    process = start("fleet", *fleet, "--windows", "4")
+    assert receiver.until_exit(process) == 0
+    assert set(receiver.payloads) == {(f"m{i}", FIRST + w) for i in range(10) for w in range(4)}
+    assert all(len(copies) == 1 for copies in receiver.distinct().values())
+    assert authority.readings_of(receiver.payloads["m7", FIRST][0]) == expected(authority, "m7", FIRST)
+    assert summary_of(process)["receipted"] == 40
+
+
+def test_a_fleet_can_share_one_connection(start: Start, fleet: list[str], receiver: Any) -> None:
+    process = start("fleet", *fleet, "--windows", "2", "--connections", "shared")
+    assert receiver.until_exit(process) == 0
+    assert len(receiver.payloads) == 20
+    receiver.wait(lambda: all(not receiver.statuses[f"m{i}"][-1].online for i in range(10)))
+
+
+def test_sigterm_is_a_clean_stop_and_the_next_run_goes_on(
+    start: Start, device: list[str], receiver: Any
+) -> None:
+    receiver.answer = lambda _header: None
+    process = start("run", *device, "--windows", "6")
+    receiver.wait(lambda: len(receiver.payloads) == 6)
+    process.send_signal(signal.SIGTERM)
+    assert receiver.until_exit(process) == 0
+    assert summary_of(process)["waiting"] == 6
+    before = receiver.distinct()
+    receiver.answer = lambda h: Receipt(plan=h.plan, meter=h.meter, committed=(h.window,))
+    again = start("run", *device, "--windows", "8")
+    assert receiver.until_exit(again) == 0
+    assert summary_of(again)["sealed"] == 2
+    after = receiver.distinct()
+    assert sorted(after) == [("m1", FIRST + i) for i in range(8)]
+    assert all(after[key] == before[key] for key in before)
+
+
+def test_a_new_incarnation_makes_everything_outstanding_come_again_at_once(
+    start: Start, device: list[str], receiver: Any
+) -> None:
+    receiver.answer = lambda _header: None
+    process = start(
+        "run", *device, "--windows", "3", "--set", "meter.resend_s=3600", "--set", "meter.resend_max_s=3600"
+    )
+    receiver.wait(lambda: len(receiver.payloads) == 3)
+    receiver.answer = lambda h: Receipt(plan=h.plan, meter=h.meter, committed=(h.window,))
+    receiver.show_incarnation("second")
+    assert receiver.until_exit(process, 20.0) == 0
+    assert [len(copies) for copies in receiver.payloads.values()] == [2, 2, 2]
+    assert all(len(distinct) == 1 for distinct in receiver.distinct().values())
+
+
+def test_refused_batches_are_set_aside_and_early_ones_sent_again(
+    start: Start, device: list[str], receiver: Any, tmp_path: Path, authority: Any
+) -> None:
+    early: set[int] = set()
+
+    def answer(header: Any) -> Receipt:
+        reason = "residue" if header.window == FIRST else "early"
+        if header.window == FIRST or header.window not in early:
+            early.add(header.window)
+            return Receipt(plan=header.plan, meter=header.meter, refused=((header.window, reason),))
+        return Receipt(plan=header.plan, meter=header.meter, committed=(header.window,))
+
+    receiver.answer = answer
+    process = start("run", *device, "--windows", "3")
+    assert receiver.until_exit(process) == 0
+    summary = summary_of(process)
+    assert (summary["refused"], summary["deferred"], summary["receipted"]) == (1, 2, 2)
+    with Outbox(tmp_path / "state", authority=authority.plan.authority, settings=MeterSettings()) as outbox:
+        assert outbox.refused("m1") == [(FIRST, "residue")]
+
+
+def test_junk_on_every_topic_is_survived(start: Start, device: list[str], receiver: Any) -> None:
+    receiver.publish(f"{topics.PREFIX}/plan/junk", b"\xc1 no bundle", retain=True)
+    receiver.publish(topics.status_aggregator("junk"), b"\xff" * 3000, retain=True)
+    answers = iter([b"", b"\x92\xc4\x01a", bytes(1000)])
+    honest = receiver.answer
+
+    def answer(header: Any) -> Receipt | None:
+        receiver.publish(topics.receipt("m1"), next(answers, b"?"))
+        forged = Receipt(plan=header.plan, meter="m1", committed=(header.window,)).encode(b"x" * 32)
+        receiver.publish(topics.receipt("m1"), forged)
+        found: Receipt | None = honest(header)
+        return found
+
+    receiver.answer = answer
+    process = start("run", *device, "--windows", "3")
+    assert receiver.until_exit(process) == 0
+    summary = summary_of(process)
+    assert summary["receipted"] == 3
+    assert summary["junk"] >= 6
+
+
+def test_a_meter_that_knows_a_plan_seals_offline_and_delivers_when_the_broker_is_back(
+    start: Start, device: list[str], receiver: Any, broker: EmbeddedBroker, authority: Any, tmp_path: Path
+) -> None:
+    assert receiver.until_exit(start("run", *device, "--windows", "1")) == 0
+    broker.stop()
+    offline = start("run", *device, "--windows", "4")
+    outbox = tmp_path / "state" / "outbox.sqlite"
+    watcher = receiver.reactor.every(0.05, lambda: None)
+    receiver.wait(lambda: _batches(outbox) == 3)
+    watcher.cancel()
+    broker.start()
+    assert receiver.until_exit(offline) == 0
+    assert sorted(receiver.payloads) == [("m1", FIRST + i) for i in range(4)]
+    assert authority.readings_of(receiver.payloads["m1", FIRST + 3][0]) == expected(
+        authority, "m1", FIRST + 3
+    )
+
+
+def _batches(path: Path) -> int:
+    import sqlite3
+
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return int(db.execute("SELECT count(*) FROM batches").fetchone()[0])
+    finally:
+        db.close()
+
+
+def test_a_replayed_file_goes_by_the_order_of_columns_and_its_policy(
+    start: Start, fleet: list[str], receiver: Any, authority: Any, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    rows = rng.integers(0, 900, (48, 10)).astype(str).tolist()
+    rows[3][0], rows[4][0], rows[5][0], rows[6][0] = "", "-5", "99999", "n/a"
+    lines = ["slot," + ",".join(f"house {i}" for i in range(10))]
+    lines += [f"s{i}," + ",".join(row) for i, row in enumerate(rows)]
+    (tmp_path / "houses.csv").write_text("\n".join(lines) + "\n")
+    replay = ["--source", "replay", "--csv", str(tmp_path / "houses.csv"), "--windows", "2"]
+    process = start("fleet", *fleet, *replay)
+    assert receiver.until_exit(process) == 0
+    first = [int(v) for v in (rows[0][0], rows[1][0], rows[2][0])] + [-1, -1, 20_000, -1]
+    assert authority.readings_of(receiver.payloads["m0", FIRST][0])[:7] == first
+    assert authority.readings_of(receiver.payloads["m9", FIRST + 1][0]) == [int(row[9]) for row in rows[24:]]
+    counted = summary_of(process)["readings"]
+    assert counted == {"good": 476, "absent": 1, "text": 1, "negative": 1, "too_large": 1}
+
+
+def test_killed_at_any_moment_nothing_is_lost_and_no_window_has_two_versions(
+    start: Start, device: list[str], receiver: Any, authority: Any
+) -> None:
+    """kill -9 after a random number of windows, nine times, receipts withheld at random; then to the end."""
+    rng = np.random.default_rng(11)
+    honest = receiver.answer
+    receiver.answer = lambda header: honest(header) if rng.random() < 0.6 else None
+    for _ in range(9):
+        seen = sum(map(len, receiver.payloads.values()))
+        more = int(rng.integers(1, 12))
+        process = start("run", *device, "--windows", "60")
+        receiver.wait(
+            lambda process=process, goal=seen + more: (
+                sum(map(len, receiver.payloads.values())) >= goal or process.poll() is not None
+            )
+        )
+        process.kill()
+        process.wait()
+    receiver.answer = honest
+    last = start("run", *device, "--windows", "60")
+    assert receiver.until_exit(last) == 0
+    assert sorted(receiver.payloads) == [("m1", FIRST + i) for i in range(60)]
+    assert all(len(distinct) == 1 for distinct in receiver.distinct().values())
+    for window in (FIRST, FIRST + 31, FIRST + 59):
+        readings = authority.readings_of(receiver.payloads["m1", window][0])
+        assert readings == expected(authority, "m1", window)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (["--source", "replay"], 2, "needs --csv"),
+        (["--source", "replay", "--csv", "nowhere.csv"], 9, "cannot read nowhere.csv"),
+        (["--start", "2024-03-01T01:00"], 2, "is not the start of a window"),
+    ],
+)
+def test_wrong_use_is_one_clear_line_and_its_exit_code(
+    start: Start, device: list[str], receiver: Any, tmp_path: Path, flags: list[str], code: int, says: str
+) -> None:
+    process = start("run", *device, "--windows", "1", *flags)
+    assert receiver.until_exit(process) == code
+    errors = [line for line in (tmp_path / "stderr").read_text().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert says in errors[0]
+
+
+def test_a_state_directory_in_use_is_refused(
+    start: Start, device: list[str], receiver: Any, tmp_path: Path
+) -> None:
+    receiver.answer = lambda _header: None
+    start("run", *device, "--windows", "2")
+    receiver.wait(lambda: len(receiver.payloads) == 2)
+    second = start("run", *device, "--windows", "2")
+    assert receiver.until_exit(second) == 6
+    assert "is in use by process" in (tmp_path / "stderr").read_text()
