@@ -26,7 +26,7 @@ SHARED_KEYRING = {
 
 # Each layer may import itself and what stands above it; a room of ROOMS never another one of them.
 LAYERS = ["base", "keyring", "broker", "role", "top"]
-TOP = ("gridhe.bench", "gridhe.cli", "gridhe.demo", "gridhe.doctor")
+TOP = ("gridhe.bench", "gridhe.cli", "gridhe.demo", "gridhe.doctor", "gridhe.checks", "gridhe.trials")
 
 
 def modules() -> Iterator[tuple[str, Path]]:

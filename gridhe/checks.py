@@ -1,0 +1,170 @@
+"""What `gridhe doctor` finds by looking: Python, packages, settings, folders and files.
+
+Nothing here imports a package that could be the missing one; `gridhe.trials` runs things.
+"""
+
+import importlib.metadata
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gridhe import __version__
+from gridhe.config import Settings
+from gridhe.config.environment import PREFIX, VARIABLES
+from gridhe.errors import ConfigError, GridHEError
+from gridhe.files import check_private
+
+__all__ = [
+    "Check",
+    "check_home",
+    "check_packages",
+    "check_passphrase",
+    "check_python",
+    "check_settings",
+    "private_file",
+]
+
+State = Literal["ok", "warn", "fail"]
+
+_PYTHON = (3, 11)
+_EXTRAS = {"operator": "live views", "demo": "gridhe demo", "bench": "benchmarks"}
+_REQUIREMENT = re.compile(
+    r"^(?P<name>[A-Za-z0-9._-]+)\s*(?:>=(?P<least>[0-9.]+))?.*?(?:extra == ['\"](?P<extra>\w+)['\"])?$"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One finding; `mend` says what to do about it ("" where nothing is to be done)."""
+
+    name: str
+    state: State
+    text: str
+    mend: str = ""
+
+
+def check_python() -> Check:
+    """The interpreter is new enough."""
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] < _PYTHON:
+        return Check(name="python", state="fail", text=found, mend="install Python 3.11 or newer")
+    return Check(name="python", state="ok", text=f"{found} at {sys.executable}")
+
+
+def check_packages() -> Iterator[Check]:
+    """Every package that gridhe's own metadata asks for: there, and not older than its minimum."""
+    try:
+        requirements = importlib.metadata.requires("gridhe") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Check(name="gridhe", state="warn", text=f"{__version__}, not installed", mend="pip install .")
+        return
+    yield Check(name="gridhe", state="ok", text=__version__)
+    for line in requirements:
+        match = _REQUIREMENT.match(line.strip())
+        if match is None or match["extra"] not in (None, *_EXTRAS) or match["name"] == "gridhe":
+            continue
+        yield _package(match["name"], match["least"] or "0", match["extra"])
+
+
+def _package(name: str, least: str, extra: str | None) -> Check:
+    missing: State = "fail" if extra is None else "warn"
+    purpose = "" if extra is None else f" ({_EXTRAS[extra]})"
+    mend = f"pip install '{name}>={least}'" if extra is None else f"pip install 'gridhe[{extra}]'"
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name=name, state=missing, text=f"not installed{purpose}", mend=mend)
+    if _numbers(version) < _numbers(least):
+        return Check(name=name, state=missing, text=f"{version}, needs {least}{purpose}", mend=mend)
+    return Check(name=name, state="ok", text=version)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version.split("+")[0])[:4]))
+
+
+def check_settings(
+    load: Callable[[], Settings], file: Path | None, why: str, environ: Mapping[str, str]
+) -> tuple[Settings | None, list[Check]]:
+    """The settings, or None where they are refused, and what is to be said of them."""
+    names = [name for name in sorted(environ) if name.startswith(PREFIX) and name not in VARIABLES]
+    source = "built-in defaults" if file is None else f"{file} ({why})"
+    source += f"; from the environment: {', '.join(names)}" if names else ""
+    try:
+        return load(), [Check(name="settings", state="ok", text=source)]
+    except ConfigError as error:
+        mend = "mend it there; `gridhe config` prints all settings"
+        lines = str(error).splitlines()
+        return None, [Check(name="settings", state="fail", text=line, mend=mend) for line in lines]
+
+
+def check_home(home: Path) -> Iterator[Check]:
+    """The authority's folder: its owner's alone, and so the vault and every credential in it."""
+    anew = f"give the authority's folder, or make one: gridhe-keyring init --home {home}"
+    try:
+        mode = home.stat().st_mode
+        if not stat.S_ISDIR(mode):
+            yield Check(name="home", state="fail", text=f"{home} is no folder", mend=anew)
+            return
+        names = {path.name for path in home.iterdir()}
+        handed_out = sorted((home / "credentials").iterdir()) if "credentials" in names else []
+    except OSError as error:
+        yield Check(name="home", state="fail", text=f"{home}: {error.strerror or error}", mend=anew)
+        return
+    if mode & 0o077:
+        text = f"{home} is open to others (mode {stat.S_IMODE(mode):04o})"
+        yield Check(name="home", state="fail", text=text, mend=f"chmod 700 {home}")
+    else:
+        yield Check(name="home", state="ok", text=f"{home} is its owner's alone")
+    if "vault" in names:
+        yield private_file("vault", home / "vault")
+    else:
+        yield Check(name="vault", state="fail", text=f"there is none in {home}", mend=anew)
+    exposed = [check for check in map(_credential, handed_out) if check.state != "ok"]
+    yield from exposed
+    if handed_out and not exposed:
+        yield Check(
+            name="credentials",
+            state="warn",
+            text=f"{len(handed_out)} still in {home / 'credentials'}",
+            mend="give each to its owner and delete it there; on one machine they may stay",
+        )
+
+
+def _credential(path: Path) -> Check:
+    return private_file("credential", path)
+
+
+def check_passphrase(environ: Mapping[str, str], *, terminal: bool) -> Check:
+    """Where the vault's passphrase will come from."""
+    file = environ.get("GRIDHE_PASSPHRASE_FILE")
+    if file:
+        return private_file("passphrase", Path(file))
+    if environ.get("GRIDHE_PASSPHRASE"):
+        return Check(
+            name="passphrase",
+            state="warn",
+            text="in GRIDHE_PASSPHRASE, which this user's other processes can read",
+            mend="put it into a 0600 file and name that in GRIDHE_PASSPHRASE_FILE",
+        )
+    if terminal:
+        return Check(name="passphrase", state="ok", text="will be asked for on the terminal")
+    return Check(
+        name="passphrase",
+        state="warn",
+        text="nowhere: there is no terminal to ask on",
+        mend="put it into a 0600 file and name that in GRIDHE_PASSPHRASE_FILE",
+    )
+
+
+def private_file(name: str, path: Path) -> Check:
+    """A file that only its owner can read."""
+    try:
+        check_private(path)
+    except GridHEError as error:
+        return Check(name=name, state="fail", text=str(error), mend="")
+    return Check(name=name, state="ok", text=f"{path} is its owner's alone")

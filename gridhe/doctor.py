@@ -1,0 +1,93 @@
+"""`gridhe doctor`: what is wrong with this machine or configuration, and how to mend it."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from gridhe import checks
+from gridhe.checks import Check
+from gridhe.commands import CommonOptions, common_options
+from gridhe.config import Settings, find_settings_file
+
+__all__ = ["doctor"]
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command()
+@common_options
+@click.option(
+    "--home", type=click.Path(path_type=Path), metavar="DIR", help="Also check an authority's folder."
+)
+@click.option(
+    "--credential",
+    "credentials",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also check a credential, and try its login at the broker; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+@click.pass_context
+def doctor(
+    ctx: click.Context, common: CommonOptions, home: Path | None, credentials: tuple[Path, ...], as_json: bool
+) -> None:
+    """Check Python, packages, settings, the broker and key files, and say how to mend what is wrong.
+
+    Exits with 0 if nothing failed (warnings are fine), else with 1. Nothing is changed.
+    """
+    found = []
+    for check in _examine(common, home, credentials):
+        found.append(check)
+        if not as_json:
+            _print(check)
+    failed = sum(check.state == "fail" for check in found)
+    if as_json:
+        click.echo(json.dumps({"ok": failed == 0, "checks": [asdict(check) for check in found]}))
+    else:
+        warned = sum(check.state == "warn" for check in found)
+        click.echo(f"{len(found) - failed - warned} ok, {warned} warnings, {failed} failed")
+    ctx.exit(1 if failed else 0)
+
+
+def _examine(common: CommonOptions, home: Path | None, credentials: tuple[Path, ...]) -> Iterator[Check]:
+    yield checks.check_python()
+    yield from checks.check_packages()
+    file, why = find_settings_file(common.config)
+    settings, said = checks.check_settings(lambda: common.load(logging=False), file, why, os.environ)
+    yield from said
+    if home is not None:
+        yield from checks.check_home(home)
+        yield checks.check_passphrase(os.environ, terminal=sys.stdin.isatty())
+    try:
+        from gridhe import trials
+    except ImportError as error:
+        mend = (
+            "see the packages above; if all are there, reinstall them: pip install --force-reinstall gridhe"
+        )
+        yield Check(name="imports", state="fail", text=f"{type(error).__name__}: {error}", mend=mend)
+        return
+    # Where the settings are refused, what does not depend on them is still worth trying.
+    plan, choice = trials.try_plan(settings or Settings())
+    if settings is not None:
+        yield plan
+    if choice is not None:
+        yield trials.try_encryption(choice)
+    yield trials.try_programs()
+    tried = [trials.try_credential(path) for path in credentials]
+    yield from (check for check, _ in tried)
+    if settings is not None:
+        logins = [login for _, login in tried if login is not None]
+        yield from (trials.try_broker(settings, login) for login in logins or (None,))
+
+
+def _print(check: Check) -> None:
+    click.secho(f"{check.state:4}", fg=_COLOURS[check.state], nl=False)
+    click.echo(f"  {check.name}: {check.text}")
+    if check.mend:
+        click.echo(f"      -> {check.mend}")

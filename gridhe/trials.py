@@ -1,0 +1,160 @@
+"""What `gridhe doctor` finds by trying: a plan, an encryption, a broker, a login."""
+
+import logging
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tenseal as ts
+
+from gridhe.aggregator.accumulator import Accumulator
+from gridhe.broker.embedded import available
+from gridhe.broker.planes import Planes
+from gridhe.broker.reactor import Reactor
+from gridhe.broker.server_config import FLEET_USER, aggregator_user
+from gridhe.broker.session import Session
+from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
+from gridhe.checks import Check
+from gridhe.config import Settings
+from gridhe.errors import BrokerError, ConfigError, CredentialError, PlanError
+from gridhe.keyring.credential import (
+    AggregatorCredential,
+    DeviceCredential,
+    FleetCredential,
+    load_aggregator,
+    load_device,
+    load_fleet,
+)
+from gridhe.keyring.planner import Choice, choose
+
+__all__ = ["Login", "try_broker", "try_credential", "try_encryption", "try_plan", "try_programs"]
+
+_BROKER_TIMEOUT_S = 5.0
+_SLOTS = 64  # of a batch's some thousand: enough to see a wrong fold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """A broker user and its password, out of a credential."""
+
+    user: str
+    password: str
+
+
+def try_plan(settings: Settings) -> tuple[Check, Choice | None]:
+    """The planner finds a ring that is exact for the settings' plan."""
+    try:
+        choice = choose(settings)
+    except PlanError as error:
+        mend = "change plan: or ckks: in the settings as it says"
+        return Check(name="plan", state="fail", text=str(error), mend=mend), None
+    ring = choice.parameters
+    text = f"exact for {choice.meters} meters: ring {ring.ring_degree}, {ring.wire_bytes // 1024} KB a batch"
+    return Check(name="plan", state="ok", text=text), choice
+
+
+def try_encryption(choice: Choice) -> Check:
+    """Two batches encrypted by TenSEAL, folded by gridhe, decrypted by TenSEAL: the sum is exact."""
+    parameters, scale = choice.parameters, 2.0**choice.scale_bits
+    context = ts.context(
+        ts.SCHEME_TYPE.CKKS,
+        parameters.ring_degree,
+        coeff_mod_bit_sizes=list(parameters.prime_bits),
+        n_threads=1,
+    )
+    planes = Planes(parameters)
+    total = Accumulator(planes)
+    readings = np.arange(2 * _SLOTS, dtype=np.int64).reshape(2, _SLOTS)
+    for batch in readings:
+        sealed = ts.ckks_vector(context, batch.tolist(), scale).serialize()
+        total.fold(planes.views(planes.pack(from_tenseal(sealed, parameters, scale))))
+    released = ts.ckks_vector_from(context, to_tenseal(total.residues(), parameters, scale)).decrypt()
+    if [round(value) for value in released[:_SLOTS]] != readings.sum(axis=0).tolist():
+        return Check(
+            name="encryption",
+            state="fail",
+            text="the sum of two encrypted batches came out wrong",
+            mend="pip install --force-reinstall gridhe tenseal numpy, and tell us if it stays so",
+        )
+    return Check(name="encryption", state="ok", text="two batches encrypted, folded, decrypted: exact")
+
+
+def try_programs() -> Check:
+    """A broker that `gridhe demo` can start."""
+    kinds = available()
+    if not kinds:
+        return Check(
+            name="broker program",
+            state="warn",
+            text="neither mosquitto nor iotcore is here, so gridhe demo has no broker to start",
+            mend="apt install mosquitto, or pip install 'gridhe[demo]'",
+        )
+    return Check(name="broker program", state="ok", text=" and ".join(kinds))
+
+
+def try_broker(settings: Settings, login: Login | None) -> Check:
+    """The broker answers, and takes the login if there is one."""
+    logging.getLogger("gridhe").addHandler(logging.NullHandler())  # the session's warnings are told here
+    # A name of its own, and a session that ends with the connection: it must not take the place of the agent
+    # whose login it tries.
+    broker = settings.broker.model_copy(update={"session_expiry_s": 0})
+    try:
+        session = Session(
+            settings=broker,
+            client_id=f"doctor-{secrets.token_hex(4)}",
+            username=login.user if login else None,
+            password=login.password if login else None,
+            on_message=lambda topic, payload: None,
+        )
+        with Reactor() as reactor:
+            reactor.add(session)
+            reactor.run_until(
+                lambda: session.connected or "cannot reach" in (session.last_error or ""),
+                timeout_s=min(_BROKER_TIMEOUT_S, broker.connect_timeout_s),
+            )
+            connected, protocol, why = session.connected, session.protocol, session.unreachable()
+            session.close()
+    except ConfigError as error:
+        return Check(name="broker", state="fail", text=str(error))
+    except BrokerError as error:
+        if login is None and "refuses user" in str(error):
+            text = f"{settings.broker.url} answers, and refuses who has no password"
+            return Check(name="broker", state="ok", text=text, mend="give --credential to try a login")
+        return Check(name="broker", state="fail", text=str(error))
+    if connected:
+        who = f"as {login.user}" if login else "without a password"
+        return Check(name="broker", state="ok", text=f"{settings.broker.url} takes us {who}, MQTT {protocol}")
+    if settings.broker == Settings().broker:
+        # Nobody said where a broker is, so that none is there is no fault.
+        mend = "not needed for gridhe demo, which starts its own"
+        return Check(name="broker", state="warn", text=str(why), mend=mend)
+    return Check(name="broker", state="fail", text=str(why))
+
+
+def try_credential(path: Path) -> tuple[Check, Login | None]:
+    """A credential file: private, whole; and the login in it."""
+    refused = ""
+    for load in (load_device, load_aggregator, load_fleet):
+        try:
+            login = _login(load(path))
+        except CredentialError as error:
+            refused = str(error)
+            if "is not a credential of kind" not in refused:
+                break
+        else:
+            text = f"{path} is whole and its owner's alone"
+            return Check(name="credential", state="ok", text=text), login
+    mend = "" if "chmod" in refused else "give a file out of the authority's credentials/, or enrol anew"
+    return Check(name="credential", state="fail", text=refused, mend=mend), None
+
+
+def _login(credential: object) -> Login | None:
+    match credential:
+        case DeviceCredential():
+            return Login(user=credential.meter, password=credential.password)
+        case AggregatorCredential():
+            return Login(user=aggregator_user(credential.aggregator), password=credential.password)
+        case FleetCredential() if credential.password is not None:
+            return Login(user=FLEET_USER, password=credential.password)
+    return None

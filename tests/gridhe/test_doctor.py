@@ -1,0 +1,311 @@
+"""The doctor finds what is wrong, and only that."""
+
+import importlib.metadata
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gridhe import checks
+from gridhe.broker.embedded import EmbeddedBroker, Kind, available
+from gridhe.broker.server_config import aggregator_user
+from gridhe.cli import cli
+from gridhe.commands import run_command
+from gridhe.keyring.credential import AggregatorCredential, DeviceCredential, FleetCredential
+from gridhe.keyring.ingest import new_ingest_secret
+from gridhe.keyring.signing import SigningKey
+
+DEVICE = DeviceCredential(
+    meter="m1",
+    group="north/f1",
+    password="the password of m1",
+    ingest_key=bytes(32),
+    authority_key=SigningKey.generate().verify_key,
+)
+
+
+def examine(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """The exit code, and the findings by name."""
+    with pytest.raises(SystemExit) as stopped:
+        run_command(cli, ["doctor", "--json", *map(str, args)])
+    report = json.loads(capsys.readouterr().out)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for check in report["checks"]:
+        found.setdefault(check["name"], []).append(check)
+    assert report["ok"] == (stopped.value.code == 0)
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code, found
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A loopback TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / "credentials").mkdir(mode=0o700)
+    for name in ("vault", "credentials/m1.json"):
+        (home / name).write_text("secret")
+        (home / name).chmod(0o600)
+    return home
+
+
+def test_a_machine_that_can_run_everything_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = examine(capsys)
+    assert code == 0
+    assert {check["state"] for name, (check, *_) in found.items() if name != "broker"} == {"ok"}
+    assert {"python", "gridhe", "numpy", "tenseal", "paho-mqtt", "settings", "plan"} <= found.keys()
+    assert found["encryption"][0]["text"] == "two batches encrypted, folded, decrypted: exact"
+
+
+def test_every_requirement_of_gridhe_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    _, found = examine(capsys)
+    for line in importlib.metadata.requires("gridhe") or []:
+        if "extra" not in line:
+            assert line.split(">")[0] in found, line
+
+
+def test_lines_for_people_end_with_a_count(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command(cli, ["doctor", "--set", "plan.windw_s=5"])
+    out = capsys.readouterr().out
+    assert "fail  settings: unknown setting plan.windw_s; did you mean plan.window_s?" in out
+    assert "      -> mend it there; `gridhe config` prints all settings" in out
+    assert out.splitlines()[-1].endswith(" 1 failed")
+
+
+def test_settings_that_are_refused_fail_and_the_rest_is_still_looked_at(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("gridhe.yaml").write_text("plan: {window_s: 5}\nbroker: {ulr: x}\n", encoding="utf-8")
+    code, found = examine(capsys)
+    assert code == 1
+    assert [check["state"] for check in found["settings"]] == ["fail", "fail"]
+    assert "encryption" in found
+    assert "broker" not in found
+
+
+def test_the_settings_name_their_file_and_variables(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("gridhe.yaml").write_text("", encoding="utf-8")
+    monkeypatch.setenv("GRIDHE_PLAN__GRACE_S", "1")
+    _, found = examine(capsys)
+    assert found["settings"][0]["text"] == (
+        "gridhe.yaml (working directory); from the environment: GRIDHE_PLAN__GRACE_S"
+    )
+
+
+def test_a_plan_that_cannot_be_exact_fails_with_the_nearest_that_can(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, found = examine(
+        capsys, "--set", "ckks.preset=light", "--set", "plan.window_s=2592000", "--set", "plan.interval_s=60"
+    )
+    assert code == 1
+    assert found["plan"][0]["state"] == "fail"
+    assert "Nearest plan that can" in found["plan"][0]["text"]
+
+
+def test_a_missing_package_fails_and_a_missing_extra_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [
+        "not-here-base>=1.0",
+        'not-here-extra>=2.1; extra == "demo"',
+        'gridhe[operator]; extra == "demo"',
+        'not-here-test; extra == "test"',
+        "numpy>=999",
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: wanted)
+    found = {check.name: check for check in checks.check_packages()}
+    assert found.keys() == {"gridhe", "not-here-base", "not-here-extra", "numpy"}
+    assert (found["not-here-base"].state, found["not-here-base"].mend) == (
+        "fail",
+        "pip install 'not-here-base>=1.0'",
+    )
+    assert (found["not-here-extra"].state, found["not-here-extra"].mend) == (
+        "warn",
+        "pip install 'gridhe[demo]'",
+    )
+    assert found["numpy"].state == "fail"
+    assert found["numpy"].text.endswith(", needs 999")
+
+
+def test_a_broken_package_is_told_instead_of_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "gridhe.trials", raising=False)
+    monkeypatch.delattr("gridhe.trials", raising=False)
+    monkeypatch.setitem(sys.modules, "tenseal", None)  # as `import tenseal` fails where it is not installed
+    code, found = examine(capsys)
+    assert code == 1
+    assert found["imports"][0]["state"] == "fail"
+    assert "tenseal" in found["imports"][0]["text"]
+
+
+def test_no_broker_warns_where_none_is_configured_and_fails_where_one_is(
+    capsys: pytest.CaptureFixture[str], unused_port: int
+) -> None:
+    code, found = examine(capsys, "--set", f"broker.url=mqtt://127.0.0.1:{unused_port}")
+    assert code == 1
+    assert found["broker"][0]["state"] == "fail"
+    assert "Connection refused" in found["broker"][0]["text"]
+
+
+def test_clear_text_to_another_machine_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = examine(capsys, "--set", "broker.url=mqtt://broker.example")
+    assert code == 1
+    assert "in clear over the network" in found["broker"][0]["text"]
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", "iotcore"])
+def test_a_broker_that_answers_is_ok(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: Kind, request: pytest.FixtureRequest
+) -> None:
+    if kind == "mosquitto":
+        request.getfixturevalue("mosquitto")
+    assert kind in available()
+    with EmbeddedBroker(tmp_path / "broker", prefer=kind) as broker:
+        code, found = examine(capsys, "--set", f"broker.url={broker.url}")
+    assert code == 0
+    assert found["broker"][0]["state"] == "ok"
+    assert broker.url in found["broker"][0]["text"]
+
+
+def test_a_login_is_tried_and_no_login_is_no_fault(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, mosquitto: Path
+) -> None:
+    DEVICE.save(tmp_path / "m1.json")
+    wrong = DeviceCredential(
+        meter="m1",
+        group="north/f1",
+        password="another password",
+        ingest_key=bytes(32),
+        authority_key=DEVICE.authority_key,
+    )
+    wrong.save(tmp_path / "wrong.json")
+    with EmbeddedBroker(tmp_path / "broker", prefer="mosquitto", users={"m1": DEVICE.password}) as broker:
+        url = f"broker.url={broker.url}"
+        none = examine(capsys, "--set", url)
+        right = examine(capsys, "--set", url, "--credential", tmp_path / "m1.json")
+        both = examine(
+            capsys,
+            "--set",
+            url,
+            "--credential",
+            tmp_path / "wrong.json",
+            "--credential",
+            tmp_path / "m1.json",
+        )
+    assert none[0] == right[0] == 0
+    assert "refuses who has no password" in none[1]["broker"][0]["text"]
+    assert "takes us as m1" in right[1]["broker"][0]["text"]
+    assert both[0] == 1
+    assert [check["state"] for check in both[1]["broker"]] == ["fail", "ok"]
+    assert "another password" not in json.dumps(both[1])
+
+
+def test_every_kind_of_credential_is_known(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    aggregator = AggregatorCredential(
+        aggregator="a1",
+        password="x",
+        ingest_secret=new_ingest_secret(),
+        signing_key=SigningKey.generate().private_bytes(),
+        authority_key=DEVICE.authority_key,
+    )
+    from gridhe import trials
+
+    for credential, user in (
+        (DEVICE, "m1"),
+        (aggregator, aggregator_user("a1")),
+        (FleetCredential(devices=(DEVICE,), password="y"), "fleet"),
+        (FleetCredential(devices=(DEVICE,)), None),
+    ):
+        credential.save(tmp_path / "credential.json")
+        check, login = trials.try_credential(tmp_path / "credential.json")
+        assert check.state == "ok"
+        assert (login.user if login else None) == user
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "told"),
+    [
+        ("{}", 0o600, "is not a credential of kind"),
+        ('{"kind": "device", "password": "hunter2"', 0o600, "is not a whole device credential"),
+        ('{"kind": "device", "password": "hunter2"}', 0o600, "is not a whole device credential"),
+        ('{"kind": "device"}', 0o644, "run: chmod 600"),
+    ],
+)
+def test_a_credential_that_is_no_good_fails(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, mode: int, told: str
+) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(content)
+    file.chmod(mode)
+    code, found = examine(capsys, "--credential", file)
+    assert code == 1
+    assert told in found["credential"][0]["text"]
+    assert "hunter2" not in json.dumps(found)
+
+
+def test_a_home_in_order_passes_and_counts_the_credentials_in_it(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    code, found = examine(capsys, "--home", home)
+    assert code == 0
+    assert found["home"][0]["state"] == found["vault"][0]["state"] == "ok"
+    assert found["credentials"][0]["state"] == "warn"
+    assert found["credentials"][0]["text"].startswith("1 still in")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "mode"),
+    [("home", ".", 0o755), ("vault", "vault", 0o640), ("credential", "credentials/m1.json", 0o604)],
+)
+def test_what_others_can_read_fails_with_the_command_that_mends_it(
+    capsys: pytest.CaptureFixture[str], home: Path, name: str, path: str, mode: int
+) -> None:
+    (home / path).chmod(mode)
+    code, found = examine(capsys, "--home", home)
+    assert code == 1
+    (check,) = found[name]
+    assert check["state"] == "fail"
+    assert "chmod" in check["text"] + check["mend"]
+
+
+def test_a_home_that_is_none_fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "bare").mkdir(mode=0o700)
+    for name, finding in (("absent", "home"), ("file", "home"), ("bare", "vault")):
+        code, found = examine(capsys, "--home", tmp_path / name)
+        assert code == 1
+        assert "gridhe-keyring init" in found[finding][0]["mend"]
+
+
+def test_where_the_passphrase_comes_from_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "passphrase"
+    file.write_text("hunter2")
+    for mode, state in ((0o600, "ok"), (0o644, "fail")):
+        file.chmod(mode)
+        check = checks.check_passphrase({"GRIDHE_PASSPHRASE_FILE": str(file)}, terminal=False)
+        assert check.state == state
+        assert "hunter2" not in repr(check)
+    assert checks.check_passphrase({"GRIDHE_PASSPHRASE": "hunter2"}, terminal=True).state == "warn"
+    assert checks.check_passphrase({}, terminal=True).state == "ok"
+    assert checks.check_passphrase({}, terminal=False).state == "warn"
