@@ -86,7 +86,7 @@ class Service:
     def run(self, watch: Callable[["Service"], None] | None = None, watch_s: float = 10.0) -> None:
         """Work until SIGTERM or SIGINT, then commit, send the receipts and return.
 
-        `watch` is called every `watch_s` seconds with this service.
+        `watch` is called with this service every `watch_s` seconds, and a last time at the end.
         """
         previous = {
             number: signal.signal(number, lambda *_: self._reactor.stop())
@@ -104,6 +104,8 @@ class Service:
             self._publish([self._status(online=False)])
             self._reactor.run_until(lambda: not self._session.in_flight, _FLUSH_S)
             self._session.close()
+            if watch is not None:
+                watch(self)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
