@@ -36,6 +36,7 @@ _FILE_MAX = 1 << 30  # a ring of degree 32768 has a secret of some 6 MB; this ho
 _KEY_BYTES = 32
 _SALT_BYTES = 16
 _NONCE_BYTES = 12
+_KEYS = ("signing_key", "ingest_secret", "noise_key", "broker_secret")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +72,13 @@ class Secrets:
     signing_key: bytes = field(repr=False)  # Ed25519 private key, 32 bytes
     ingest_secret: bytes = field(repr=False)  # 32 bytes
     noise_key: bytes = field(repr=False)  # 32 bytes, see gridhe.keyring.decrypt
+    broker_secret: bytes = field(repr=False)  # 32 bytes, all broker passwords derive from it
     contexts: dict[str, bytes] = field(
         repr=False, default_factory=dict
     )  # TenSEAL contexts with secret key, by key id
 
     def __post_init__(self) -> None:
-        for name in ("signing_key", "ingest_secret", "noise_key"):
+        for name in _KEYS:
             value = getattr(self, name)
             if not isinstance(value, bytes) or len(value) != _KEY_BYTES:
                 raise VaultError(f"the vault's {name} must have {_KEY_BYTES} bytes")
@@ -92,9 +94,7 @@ class Secrets:
     def _encode(self) -> bytes:
         record: bytes = msgpack.packb(
             {
-                "signing_key": self.signing_key,
-                "ingest_secret": self.ingest_secret,
-                "noise_key": self.noise_key,
+                **{name: getattr(self, name) for name in _KEYS},
                 "contexts": self.contexts,
             }
         )
@@ -148,23 +148,38 @@ class Vault:
     def open(cls, path: Path, passphrase: bytes) -> "Vault":
         """The vault in this file. Raises VaultError: missing, open to others, damaged, wrong passphrase."""
         check_private_dir(path.parent)
-        try:
-            check_private(path)
-        except CredentialError as error:
-            raise VaultError(f"vault: {error}") from None
-        try:
-            if path.stat().st_size > _FILE_MAX:
-                raise VaultError(f"{path} is too large for a vault")
-            data = path.read_bytes()
-        except OSError as error:
-            raise VaultError(f"cannot read the vault {path}: {error.strerror or error}") from None
+        data = cls._read(path)
         head, kdf, salt, nonce = cls._read_head(path, data)
         key = kdf.derive(passphrase, salt)
+        secrets = cls._open_body(path, key, nonce, data, head)
+        return cls(path, key=key, salt=salt, kdf=kdf, secrets=secrets)
+
+    def reload(self) -> None:
+        """Read the file again, which another process of the same authority may have replaced (a new key)."""
+        data = self._read(self.path)
+        head, _, salt, nonce = self._read_head(self.path, data)
+        if salt != self._salt:
+            raise VaultError(f"{self.path} has become another vault; start again")
+        self.secrets = self._open_body(self.path, self._key, nonce, data, head)
+
+    @staticmethod
+    def _read(path: Path) -> bytes:
         try:
-            body = AESGCM(key).decrypt(nonce, data[len(head) :], head)
+            check_private(path)
+            if path.stat().st_size > _FILE_MAX:
+                raise VaultError(f"{path} is too large for a vault")
+            return path.read_bytes()
+        except CredentialError as error:
+            raise VaultError(f"vault: {error}") from None
+        except OSError as error:
+            raise VaultError(f"cannot read the vault {path}: {error.strerror or error}") from None
+
+    @staticmethod
+    def _open_body(path: Path, key: bytes, nonce: bytes, data: bytes, head: bytes) -> Secrets:
+        try:
+            return Secrets._decode(AESGCM(key).decrypt(nonce, data[len(head) :], head))
         except InvalidTag:
             raise VaultError(f"{path} does not open: wrong passphrase, or the file is damaged") from None
-        return cls(path, key=key, salt=salt, kdf=kdf, secrets=Secrets._decode(body))
 
     @staticmethod
     def _read_head(path: Path, data: bytes) -> tuple[bytes, Kdf, bytes, bytes]:

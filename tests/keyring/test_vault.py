@@ -27,6 +27,7 @@ def some_secrets() -> Secrets:
         signing_key=os.urandom(32),
         ingest_secret=os.urandom(32),
         noise_key=os.urandom(32),
+        broker_secret=os.urandom(32),
         contexts={"k0123456789abcdef": os.urandom(70_000)},
     )
 
@@ -54,8 +55,12 @@ def test_a_rewritten_vault_has_a_new_nonce_and_the_old_passphrase(home: Path) ->
     vault.save(more)
     after = (home / "vault").read_bytes()
     assert before[-64:] != after[-64:]
-    assert Vault.open(home / "vault", PASSPHRASE).secrets == more
+    other = Vault.open(home / "vault", PASSPHRASE)
+    assert other.secrets == more
     vault.save(more.without_context("kfedcba9876543210"))
+    assert other.secrets == more
+    other.reload()
+    assert other.secrets == vault.secrets
     assert list(Vault.open(home / "vault", PASSPHRASE).secrets.contexts) == ["k0123456789abcdef"]
 
 

@@ -1,0 +1,147 @@
+"""What was given out, kept so that the same request gets the same answer. One SQLite file.
+
+With each answer goes the ledger's head at that moment (gridhe.keyring.ledger): in the same transaction, so
+it costs no write of its own. Nothing here was withheld: of a withheld interval only the reason stands.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from gridhe.errors import StateError
+from gridhe.files import write_private
+from gridhe.keyring.family import WITHHELD
+from gridhe.keyring.ledger import START, Head
+from gridhe.keyring.release import TotalKey
+
+__all__ = ["Answer", "Answers"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    plan TEXT NOT NULL, win INTEGER NOT NULL, grp TEXT NOT NULL, part INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (plan, win, grp, part)
+);
+CREATE TABLE IF NOT EXISTS head (id INTEGER PRIMARY KEY CHECK (id = 1), count INTEGER NOT NULL, hash TEXT
+NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A released total: integers per quantity, kind of block and interval.
+
+    `withheld[quantity]` has a reason for each interval that was not given out ("" else); its integers are
+    0. `refused` is set when a total turned out to be no sum of batches, and then nothing else is.
+    """
+
+    blocks: Mapping[str, Mapping[str, tuple[int, ...]]]
+    withheld: Mapping[str, tuple[str, ...]]
+    refused: str = ""
+
+    @classmethod
+    def of(
+        cls, blocks: Mapping[str, Mapping[str, NDArray[np.int64]]], withheld: Mapping[str, list[str]]
+    ) -> "Answer":
+        """The answer of decrypted blocks, int64[intervals] each, without the intervals that are withheld."""
+        shown = {name: np.array([not reason for reason in reasons]) for name, reasons in withheld.items()}
+        return cls(
+            blocks={
+                name: {
+                    kind: tuple(np.where(shown[name], values, 0).tolist()) for kind, values in kinds.items()
+                }
+                for name, kinds in blocks.items()
+            },
+            withheld={name: tuple(reasons) for name, reasons in withheld.items()},
+        )
+
+    def given(self) -> dict[str, NDArray[np.int64]]:
+        """Per quantity the present counts that were given out, WITHHELD where nothing was."""
+        return {
+            name: np.array(
+                [
+                    WITHHELD if reason else count
+                    for count, reason in zip(kinds["present"], reasons, strict=True)
+                ],
+                np.int64,
+            )
+            for (name, kinds), reasons in zip(self.blocks.items(), self.withheld.values(), strict=True)
+        }
+
+    def encode(self) -> bytes:
+        """The answer as msgpack."""
+        body: bytes = msgpack.packb([self.blocks, self.withheld, self.refused])
+        return body
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Answer":
+        """The answer in bytes of `encode`. Raises StateError."""
+        try:
+            blocks, withheld, refused = msgpack.unpackb(data, use_list=False)
+            return cls(blocks=blocks, withheld=withheld, refused=refused)
+        except (ValueError, TypeError):
+            raise StateError("a stored answer is damaged; restore answers.db from a backup") from None
+
+
+def digest_of(body: bytes) -> str:
+    """What the ledger keeps of an answer."""
+    return hashlib.sha256(body).hexdigest()
+
+
+class Answers:
+    """The answers' database. Raises StateError when it is damaged or the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            write_private(path, b"")
+        self.path = path
+        with self._state_errors():
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def head(self) -> Head:
+        """The ledger's head when the last answer was stored."""
+        with self._state_errors():
+            row = self._db.execute("SELECT count, hash FROM head").fetchone()
+        return START if row is None else Head(*row)
+
+    def store(self, total: TotalKey, body: bytes, head: Head) -> None:
+        """Keep an encoded answer and the ledger's head; on the disk when this returns."""
+        with self._state_errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", (*total, body))
+                self._db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (head.count, head.hash))
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
+    def get(self, total: TotalKey) -> bytes | None:
+        """The encoded answer of a total."""
+        query = "SELECT body FROM answers WHERE plan = ? AND win = ? AND grp = ? AND part = ?"
+        with self._state_errors():
+            row = self._db.execute(query, total).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def totals(self) -> Iterator[TotalKey]:
+        """Every total that has an answer."""
+        with self._state_errors():
+            yield from self._db.execute("SELECT plan, win, grp, part FROM answers")
+
+    @contextmanager
+    def _state_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StateError(f"{self.path}: {error}; is the disk full, or the file damaged?") from None

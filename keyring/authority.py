@@ -1,0 +1,350 @@
+"""The authority's home: one folder, 0700, with everything the authority has.
+
+vault           secrets, encrypted (gridhe.keyring.vault)
+authority.pub   the authority's verify key, hex
+plans/          signed bundles, one file a plan: <plan id>.bundle
+enrolment.db    who is enrolled (gridhe.keyring.enrolment)
+credentials/    what enrolment handed out; give them to their owners and delete them here
+broker/         mosquitto.conf, acl, passwords: written anew by every enrolment
+inbox.db        totals that arrived (gridhe.keyring.inbox)
+ledger.jsonl    every decision to release (gridhe.keyring.ledger)
+answers.db      what was given out (gridhe.keyring.answers)
+"""
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tenseal as ts
+
+from gridhe.broker.server_config import (
+    AUTHORITY_USER,
+    FLEET_USER,
+    ServerTls,
+    aggregator_user,
+    write_server_files,
+)
+from gridhe.broker.url import BrokerUrl
+from gridhe.config.settings import BrokerSettings, Settings
+from gridhe.errors import ConfigError, PlanError, StateError, VaultError
+from gridhe.files import make_private_dir, write_private
+from gridhe.keyring.bundle import Bundle, key_id_of
+from gridhe.keyring.credential import AggregatorCredential, DeviceCredential, FleetCredential
+from gridhe.keyring.enrolment import EnrolledMeter, Enrolment, derive_password
+from gridhe.keyring.ingest import derive_key, new_ingest_secret
+from gridhe.keyring.plan import Plan
+from gridhe.keyring.planner import Choice, choose, make_plan
+from gridhe.keyring.roster import Roster
+from gridhe.keyring.signing import SigningKey, authority_id
+from gridhe.keyring.vault import Kdf, Secrets, Vault, check_private_dir
+
+__all__ = ["AuthorityHome", "HomePaths"]
+
+_PAYLOAD_LEAST = 16 << 20  # generated mosquitto.conf: room for totals' headers and larger rosters
+_AUTHORITY_GENERATION = _FLEET_GENERATION = 1
+
+
+class HomePaths:
+    """Where things stand in a home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.vault = home / "vault"
+        self.verify_key = home / "authority.pub"
+        self.plans = home / "plans"
+        self.enrolment = home / "enrolment.db"
+        self.credentials = home / "credentials"
+        self.broker = home / "broker"
+        self.inbox = home / "inbox.db"
+        self.ledger = home / "ledger.jsonl"
+        self.answers = home / "answers.db"
+
+    def read_verify_key(self) -> bytes:
+        """The authority's verify key. Raises StateError: not a home."""
+        try:
+            key = bytes.fromhex(self.verify_key.read_text().strip())
+        except (OSError, ValueError):
+            key = b""
+        if len(key) != 32:
+            raise StateError(
+                f"{self.home} is no authority's home; make one with: gridhe-keyring init --home DIR"
+            )
+        return key
+
+    def read_bundles(self) -> dict[str, tuple[Bundle, bytes]]:
+        """(bundle, its signed bytes) by plan id, earliest first. Raises BundleError, StateError."""
+        key = self.read_verify_key()
+        found: dict[str, tuple[Bundle, bytes]] = {}
+        try:
+            for path in sorted(self.plans.glob("*.bundle")):
+                data = path.read_bytes()
+                bundle = Bundle.decode(data, key)
+                found[bundle.plan.plan_id] = bundle, data
+        except OSError as error:
+            raise StateError(f"cannot read {self.plans}: {error.strerror or error}") from None
+        return dict(sorted(found.items(), key=lambda item: _starts_s(item[1][0].plan)))
+
+
+def _starts_s(plan: Plan) -> int:
+    return plan.window_start_s(plan.first_window)
+
+
+class AuthorityHome:
+    """A home with its vault open."""
+
+    def __init__(self, home: Path, vault: Vault) -> None:
+        self.paths = HomePaths(home)
+        self.vault = vault
+        self.signing_key = SigningKey.from_private_bytes(vault.secrets.signing_key)
+        self.verify_key = self.paths.read_verify_key()
+        if self.signing_key.verify_key != self.verify_key:
+            raise VaultError(
+                f"the vault in {home} is of another authority; restore the one that belongs here"
+            )
+        self.enrolment = Enrolment(self.paths.enrolment)
+
+    @classmethod
+    def init(
+        cls,
+        home: Path,
+        settings: Settings,
+        passphrase: bytes,
+        *,
+        first_window: int = 0,
+        kdf: Kdf | None = None,
+    ) -> "AuthorityHome":
+        """Make a home: signing key, ingest secret, first key and plan.
+
+        Raises PlanError or ConfigError before anything is written.
+        """
+        choice = choose(settings)
+        BrokerUrl.parse(settings.broker.url).check_secrecy(insecure=settings.broker.insecure)
+        paths = HomePaths(home)
+        make_private_dir(home)
+        if any(home.iterdir()):
+            raise StateError(f"{home} is not empty; a new authority needs a folder of its own")
+        home.chmod(0o700)
+        with _locked(home):
+            key = SigningKey.generate()
+            secrets = Secrets(
+                signing_key=key.private_bytes(),
+                ingest_secret=new_ingest_secret(),
+                noise_key=os.urandom(32),
+                broker_secret=os.urandom(32),
+            )
+            vault = Vault.create(paths.vault, passphrase, secrets, kdf=kdf)
+            write_private(paths.verify_key, key.verify_key.hex().encode() + b"\n")
+            for folder in (paths.plans, paths.credentials):
+                make_private_dir(folder)
+            authority = cls(home, vault)
+            authority._add_plan(settings, choice, first_window)
+            authority.write_broker_files(settings.broker)
+        return authority
+
+    @classmethod
+    def open(cls, home: Path, passphrase: bytes) -> "AuthorityHome":
+        """The home in this folder. Raises StateError (no home), VaultError (passphrase, permissions)."""
+        HomePaths(home).read_verify_key()
+        check_private_dir(home)
+        return cls(home, Vault.open(HomePaths(home).vault, passphrase))
+
+    def close(self) -> None:
+        """Close the databases."""
+        self.enrolment.close()
+
+    # -- plans and keys --------------------------------------------------------------------------
+
+    def _add_plan(self, settings: Settings, choice: Choice, first_window: int) -> Bundle:
+        """Make a key and a plan for it. The key is in the vault before the bundle can be published."""
+        parameters = choice.parameters
+        context = ts.context(
+            ts.SCHEME_TYPE.CKKS,
+            parameters.ring_degree,
+            coeff_mod_bit_sizes=list(parameters.prime_bits),
+            n_threads=1,
+        )
+        public: bytes = context.serialize(
+            save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
+        )
+        secret: bytes = context.serialize(
+            save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
+        )
+        key_id = key_id_of(public)
+        authority = authority_id(self.verify_key)
+        plan = make_plan(settings, choice, authority=authority, key_id=key_id, first_window=first_window)
+        bundle = Bundle(plan=plan, public_key=public)
+        signed = bundle.encode(self.signing_key)
+        self.vault.save(self.vault.secrets.with_context(key_id, secret))
+        write_private(self.paths.plans / f"{plan.plan_id}.bundle", signed)
+        return bundle
+
+    def rotate(self, settings: Settings, first_window: int) -> Bundle:
+        """A new key and plan, valid from a later window than any plan so far. Raises PlanError."""
+        choice = choose(settings)
+        with _locked(self.paths.home):
+            self.vault.reload()
+            newest = self.bundle().plan
+            starts_s = first_window * settings.plan.window_s
+            if starts_s <= _starts_s(newest):
+                raise PlanError(
+                    f"first window {first_window} starts at {starts_s} s; it must be after that of plan "
+                    f"{newest.plan_id} ({_starts_s(newest)} s)"
+                )
+            if starts_s % newest.window_s:
+                raise PlanError(
+                    f"first window {first_window} starts inside a window of plan {newest.plan_id}; take one "
+                    f"that starts at a multiple of {newest.window_s} s"
+                )
+            bundle = self._add_plan(settings, choice, first_window)
+            self.write_broker_files(settings.broker)
+        return bundle
+
+    def retire(self, key_id: str) -> None:
+        """Forget a secret key for ever. Raises ConfigError: not there, or the current plan's."""
+        with _locked(self.paths.home):
+            self.vault.reload()
+            if key_id not in self.vault.secrets.contexts:
+                raise ConfigError(f"there is no key {key_id} in the vault")
+            if self.bundle().plan.key_id == key_id:
+                raise ConfigError(f"key {key_id} is the current plan's; rotate first")
+            self.vault.save(self.vault.secrets.without_context(key_id))
+
+    def bundle(self) -> Bundle:
+        """The newest plan's bundle."""
+        return list(self.paths.read_bundles().values())[-1][0]
+
+    def roster(self) -> bytes:
+        """The signed roster as of now."""
+        return Roster.of(self.enrolment.version, self.enrolment.entries()).encode(self.signing_key)
+
+    # -- enrolment -------------------------------------------------------------------------------
+
+    def enrol_meters(
+        self,
+        wanted: Iterable[tuple[str, str]],
+        settings: Settings,
+        *,
+        from_s: int = 0,
+        move: bool = False,
+        renew: bool = False,
+        fleet_file: Path | None = None,
+    ) -> list[Path]:
+        """Enrol (meter, group) pairs; write their credentials to credentials/, or all to `fleet_file`.
+
+        The files' paths are returned. Safe to repeat: the same credentials are written again.
+        """
+        with _locked(self.paths.home):
+            meters = self.enrolment.enrol_meters(
+                wanted, from_s=from_s, fleet=fleet_file is not None, move=move, renew=renew
+            )
+            self.write_broker_files(settings.broker)
+            devices = [self._device(meter) for meter in meters]
+            if fleet_file is not None:
+                password = self._password(FLEET_USER, _FLEET_GENERATION)
+                FleetCredential(devices=tuple(devices), password=password).save(fleet_file)
+                return [fleet_file]
+            make_private_dir(self.paths.credentials)
+            paths = [self.paths.credentials / f"{device.meter}.json" for device in devices]
+            for device, path in zip(devices, paths, strict=True):
+                device.save(path)
+        return paths
+
+    def _device(self, meter: EnrolledMeter) -> DeviceCredential:
+        return DeviceCredential(
+            meter=meter.name,
+            group=meter.group,
+            password=self._password(meter.name, meter.generation),
+            ingest_key=derive_key(self.vault.secrets.ingest_secret, meter.name),
+            authority_key=self.verify_key,
+        )
+
+    def enrol_aggregator(self, name: str, settings: Settings) -> Path:
+        """Enrol an aggregator and write its credential.
+
+        Again: a new signing key and password; totals signed with the old key are refused from then on.
+        """
+        with _locked(self.paths.home):
+            key = SigningKey.generate()
+            enrolled = self.enrolment.enrol_aggregator(name, key.verify_key)
+            self.write_broker_files(settings.broker)
+            make_private_dir(self.paths.credentials)
+            path = self.paths.credentials / f"aggregator-{name}.json"
+            AggregatorCredential(
+                aggregator=name,
+                password=self._password(aggregator_user(name), enrolled.generation),
+                ingest_secret=self.vault.secrets.ingest_secret,
+                signing_key=key.private_bytes(),
+                authority_key=self.verify_key,
+            ).save(path)
+        return path
+
+    def revoke(self, names: Iterable[str], settings: Settings) -> int:
+        """Revoke meters and aggregators; how many."""
+        with _locked(self.paths.home):
+            count = self.enrolment.revoke(names)
+            self.write_broker_files(settings.broker)
+        return count
+
+    # -- the broker's files ----------------------------------------------------------------------
+
+    @property
+    def broker_password(self) -> str:
+        """The authority's own broker password."""
+        return self._password(AUTHORITY_USER, _AUTHORITY_GENERATION)
+
+    def _password(self, user: str, generation: int) -> str:
+        return derive_password(self.vault.secrets.broker_secret, user, generation)
+
+    def write_broker_files(self, settings: BrokerSettings) -> Path:
+        """mosquitto.conf, acl and passwords of everybody enrolled, in broker/; the path of the first.
+
+        The broker listens where broker.url points: on loopback only if that is loopback, with TLS if that is
+        mqtts; its certificate is then expected in broker/tls/ (server.crt, server.key).
+        """
+        url = BrokerUrl.parse(settings.url)
+        meters, aggregators = self.enrolment.meters(), self.enrolment.aggregators()
+        passwords = {meter.name: self._password(meter.name, meter.generation) for meter in meters}
+        for each in aggregators:
+            user = aggregator_user(each.name)
+            passwords[user] = self._password(user, each.generation)
+        passwords[AUTHORITY_USER] = self.broker_password
+        fleet = [meter.name for meter in meters if meter.fleet]
+        if fleet:
+            passwords[FLEET_USER] = self._password(FLEET_USER, _FLEET_GENERATION)
+        bundles = self.paths.read_bundles().values()
+        rings = [2 * bundle.plan.parameters.wire_bytes for bundle, _ in bundles]
+        largest = max(_PAYLOAD_LEAST, *rings, *(2 * len(data) for _, data in bundles), 2 * len(self.roster()))
+        tls = self.paths.broker.resolve() / "tls"
+        return write_server_files(
+            self.paths.broker,
+            settings=settings,
+            passwords=passwords,
+            entries=self.enrolment.entries(),
+            aggregators=[each.name for each in aggregators],
+            fleets={FLEET_USER: fleet} if fleet else None,
+            largest_payload=largest,
+            port=url.port,
+            bind="127.0.0.1" if url.loopback else "0.0.0.0",  # noqa: S104 - TLS, or broker.insecure was set
+            tls=ServerTls(cert_file=tls / "server.crt", key_file=tls / "server.key") if url.tls else None,
+            # A broker started by root would become `mosquitto`, who cannot enter this private folder.
+            owner="root" if os.geteuid() == 0 else None,
+        )
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One change at a time. Raises StateError when another process is at it."""
+    try:
+        handle = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StateError(f"cannot open {home}: {error.strerror or error}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise StateError(f"{home} is being changed by another gridhe-keyring; try again") from None
+    else:
+        yield
+    finally:
+        os.close(handle)

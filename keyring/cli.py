@@ -1,0 +1,209 @@
+"""`gridhe-keyring`: the key authority's command line.
+
+What needs TenSEAL or the vault is imported when a command runs, so `--help` and `plan` stay quick.
+"""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gridhe.commands import CommonOptions, common_options, run_command, version_option
+from gridhe.errors import ConfigError, StateError
+from gridhe.keyring.cli_enrol import enrol
+from gridhe.keyring.cli_release import release
+from gridhe.keyring.cli_shared import broker_option, home_option, open_home, passphrase_option
+
+__all__ = ["cli", "main"]
+
+
+@click.group()
+@version_option
+def cli() -> None:
+    """The key authority: plans, keys, enrolment and the release of totals.
+
+    \b
+    A first grid:
+      gridhe-keyring plan
+      gridhe-keyring init --home authority
+      gridhe-keyring enrol --home authority --aggregator agg1
+      gridhe-keyring enrol --home authority --group north/f1 --count 25 --prefix n1-
+      gridhe-keyring bundle --home authority --publish
+      gridhe-keyring release --home authority
+    """
+
+
+@cli.command()
+@common_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def plan(common: CommonOptions, as_json: bool) -> None:
+    """Print the ring the planner picks for the settings, and why. Touches no disk.
+
+    \b
+    Examples:
+      gridhe-keyring plan
+      gridhe-keyring plan --set plan.largest_rollup=100000 --set plan.interval_s=900
+    """
+    from gridhe.keyring.planner import choose
+
+    told = choose(common.load()).explain()
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    for name, value in told.items():
+        values = value if name == "rejected" else [value]
+        for each in values or ["none"]:
+            click.echo(f"{name.replace('_', ' '):<24} {_plain(each)}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return str(value)
+
+
+@cli.command()
+@common_options
+@home_option
+@passphrase_option
+@click.option(
+    "--first-window", default="0", metavar="WINDOW", help="Index or start time. Default: 0, any time."
+)
+def init(common: CommonOptions, home: Path, passphrase_file: Path | None, first_window: str) -> None:
+    """Make an authority: its signing key, its vault, the first key and plan.
+
+    The passphrase protects the vault; without it nothing can be released, and nobody can restore it.
+
+    \b
+    Examples:
+      gridhe-keyring init --home authority
+      gridhe-keyring init --home authority --config gridhe.yaml --first-window 2026-01-01
+    """
+    from gridhe.keyring.authority import AuthorityHome
+    from gridhe.keyring.passphrase import ask_passphrase
+    from gridhe.keyring.planner import choose
+    from gridhe.keyring.report import parse_window
+
+    settings = common.load()
+    first = parse_window(first_window, settings.plan.window_s)
+    choose(settings)  # a plan that cannot be exact is refused before a passphrase is asked for
+    authority = AuthorityHome.init(
+        home, settings, ask_passphrase(file=passphrase_file, confirm=True), first_window=first
+    )
+    made = authority.bundle().plan
+    authority.close()
+    click.echo(
+        f"authority {made.authority} in {home}: plan {made.plan_id}, key {made.key_id}, {made.parameters}"
+    )
+    click.echo(f"the broker's files are in {home / 'broker'}; enrol aggregators and meters next")
+
+
+@cli.command()
+@common_options
+@home_option
+@passphrase_option
+@broker_option
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the bundle here."
+)
+@click.option("--publish", is_flag=True, help="Publish all plans and the roster on the broker, retained.")
+def bundle(
+    common: CommonOptions,
+    home: Path,
+    passphrase_file: Path | None,
+    broker: str | None,
+    out: Path | None,
+    publish: bool,
+) -> None:
+    """Hand out the current bundle (plan and public key, signed): as a file, on the broker or both.
+
+    \b
+    Examples:
+      gridhe-keyring bundle --home authority --out current.bundle
+      gridhe-keyring bundle --home authority --publish
+    """
+    from gridhe.keyring.authority import HomePaths
+
+    settings = common.load({"broker.url": broker})
+    current, data = list(HomePaths(home).read_bundles().values())[-1]
+    if out is not None:
+        try:
+            out.write_bytes(data)
+        except OSError as error:
+            raise StateError(f"cannot write {out}: {error.strerror or error}") from None
+    if publish:
+        from gridhe.keyring.service import publish_bundles
+
+        with ExitStack() as stack:
+            count = publish_bundles(open_home(stack, home, passphrase_file), settings)
+        click.echo(f"published {count} plans and the roster on {settings.broker.url}")
+    click.echo(
+        f"plan {current.plan.plan_id}, key {current.plan.key_id}, {len(data)} bytes"
+        + (f": {out}" if out else "")
+    )
+
+
+@cli.command()
+@common_options
+@home_option
+@passphrase_option
+@click.option("--first-window", metavar="WINDOW", help="The new plan's first window, by index or start time.")
+@click.option("--retire", metavar="KEY", help="Instead: delete this old secret key for ever.")
+def rotate(
+    common: CommonOptions,
+    home: Path,
+    passphrase_file: Path | None,
+    first_window: str | None,
+    retire: str | None,
+) -> None:
+    """Make a new key and a plan for it, valid from a later window; or retire an old key.
+
+    Old keys are kept, to release what they encrypted, until they are retired. Publish the new plan with
+    `bundle --publish`; a `release --follow` that runs does so by itself.
+
+    \b
+    Examples:
+      gridhe-keyring rotate --home authority --first-window 2026-07-01
+      gridhe-keyring rotate --home authority --retire k0123456789abcdef
+    """
+    from gridhe.keyring.report import iso, parse_window
+
+    settings = common.load()
+    if (first_window is None) == (retire is None):
+        raise ConfigError("give --first-window for a new key, or --retire for an old one")
+    with ExitStack() as stack:
+        authority = open_home(stack, home, passphrase_file)
+        if retire is not None:
+            authority.retire(retire)
+            click.echo(f"key {retire} is gone: what it encrypted and was not released stays unread")
+            return
+        made = authority.rotate(settings, parse_window(str(first_window), settings.plan.window_s)).plan
+        starts = iso(made.window_start_s(made.first_window))
+        click.echo(f"plan {made.plan_id}, key {made.key_id}, {made.parameters}, from {starts} on")
+
+
+@cli.command()
+@home_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def inspect(home: Path, as_json: bool) -> None:
+    """Show what a home holds and verify its ledger. Needs no passphrase, changes nothing."""
+    from gridhe.keyring.authority import HomePaths
+    from gridhe.keyring.inspection import inspect_home, lines_of
+
+    found = inspect_home(HomePaths(home))
+    click.echo(json.dumps(found) if as_json else "\n".join(lines_of(found)))
+
+
+cli.add_command(enrol)
+cli.add_command(release)
+
+
+def main() -> None:
+    """The `gridhe-keyring` command."""
+    run_command(cli)

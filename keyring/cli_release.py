@@ -1,0 +1,151 @@
+"""`gridhe-keyring release`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from gridhe.commands import CommonOptions, common_options
+from gridhe.errors import ConfigError, ReleaseRefused, StateError
+from gridhe.keyring.cli_shared import broker_option, home_option, open_home, passphrase_option
+
+if TYPE_CHECKING:
+    from gridhe.keyring.desk import Outcome
+
+__all__ = ["release"]
+
+
+@click.command()
+@common_options
+@home_option
+@passphrase_option
+@broker_option
+@click.option("--group", "groups", multiple=True, metavar="GROUP", help="Only this group; repeatable.")
+@click.option(
+    "--window", "windows", multiple=True, metavar="WINDOW", help="Only this window, by index or start time."
+)
+@click.option("--all", "released_too", is_flag=True, help="Give out again what was released before, too.")
+@click.option(
+    "--idle-s",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="Quiet time that ends the taking in.",
+)
+@click.option(
+    "--follow", is_flag=True, help="Stay online and release as totals come, until SIGTERM or Ctrl-C."
+)
+@click.option("--offline", is_flag=True, help="Only what has arrived before; no broker.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write JSON lines here.",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout instead of a table.")
+def release(
+    common: CommonOptions,
+    home: Path,
+    passphrase_file: Path | None,
+    broker: str | None,
+    groups: tuple[str, ...],
+    windows: tuple[str, ...],
+    released_too: bool,
+    idle_s: float,
+    follow: bool,
+    offline: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Take totals in from the broker, and turn those the policy allows into integers.
+
+    Without --group or --window everything that waits is tried; refusals are told with their rule. With them
+    exactly those are given out (again, if they were before), and the exit code is 8 if one was refused. A
+    JSON line has `intervals`, or `refused` and `message`.
+
+    \b
+    Examples:
+      gridhe-keyring release --home authority
+      gridhe-keyring release --home authority --group grid --window 2026-01-31 --json
+      gridhe-keyring release --home authority --follow --out released.jsonl
+    """
+    from gridhe.keyring.service import ReleaseService
+
+    if follow and offline:
+        raise ConfigError("--follow needs the broker; leave --offline away")
+    settings = common.load({"broker.url": broker})
+    asked = bool(groups or windows)
+    with ExitStack() as stack:
+        printer = _Printer(as_json=as_json, follow=follow, out=_open_out(stack, out, append=follow))
+        authority = open_home(stack, home, passphrase_file)
+        service = stack.enter_context(
+            ReleaseService(
+                authority,
+                settings,
+                emit=printer.emit,
+                groups=groups,
+                windows=windows,
+                released_too=released_too,
+            )
+        )
+        outcomes = service.offline() if offline else service.online(idle_s=idle_s, follow=follow)
+    printer.finish()
+    if asked and not follow:
+        if not outcomes:
+            raise StateError(
+                "nothing that was asked for has arrived; is the aggregator running, the window closed?"
+            )
+        if any(outcome.record is None for outcome in outcomes):
+            click.get_current_context().exit(ReleaseRefused.exit_code)
+
+
+def _open_out(stack: ExitStack, out: Path | None, *, append: bool) -> TextIO | None:
+    if out is None:
+        return None
+    try:
+        return stack.enter_context(out.open("a" if append else "w"))
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from None
+
+
+class _Printer:
+    """Shows outcomes: JSON lines as they come, or a table."""
+
+    def __init__(self, *, as_json: bool, follow: bool, out: TextIO | None) -> None:
+        self._json, self._follow, self._out = as_json, follow, out
+        self._rows: list[dict[str, str]] = []
+        self._released = self._refused = 0
+
+    def emit(self, outcome: Outcome) -> None:
+        from gridhe.keyring.report import summary_of, table
+
+        line = json.dumps(outcome.to_json(), separators=(",", ":"))
+        if self._out is not None:
+            print(line, file=self._out, flush=True)
+        if self._json:
+            click.echo(line)
+            sys.stdout.flush()
+        if outcome.record is None or outcome.plan is None:
+            self._refused += 1
+            click.echo(f"refused: {outcome.message}", err=True)
+            return
+        self._released += 1
+        if self._json:
+            return
+        row = summary_of(outcome.record, outcome.plan)
+        if self._follow:
+            click.echo(table([row])[1])
+        else:
+            self._rows.append(row)
+
+    def finish(self) -> None:
+        from gridhe.keyring.report import table
+
+        for line in table(self._rows):
+            click.echo(line)
+        click.echo(f"{self._released} totals released, {self._refused} refused", err=self._json)

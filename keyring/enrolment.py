@@ -1,0 +1,260 @@
+"""Who is enrolled: meters, aggregators and the fleet's user, in one SQLite file of the authority's home.
+
+No secret stands in it. Broker passwords derive from the vault's broker secret, the user's name and a
+generation that a renewal raises; ingest keys from the ingest secret and the name
+(`gridhe.keyring.ingest`). So an enrolment can be repeated, and gives the same credential: a lost file, or
+a crash before it was written, costs nothing.
+"""
+
+import base64
+import csv
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from gridhe.errors import ConfigError, StateError
+from gridhe.files import write_private
+from gridhe.keyring.names import ancestors, check_group, check_meter, check_name
+from gridhe.keyring.roster import RosterEntry
+
+__all__ = ["EnrolledAggregator", "EnrolledMeter", "Enrolment", "derive_password", "read_meters_csv"]
+
+_PASSWORD_BYTES = 24  # 192 bits, 32 characters
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meters (
+    name TEXT PRIMARY KEY, grp TEXT NOT NULL, from_s INTEGER NOT NULL, generation INTEGER NOT NULL,
+    fleet INTEGER NOT NULL, revoked INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS aggregators (
+    name TEXT PRIMARY KEY, verify_key BLOB NOT NULL, generation INTEGER NOT NULL, revoked INTEGER NOT NULL
+    DEFAULT 0
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta VALUES ('roster_version', 1);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolledMeter:
+    """A meter. It counts from windows starting at `from_s` (UTC epoch s). `fleet`: that user may send too."""
+
+    name: str
+    group: str
+    from_s: int = 0
+    generation: int = 1
+    fleet: bool = False
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolledAggregator:
+    """An aggregator and the key its totals are signed with. A revoked one's totals are refused."""
+
+    name: str
+    verify_key: bytes
+    generation: int = 1
+    revoked: bool = False
+
+
+def derive_password(broker_secret: bytes, user: str, generation: int) -> str:
+    """The broker password of a user: 192 bits, HKDF-SHA256 (RFC 5869) of the vault's broker secret."""
+    info = f"gridhe/v1/password/{user}/{generation}".encode()
+    derived = HKDF(algorithm=SHA256(), length=_PASSWORD_BYTES, salt=None, info=info).derive(broker_secret)
+    return base64.urlsafe_b64encode(derived).decode()
+
+
+def read_meters_csv(path: Path) -> list[tuple[str, str]]:
+    """(meter, group) of each row of a CSV file with the columns `meter` and `group`. Raises ConfigError."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"meter", "group"} <= set(rows.fieldnames or ()):
+                raise ConfigError(f"{path}: the first line must name the columns meter and group")
+            return [((row["meter"] or "").strip(), (row["group"] or "").strip()) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+
+
+class Enrolment:
+    """The enrolment database. Raises StateError when it is damaged or the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            write_private(path, b"")  # 0600 from the start
+        with _state_errors(path):
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        self.path = path
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """The roster's version: raised by every change, also of aggregators."""
+        return int(self.meta("roster_version") or 0)
+
+    def meta(self, name: str) -> str | None:
+        """A note about the home itself."""
+        with _state_errors(self.path):
+            row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def meters(self, *, revoked: bool = False) -> list[EnrolledMeter]:
+        """All meters by name; revoked ones only if asked for."""
+        query = "SELECT name, grp, from_s, generation, fleet, revoked FROM meters ORDER BY name"
+        with _state_errors(self.path):
+            rows = self._db.execute(query).fetchall()
+        return [
+            EnrolledMeter(
+                name=name,
+                group=group,
+                from_s=from_s,
+                generation=generation,
+                fleet=bool(fleet),
+                revoked=bool(gone),
+            )
+            for name, group, from_s, generation, fleet, gone in rows
+            if revoked or not gone
+        ]
+
+    def aggregators(self, *, revoked: bool = False) -> list[EnrolledAggregator]:
+        """All aggregators by name; revoked ones only if asked for."""
+        query = "SELECT name, verify_key, generation, revoked FROM aggregators ORDER BY name"
+        with _state_errors(self.path):
+            rows = self._db.execute(query).fetchall()
+        return [
+            EnrolledAggregator(name=name, verify_key=key, generation=generation, revoked=bool(gone))
+            for name, key, generation, gone in rows
+            if revoked or not gone
+        ]
+
+    def entries(self) -> list[RosterEntry]:
+        """The roster's entries."""
+        return [RosterEntry(meter.name, meter.group, meter.from_s) for meter in self.meters()]
+
+    # -- changing --------------------------------------------------------------------------------
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Note something about the home."""
+        with self._change():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def enrol_meters(
+        self,
+        wanted: Iterable[tuple[str, str]],
+        *,
+        from_s: int = 0,
+        fleet: bool = False,
+        move: bool = False,
+        renew: bool = False,
+    ) -> list[EnrolledMeter]:
+        """Enrol (meter, group) pairs, all or none, and return them as enrolled.
+
+        A meter that is enrolled already stays as it is, but for `renew` (a new password), `fleet` (may be
+        set, is never taken away) and `move` (another group, from `from_s` on; without it another group is
+        an error). A revoked meter comes back with a new password. Raises ConfigError.
+        """
+        known = {meter.name: meter for meter in self.meters(revoked=True)}
+        taken = {aggregator.name for aggregator in self.aggregators(revoked=True)}
+        changed: dict[str, EnrolledMeter] = {}
+        for name, group in wanted:
+            check_meter(name)
+            check_group(group)
+            if name in changed:
+                raise ConfigError(f"meter {name!r} is named twice")
+            if name in taken:
+                raise ConfigError(f"{name!r} is an aggregator; their receipts would be mixed up")
+            before = known.get(name)
+            if before is None:
+                changed[name] = EnrolledMeter(name=name, group=group, from_s=from_s, fleet=fleet)
+                continue
+            if before.group != group and not (move or before.revoked):
+                raise ConfigError(
+                    f"meter {name!r} is enrolled in {before.group}; to move it to {group} add --move"
+                )
+            stays = before.group == group and not before.revoked
+            changed[name] = EnrolledMeter(
+                name=name,
+                group=group,
+                from_s=before.from_s if stays else from_s,
+                generation=before.generation + (renew or before.revoked),
+                fleet=fleet or before.fleet,
+            )
+        if not changed:
+            raise ConfigError("no meters to enrol: name some, or use --count or --from-csv")
+        _check_groups({**known, **changed})
+        with self._change():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO meters (name, grp, from_s, generation, fleet) VALUES (?, ?, ?, ?, ?)",
+                [(m.name, m.group, m.from_s, m.generation, m.fleet) for m in changed.values()],
+            )
+        return list(changed.values())
+
+    def enrol_aggregator(self, name: str, verify_key: bytes) -> EnrolledAggregator:
+        """Enrol an aggregator; again: with a new signing key and a new password. Raises ConfigError."""
+        check_name(name, "aggregator")
+        if any(meter.name == name for meter in self.meters(revoked=True)):
+            raise ConfigError(f"{name!r} is a meter; their receipts would be mixed up")
+        before = {aggregator.name: aggregator for aggregator in self.aggregators(revoked=True)}.get(name)
+        generation = 1 if before is None else before.generation + 1
+        with self._change():
+            self._db.execute(
+                "INSERT OR REPLACE INTO aggregators (name, verify_key, generation) VALUES (?, ?, ?)",
+                (name, verify_key, generation),
+            )
+        return EnrolledAggregator(name=name, verify_key=verify_key, generation=generation)
+
+    def revoke(self, names: Iterable[str]) -> int:
+        """Revoke meters or aggregators, all or none; how many. Raises ConfigError for a name not enrolled."""
+        wanted = list(names)
+        meters = {meter.name for meter in self.meters()}
+        unknown = [name for name in wanted if name not in meters | {a.name for a in self.aggregators()}]
+        if unknown:
+            raise ConfigError(f"{unknown[0]!r} is not enrolled")
+        with self._change():
+            for name in wanted:
+                table = "meters" if name in meters else "aggregators"
+                self._db.execute(f"UPDATE {table} SET revoked = 1 WHERE name = ?", (name,))  # noqa: S608
+        return len(wanted)
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """One transaction, which raises the roster's version."""
+        with _state_errors(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("UPDATE meta SET value = value + 1 WHERE name = 'roster_version'")
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
+
+def _check_groups(meters: Mapping[str, EnrolledMeter]) -> None:
+    """Raise ConfigError when a group would hold both meters and narrower groups."""
+    leaves = {meter.group for meter in meters.values() if not meter.revoked}
+    for leaf in sorted(leaves):
+        for wider in ancestors(leaf):
+            if wider in leaves:
+                raise ConfigError(
+                    f"group {wider} has meters of its own and {leaf} lies beneath it; "
+                    f"put its meters into a group such as {wider}/rest"
+                )
+
+
+@contextmanager
+def _state_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StateError(f"{path}: {error}; is the disk full, or the file damaged?") from None

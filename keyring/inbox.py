@@ -1,0 +1,135 @@
+"""The inbox: totals that arrived, kept until they are released. One SQLite file, WAL, synchronous=FULL.
+
+A total is stored before it is receipted, so the aggregator may forget it. Of a released total only
+its name stays; the answer has the numbers. A refused one keeps its bytes: a retired refusal (a plan that
+arrives later) can still be released.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gridhe.broker.total import Total, TotalHeader, open_total
+from gridhe.errors import StateError
+from gridhe.files import write_private
+
+__all__ = ["Inbox", "Letter"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS totals (
+    digest BLOB PRIMARY KEY, plan TEXT NOT NULL, win INTEGER NOT NULL, grp TEXT NOT NULL, part INTEGER NOT
+    NULL, depth INTEGER NOT NULL, meters INTEGER NOT NULL, payload BLOB NOT NULL, received TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting', rule TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_place ON totals (win, depth, grp, part);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """A stored total's name and fate: `state` is waiting, released or refused."""
+
+    digest: bytes
+    plan: str
+    window: int
+    group: str
+    part: int
+    meters: int
+    state: str
+    rule: str
+    message: str
+
+
+class Inbox:
+    """The inbox's database. Raises StateError when it is damaged or the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            write_private(path, b"")
+        self.path = path
+        with self._state_errors():
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def store(self, totals: Iterable[tuple[TotalHeader, bytes]], received: str) -> int:
+        """Keep (header, payload) pairs, on the disk when this returns; how many are new."""
+        with self._state_errors():
+            before = self._db.total_changes
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO totals"
+                    " (digest, plan, win, grp, part, depth, meters, payload, received)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (
+                            hashlib.sha256(payload).digest(),
+                            header.plan,
+                            header.window,
+                            header.group,
+                            header.part,
+                            _depth(header.group),
+                            header.meters,
+                            payload,
+                            received,
+                        )
+                        for header, payload in totals
+                    ],
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            return self._db.total_changes - before
+
+    def letters(self, *, states: tuple[str, ...] = ("waiting",)) -> list[Letter]:
+        """Stored totals in the order to release them: by window, widest group first, name and part.
+
+        Widest first, because a feeder too small to be released otherwise costs its region and the whole
+        grid (they minus the other feeders would be that feeder); so it costs one other feeder.
+        """
+        marks = ",".join("?" * len(states))
+        query = (
+            f"SELECT digest, plan, win, grp, part, meters, state, rule, message FROM totals "  # noqa: S608
+            f"WHERE state IN ({marks}) ORDER BY win, depth, grp, part, digest"
+        )
+        with self._state_errors():
+            rows = self._db.execute(query, states).fetchall()
+        names = ("digest", "plan", "window", "group", "part", "meters", "state", "rule", "message")
+        return [Letter(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def total(self, digest: bytes) -> Total:
+        """The stored total itself. Raises StateError when its bytes are damaged."""
+        with self._state_errors():
+            row = self._db.execute("SELECT payload FROM totals WHERE digest = ?", (digest,)).fetchone()
+        if row is None or hashlib.sha256(row[0]).digest() != digest:
+            raise StateError(f"{self.path}: a stored total is damaged; restore it from a backup")
+        return open_total(row[0], len(row[0]))
+
+    def mark(self, digest: bytes, state: str, *, rule: str = "", message: str = "") -> None:
+        """Note a total's fate; a released one's bytes go."""
+        with self._state_errors():
+            self._db.execute(
+                "UPDATE totals SET state = ?, rule = ?, message = ?,"
+                " payload = CASE WHEN ? = 'released' THEN x'' ELSE payload END WHERE digest = ?",
+                (state, rule, message, state, digest),
+            )
+
+    @contextmanager
+    def _state_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StateError(f"{self.path}: {error}; is the disk full, or the file damaged?") from None
+
+
+def _depth(group: str) -> int:
+    """0 for the grid, 1 for a region, and so on."""
+    return 0 if group == "grid" else group.count("/") + 1

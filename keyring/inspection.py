@@ -1,0 +1,135 @@
+"""`gridhe-keyring inspect`: what a home holds and whether its ledger is whole, without the passphrase."""
+
+from collections import Counter
+from typing import Any
+
+from gridhe.keyring.answers import Answers
+from gridhe.keyring.authority import HomePaths
+from gridhe.keyring.enrolment import Enrolment
+from gridhe.keyring.inbox import Inbox
+from gridhe.keyring.ledger import START, Record, verify_ledger
+from gridhe.keyring.report import iso
+from gridhe.keyring.signing import authority_id
+from gridhe.keyring.vault import check_private_dir
+
+__all__ = ["inspect_home", "lines_of"]
+
+
+def inspect_home(paths: HomePaths) -> dict[str, Any]:
+    """Everything that is no secret. Raises StateError (ledger broken, no home), BundleError, VaultError."""
+    verify_key = paths.read_verify_key()
+    check_private_dir(paths.home)
+    counts: Counter[str] = Counter()
+    used: Counter[str] = Counter()
+    rules: Counter[str] = Counter()
+
+    def see(record: Record) -> None:
+        counts[record["kind"]] += 1
+        if record["kind"] == "decided":
+            used[record["key"]] += 1
+        elif record["kind"] == "refused":
+            rules[record["rule"]] += 1
+
+    least = START
+    if paths.answers.exists():
+        answers = Answers(paths.answers)
+        least = answers.head()
+        answers.close()
+    head = verify_ledger(paths.ledger, on_record=see, least=least)
+    return {
+        "home": str(paths.home),
+        "authority": authority_id(verify_key),
+        "plans": [
+            {
+                "plan": plan_id,
+                "key": bundle.plan.key_id,
+                "first_window": bundle.plan.first_window,
+                "from": iso(bundle.plan.window_start_s(bundle.plan.first_window)),
+                "ring": str(bundle.plan.parameters),
+                "largest_rollup": bundle.plan.largest_rollup,
+                "minimum_meters": bundle.plan.minimum_meters,
+                "decryptions_used": used[bundle.plan.key_id],
+                "decryptions": bundle.plan.decryptions,
+            }
+            for plan_id, (bundle, _) in paths.read_bundles().items()
+        ],
+        **_enrolled(paths),
+        "inbox": _inbox(paths),
+        "ledger": {
+            "records": head.count,
+            "head": head.hash,
+            "kinds": dict(sorted(counts.items())),
+            "refusals": dict(sorted(rules.items())),
+        },
+    }
+
+
+def _enrolled(paths: HomePaths) -> dict[str, Any]:
+    enrolment = Enrolment(paths.enrolment)
+    try:
+        meters, aggregators = enrolment.meters(revoked=True), enrolment.aggregators(revoked=True)
+        return {
+            "roster_version": enrolment.version,
+            "groups": dict(sorted(Counter(m.group for m in meters if not m.revoked).items())),
+            "meters": sum(not meter.revoked for meter in meters),
+            "revoked": [
+                *(each.name for each in meters if each.revoked),
+                *(each.name for each in aggregators if each.revoked),
+            ],
+            "aggregators": [each.name for each in aggregators if not each.revoked],
+        }
+    finally:
+        enrolment.close()
+
+
+def _inbox(paths: HomePaths) -> dict[str, Any]:
+    if not paths.inbox.exists():
+        return {"waiting": 0, "released": 0, "refused": []}
+    inbox = Inbox(paths.inbox)
+    try:
+        letters = inbox.letters(states=("waiting", "released", "refused"))
+    finally:
+        inbox.close()
+    states = Counter(letter.state for letter in letters)
+    return {
+        "waiting": states["waiting"],
+        "released": states["released"],
+        "refused": [
+            {
+                "group": each.group,
+                "window": each.window,
+                "part": each.part,
+                "rule": each.rule,
+                "message": each.message,
+            }
+            for each in letters
+            if each.state == "refused"
+        ],
+    }
+
+
+def lines_of(found: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    lines = [f"authority   {found['authority']}  in {found['home']}"]
+    for plan in found["plans"]:
+        lines.append(
+            f"plan        {plan['plan']}  from window {plan['first_window']} ({plan['from']}), "
+            f"{plan['ring']}, up to {plan['largest_rollup']} meters, at least {plan['minimum_meters']}"
+        )
+        lines.append(
+            f"  key       {plan['key']}  {plan['decryptions_used']} of {plan['decryptions']} decryptions used"
+        )
+    groups = ", ".join(f"{group} {count}" for group, count in found["groups"].items())
+    lines.append(f"meters      {found['meters']}" + (f"  ({groups})" if groups else ""))
+    lines.append(f"aggregators {', '.join(found['aggregators']) or 'none'}")
+    if found["revoked"]:
+        lines.append(f"revoked     {', '.join(found['revoked'])}")
+    inbox, ledger = found["inbox"], found["ledger"]
+    lines.append(
+        f"inbox       {inbox['waiting']} waiting, {inbox['released']} released, "
+        f"{len(inbox['refused'])} refused"
+    )
+    lines += [f"  refused   {each['message']}" for each in inbox["refused"]]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in ledger["kinds"].items())
+    lines.append(f"ledger      whole: {ledger['records']} records" + (f" ({kinds})" if kinds else ""))
+    return lines

@@ -1,0 +1,190 @@
+"""The authority online: it publishes plans and roster, and takes in totals.
+
+    connected   publish status/authority (retained, with a last will), plan/<id>, plan/current and
+                roster/current (retained), so that a broker that lost them has them again
+    total       decode, topic == header, aggregator enrolled, signature, size: else count by reason, drop
+    commit      (1) all of the last moment in one transaction of the inbox, on the disk; (2) a receipt to
+                each aggregator. A crash before (2): the aggregator sends again, the inbox knows it.
+
+Nothing is decrypted here. What arrives is stored even if the policy will refuse it: whether it may be
+released is not the aggregator's question.
+"""
+
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from gridhe import __version__
+from gridhe.broker import topics
+from gridhe.broker.reactor import Reactor
+from gridhe.broker.receipt import TotalReceipt
+from gridhe.broker.server_config import AUTHORITY_USER
+from gridhe.broker.session import Message, Session
+from gridhe.broker.status import Status
+from gridhe.broker.total import TOTAL_HEADER_BYTES_MAX, Total, open_total
+from gridhe.config.settings import BrokerSettings
+from gridhe.errors import BrokerError, EnvelopeError
+from gridhe.keyring.bundle import Bundle
+from gridhe.keyring.inbox import Inbox
+
+__all__ = ["Receiver"]
+
+_log = logging.getLogger(__name__)
+_COMMIT_S = 0.1  # one fsync for all totals of this long; aggregators wait seconds before they repeat
+_BUFFER_BYTES = 64 << 20  # commit at once above this
+_RECEIPT_TOTALS = 1_000  # a receipt names at most this many, well within its size cap
+_SPARE_BYTES = 4_096  # msgpack framing and signature around header and ciphertext
+
+
+class Receiver:
+    """A session of the authority's. `counts` has what was dropped, by reason."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        *,
+        settings: BrokerSettings,
+        password: str,
+        inbox: Inbox,
+        bundles: Sequence[tuple[Bundle, bytes]],
+        roster: bytes,
+        aggregators: Mapping[str, bytes],
+        ingest_key: Callable[[str], bytes],
+        now: Callable[[], str],
+        on_commit: Callable[[int], None] = lambda new: None,
+    ) -> None:
+        """Join `reactor`; it starts connecting when that runs.
+
+        `bundles`: (bundle, signed bytes), the current plan last. `aggregators`: verify keys by id.
+        `ingest_key(name)` derives; `now()` gives the ISO time. `on_commit(new)` after each commit.
+        """
+        self._reactor, self._inbox, self._now, self._on_commit = reactor, inbox, now, on_commit
+        self._ingest_key = ingest_key
+        self._incarnation = secrets.token_hex(8)
+        self._buffer: list[tuple[Total, bytes]] = []
+        self._buffered_bytes = 0
+        self.counts: Counter[str] = Counter()
+        self.stored = 0
+        self.last_arrival_s = reactor.clock()
+        self._learn(bundles, roster, aggregators)
+        self.session = Session(
+            settings=settings,
+            client_id=AUTHORITY_USER,
+            username=AUTHORITY_USER,
+            password=password,
+            will=self._status(online=False),
+            on_message=self._on_message,
+            on_connect=self._on_connect,
+            subscriptions=(f"{topics.PREFIX}/total/#",),
+        )
+        reactor.add(self.session)
+        self._timer = reactor.every(_COMMIT_S, self.commit)
+
+    def _learn(
+        self, bundles: Sequence[tuple[Bundle, bytes]], roster: bytes, aggregators: Mapping[str, bytes]
+    ) -> None:
+        self._bundles, self._roster, self._aggregators = list(bundles), roster, dict(aggregators)
+        rings = {bundle.plan.plan_id: bundle.plan.parameters.wire_bytes for bundle, _ in bundles}
+        self._sizes = rings
+        self._largest = max(rings.values()) + TOTAL_HEADER_BYTES_MAX + _SPARE_BYTES
+
+    def update(
+        self, bundles: Sequence[tuple[Bundle, bytes]], roster: bytes, aggregators: Mapping[str, bytes]
+    ) -> None:
+        """Publish a new enrolment or plan."""
+        self._learn(bundles, roster, aggregators)
+        self._publish_all()
+
+    def _status(self, *, online: bool) -> Message:
+        status = Status(online=online, version=__version__, incarnation=self._incarnation)
+        return Message(topic=topics.STATUS_AUTHORITY, payload=status.encode(), retain=True)
+
+    def _on_connect(self, _session_present: bool) -> None:
+        self.last_arrival_s = self._reactor.clock()  # give redelivery a whole idle time
+        self._publish_all()
+
+    def _publish_all(self) -> None:
+        messages = [
+            Message(topic=topics.plan(bundle.plan.plan_id), payload=data, retain=True)
+            for bundle, data in self._bundles
+        ]
+        messages.append(Message(topic=topics.PLAN_CURRENT, payload=self._bundles[-1][1], retain=True))
+        messages.append(Message(topic=topics.ROSTER_CURRENT, payload=self._roster, retain=True))
+        # Last: an aggregator that hears of us sends what we have not receipted, and knows the roster by then.
+        messages.append(self._status(online=True))
+        for message in messages:
+            self.session.publish(message)
+
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        self.last_arrival_s = self._reactor.clock()
+        try:
+            total = self._open(topic, payload)
+        except EnvelopeError as error:
+            self.counts[error.reason] += 1
+            _log.warning("total dropped", extra={"reason": error.reason, "detail": str(error)[:200]})
+            return
+        self._buffer.append((total, payload))
+        self._buffered_bytes += len(payload)
+        if self._buffered_bytes > _BUFFER_BYTES:
+            self.commit()
+
+    def _open(self, topic: str, payload: bytes) -> Total:
+        group = topics.parse_total(topic)
+        total = open_total(payload, self._largest)
+        header = total.header
+        if header.group != group:
+            raise EnvelopeError("topic", f"a total of {header.group} came on the topic of {group}")
+        key = self._aggregators.get(header.aggregator)
+        if key is None:
+            raise EnvelopeError("not_enrolled", f"aggregator {header.aggregator} is not enrolled")
+        total.check_signature(key)
+        size = self._sizes.get(header.plan)
+        if size is not None and len(total.ciphertext) != size:
+            raise EnvelopeError("size", f"a ciphertext of {len(total.ciphertext)} bytes; the plan has {size}")
+        return total
+
+    def commit(self) -> int:
+        """Store what is buffered, then receipt it; how many totals were new. Raises StateError."""
+        if not self._buffer:
+            return 0
+        batch, self._buffer, self._buffered_bytes = self._buffer, [], 0
+        new = self._inbox.store([(total.header, payload) for total, payload in batch], self._now())
+        self.stored += new
+        by_aggregator: dict[str, list[tuple[str, str, int, int]]] = {}
+        for total, _ in batch:
+            header = total.header
+            place = (header.plan, header.group, header.window, header.part)
+            by_aggregator.setdefault(header.aggregator, []).append(place)
+        for aggregator, places in by_aggregator.items():
+            key = self._ingest_key(f"aggregator/{aggregator}")
+            for start in range(0, len(places), _RECEIPT_TOTALS):
+                stored = tuple(places[start : start + _RECEIPT_TOTALS])
+                receipt = TotalReceipt(aggregator=aggregator, stored=stored)
+                # Not sent (offline): the aggregator repeats the total, and gets its receipt then.
+                self.session.publish(Message(topic=topics.receipt(aggregator), payload=receipt.encode(key)))
+        self._on_commit(new)
+        return new
+
+    def connect(self, timeout_s: float) -> None:
+        """Run until connected. Raises BrokerError when the broker stays away."""
+        if not self._reactor.run_until(lambda: self.session.connected, timeout_s):
+            why = self.session.last_error or f"no answer within {timeout_s:g} s"
+            raise BrokerError(f"{why}; is the broker at {self.session.url} running?")
+
+    def idle_for_s(self) -> float:
+        """Seconds since the last arrival (or connection), 0 while something is not yet committed."""
+        return 0.0 if self._buffer else self._reactor.clock() - self.last_arrival_s
+
+    def flush(self, timeout_s: float) -> bool:
+        """Commit, and run until the broker has acknowledged what was published; whether it has."""
+        self.commit()
+        return self._reactor.run_until(lambda: self.session.in_flight == 0, timeout_s)
+
+    def close(self) -> None:
+        """Commit, say offline, and leave."""
+        self._timer.cancel()
+        self.commit()
+        self.session.publish(self._status(online=False))
+        self.session.close()
+        self._reactor.remove(self.session)

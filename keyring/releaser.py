@@ -1,0 +1,245 @@
+"""Releasing one total, so that a crash at any moment neither loses an answer nor draws noise twice.
+
+    1. check      signature, then the policy (gridhe.keyring.release); a refusal is noted in the ledger
+    2. decide     the decision is in the ledger, on the disk
+    3. decrypt    noise and rounding included (gridhe.keyring.decrypt)
+    4. withhold   intervals that would single somebody out
+    5. store      the answer is in answers.db, on the disk
+    6. close      the answer's digest is in the ledger
+    7. give       only now anybody sees a number
+
+A crash before 2 leaves nothing. After 2: the total counts, in the budget and for every later decision, and
+the next request for it goes on at 3; the noise is a function of the ciphertext, so decrypting again gives the
+same integers, and nobody has seen any. After 5: the next start adds the digest, and the request gets the
+stored answer. A stored answer that does not match its digest stops everything.
+"""
+
+from collections.abc import Callable, Mapping
+
+from gridhe.broker.total import Total
+from gridhe.config.settings import ReleaseSettings
+from gridhe.errors import EnvelopeError, ReleaseRefused, StateError
+from gridhe.keyring.answers import Answer, Answers, digest_of
+from gridhe.keyring.authority import HomePaths
+from gridhe.keyring.decrypt import Decryptor, noise_label
+from gridhe.keyring.ledger import Ledger, Record
+from gridhe.keyring.plan import Plan
+from gridhe.keyring.release import Claim, ReleasePolicy, TotalKey
+from gridhe.keyring.vault import Secrets
+
+__all__ = ["Releaser", "claim_of", "claim_of_record"]
+
+
+def claim_of(total: Total, plan: Plan | None) -> Claim:
+    """What a total claims. `content` is bound to plan and key as the noise is."""
+    header = total.header
+    return Claim(
+        plan=header.plan,
+        key=header.key,
+        aggregator=header.aggregator,
+        group=header.group,
+        window=header.window,
+        part=header.part,
+        meters=header.meters,
+        members=header.members,
+        pieces=tuple((piece.group, piece.part, piece.meters) for piece in header.pieces),
+        content=noise_label(plan, total.ciphertext) if plan is not None else b"",
+    )
+
+
+def claim_of_record(record: Record) -> Claim:
+    """The claim in a ledger's record of kind `decided`. Raises StateError."""
+    try:
+        return Claim(
+            plan=record["plan"],
+            key=record["key"],
+            aggregator=record["aggregator"],
+            group=record["group"],
+            window=record["window"],
+            part=record["part"],
+            meters=record["meters"],
+            members=bytes.fromhex(record["members"]),
+            pieces=tuple((group, part, meters) for group, part, meters in record["pieces"]),
+            content=bytes.fromhex(record["content"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise StateError(f"ledger line {record.get('n')} holds no whole decision") from None
+
+
+def total_of_record(record: Record) -> TotalKey:
+    """Which total a record is about."""
+    return record["plan"], record["window"], record["group"], record["part"]
+
+
+def _fields(total: TotalKey) -> dict[str, str | int]:
+    plan, window, group, part = total
+    return {"plan": plan, "window": window, "group": group, "part": part}
+
+
+class Releaser:
+    """Releases totals by the policy. It alone writes ledger and answers; the ledger's lock sees to it."""
+
+    def __init__(
+        self,
+        paths: HomePaths,
+        *,
+        plans: Mapping[str, Plan],
+        secrets: Callable[[], Secrets],
+        aggregators: Callable[[], Mapping[str, bytes]],
+        settings: ReleaseSettings,
+        now: Callable[[], str],
+    ) -> None:
+        """Open ledger and answers and bring them up to date. Raises StateError.
+
+        `plans` by id and what the two callables return may grow while this lives; `aggregators` gives
+        verify keys by id, `now` the ISO time.
+        """
+        self._plans, self._secrets, self._aggregators = plans, secrets, aggregators
+        self.policy = ReleasePolicy(minimum_meters=settings.minimum_meters)
+        self._digests: dict[TotalKey, str] = {}
+        self._refusals: dict[TotalKey, str] = {}  # the last one noted, so that asking again adds no line
+        self._loaded: set[tuple[str, int]] = set()
+        self._decryptors: dict[str, Decryptor] = {}
+        self.answers = Answers(paths.answers)
+        try:
+            self.ledger = Ledger(paths.ledger, now=now, on_record=self._replay, least=self.answers.head())
+        except BaseException:
+            self.answers.close()
+            raise
+        self._close_answers()
+
+    def close(self) -> None:
+        """Close ledger and answers."""
+        self.ledger.close()
+        self.answers.close()
+
+    def __enter__(self) -> "Releaser":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _replay(self, record: Record) -> None:
+        if record["kind"] == "decided":
+            self.policy.record(claim_of_record(record))
+        elif record["kind"] == "answered":
+            self._digests[total_of_record(record)] = record["answer"]
+        elif record["kind"] == "refused":
+            self._refusals[total_of_record(record)] = record["refusal"]
+
+    def _close_answers(self) -> None:
+        """Step 6 for answers that a crash left without it."""
+        for total in list(self.answers.totals()):
+            if self.policy.decided(total) is None:
+                raise StateError(f"answers.db has an answer for {total} that the ledger never decided")
+            if total not in self._digests:
+                self._close_answer(total, digest_of(self._body(total) or b""))
+
+    def _close_answer(self, total: TotalKey, digest: str) -> None:
+        self.ledger.append("answered", **_fields(total), answer=digest)
+        self._digests[total] = digest
+
+    def _body(self, total: TotalKey) -> bytes | None:
+        """The stored answer, checked against the ledger."""
+        body = self.answers.get(total)
+        digest = self._digests.get(total)
+        if digest is not None and (body is None or digest_of(body) != digest):
+            raise StateError(
+                f"the stored answer for {total} is not the ledger's; restore answers.db from a backup"
+            )
+        return body
+
+    def _load(self, plan: str, window: int) -> None:
+        """Tell the policy what was given out of this window in earlier runs."""
+        if (plan, window) in self._loaded:
+            return
+        for total in [total for total in self._digests if total[:2] == (plan, window)]:
+            claim, body = self.policy.decided(total), self._body(total)
+            if claim is not None and body is not None:
+                answer = Answer.decode(body)
+                if not answer.refused:
+                    self.policy.answer(claim, answer.given())
+        self._loaded.add((plan, window))
+
+    def release(self, total: Total) -> tuple[Plan, Answer]:
+        """Steps 1 to 6; the plan and what may be given out. Raises ReleaseRefused, StateError."""
+        try:
+            return self._release(total)
+        except ReleaseRefused as refused:
+            header = total.header
+            key = (header.plan, header.window, header.group, header.part)
+            # Anybody can name an aggregator; only what an enrolled one signed may grow the ledger.
+            if refused.rule != "signature" and self._refusals.get(key) != str(refused):
+                self.ledger.append("refused", **_fields(key), rule=refused.rule, refusal=str(refused))
+                self._refusals[key] = str(refused)
+            raise
+
+    def _release(self, total: Total) -> tuple[Plan, Answer]:
+        self._check_signature(total)
+        plan = self._plans.get(total.header.plan)
+        claim = claim_of(total, plan)
+        contexts = self._secrets().contexts
+        fresh = self.policy.decide(claim, plan, key_held=claim.key in contexts)
+        if plan is None:
+            raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, whose bundle is gone")
+        self._load(claim.plan, claim.window)
+        if fresh:
+            self.ledger.append(
+                "decided",
+                **_fields(claim.total),
+                key=claim.key,
+                aggregator=claim.aggregator,
+                meters=claim.meters,
+                members=claim.members.hex(),
+                pieces=[list(piece) for piece in claim.pieces],
+                content=claim.content.hex(),
+            )
+            self.policy.record(claim)
+        body = self._body(claim.total)
+        if body is None:
+            if claim.key not in contexts:  # decided before a crash, and the key retired since
+                raise ReleaseRefused("key", f"{claim} needs key {claim.key}, which is retired")
+            body = self._decrypt(plan, claim, total.ciphertext).encode()
+            self.answers.store(claim.total, body, self.ledger.head)
+            self._close_answer(claim.total, digest_of(body))
+        answer = Answer.decode(body)
+        if answer.refused:
+            raise ReleaseRefused("inconsistent", answer.refused)
+        self.policy.answer(claim, answer.given())
+        return plan, answer
+
+    def again(self, total: TotalKey) -> tuple[Plan, Claim, Answer]:
+        """The stored answer of a released total. Raises StateError when there is none."""
+        claim, body, plan = self.policy.decided(total), self._body(total), self._plans.get(total[0])
+        if claim is None or body is None or plan is None:
+            raise StateError(
+                f"there is no stored answer for {total}; restore answers.db and plans/ from a backup"
+            )
+        return plan, claim, Answer.decode(body)
+
+    def _check_signature(self, total: Total) -> None:
+        key = self._aggregators().get(total.header.aggregator)
+        if key is None:
+            raise ReleaseRefused("signature", f"aggregator {total.header.aggregator!r} is not enrolled")
+        try:
+            total.check_signature(key)
+        except EnvelopeError as error:
+            raise ReleaseRefused("signature", str(error)) from None
+
+    def _decrypt(self, plan: Plan, claim: Claim, ciphertext: bytes) -> Answer:
+        """Steps 3 and 4."""
+        decryptor = self._decryptors.get(plan.plan_id)
+        if decryptor is None:
+            secrets = self._secrets()
+            decryptor = Decryptor(plan, secrets.contexts[plan.key_id], secrets.noise_key)
+            self._decryptors[plan.plan_id] = decryptor
+        try:
+            blocks = plan.layout.split(decryptor.decrypt(ciphertext))
+            withheld = self.policy.withheld(
+                claim, plan, {name: kinds["present"] for name, kinds in blocks.items()}
+            )
+        except EnvelopeError as error:
+            return Answer(blocks={}, withheld={}, refused=f"{claim} is no ciphertext: {error}")
+        except ReleaseRefused as refused:
+            return Answer(blocks={}, withheld={}, refused=str(refused).removeprefix("inconsistent: "))
+        return Answer.of(blocks, withheld)

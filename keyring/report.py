@@ -1,0 +1,123 @@
+"""Released totals as JSON records and as a table for people."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from gridhe.errors import ConfigError
+from gridhe.keyring.answers import Answer
+from gridhe.keyring.plan import Plan, Quantity
+from gridhe.keyring.release import Claim
+from gridhe.keyring.statistics import statistics_of
+
+__all__ = ["iso", "parse_window", "record_of", "summary_of", "table"]
+
+
+def iso(at_s: int) -> str:
+    """UTC epoch seconds as 2026-01-31T00:00:00Z."""
+    return datetime.fromtimestamp(at_s, UTC).isoformat().replace("+00:00", "Z")
+
+
+def parse_window(text: str, window_s: int) -> int:
+    """A window's index, given as such or as the time it starts (2026-01-31, 2026-01-31T00:00Z).
+
+    Times without a zone are UTC. Raises ConfigError.
+    """
+    if text.isdecimal() and text.isascii() and len(text) < 16:
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+        at_s = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"{text[:40]!r} is no window: give its index, or its start as 2026-01-31T00:00Z"
+        ) from None
+    if at_s < 0 or at_s % window_s:
+        raise ConfigError(f"no window starts at {text}: windows start at multiples of {window_s} s, UTC")
+    return int(at_s // window_s)
+
+
+def record_of(plan: Plan, claim: Claim, answer: Answer, probabilities: Sequence[float]) -> dict[str, Any]:
+    """A released total, ready for JSON."""
+    statistics = statistics_of(plan, answer.blocks, probabilities=probabilities, withheld=answer.withheld)
+    start_s = plan.window_start_s(claim.window)
+    return {
+        "plan": claim.plan,
+        "group": claim.group,
+        "window": claim.window,
+        "window_start": iso(start_s),
+        "part": claim.part,
+        "meters": claim.meters,
+        "pieces": [list(piece) for piece in claim.pieces],
+        "intervals": [
+            {
+                "start": iso(start_s + i * plan.interval_s),
+                **{
+                    q.name: {**statistics[q.name][i].record(q), **_counts(q, answer, i)}
+                    for q in plan.quantities
+                },
+            }
+            for i in range(plan.intervals)
+        ],
+    }
+
+
+def _counts(quantity: Quantity, answer: Answer, interval: int) -> dict[str, Any]:
+    """The released integers that the statistics were made from, beside sum and present."""
+    if answer.withheld[quantity.name][interval]:
+        return {}
+    blocks = answer.blocks[quantity.name]
+    counts: dict[str, Any] = {}
+    if quantity.squares:
+        counts["squares"] = blocks["square"][interval]
+    if quantity.bins:
+        counts["bins"] = [blocks[f"bin:{i}"][interval] for i in range(quantity.bins)]
+    return counts
+
+
+def summary_of(record: dict[str, Any], plan: Plan) -> dict[str, str]:
+    """One table row: the first quantity's sum and peak, and what is unusual."""
+    name, unit = plan.quantities[0].name, plan.quantities[0].unit
+    told = [interval[name] for interval in record["intervals"]]
+    shown = [
+        (each["sum"], record["intervals"][i]["start"])
+        for i, each in enumerate(told)
+        if each["sum"] is not None
+    ]
+    withheld = sum(each["sum"] is None for interval in record["intervals"] for each in _quantities(interval))
+    flagged = sum(
+        each["sum"] is not None and bool(each["flags"])
+        for interval in record["intervals"]
+        for each in _quantities(interval)
+    )
+    peak = max(shown, key=lambda pair: pair[0], default=None)
+    notes = [
+        f"{count} {what}" for count, what in ((withheld, "withheld"), (flagged, "inconsistent")) if count
+    ]
+    return {
+        "group": record["group"],
+        "window": record["window_start"].replace("T00:00:00Z", ""),
+        "part": str(record["part"]),
+        "meters": str(record["meters"]),
+        "sum": f"{sum(value for value, _ in shown)} {unit}" if shown else "-",
+        "peak": f"{peak[1][11:16]} {peak[0]} {unit}" if peak else "-",
+        "notes": ", ".join(notes),
+    }
+
+
+def _quantities(interval: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    return (value for key, value in interval.items() if key != "start")
+
+
+def table(rows: Sequence[dict[str, str]]) -> list[str]:
+    """The rows as aligned lines, a heading first; numbers to the right."""
+    if not rows:
+        return []
+    right = {"part", "meters", "sum"}
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
+    lines = []
+    for row in [{name: name for name in names}, *rows]:
+        cells = [row[n].rjust(widths[n]) if n in right else row[n].ljust(widths[n]) for n in names]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -1,0 +1,233 @@
+"""What `gridhe-keyring release` and `bundle --publish` do with a home: once, or until told to stop."""
+
+import json
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+
+from gridhe.broker import topics
+from gridhe.broker.reactor import Reactor
+from gridhe.broker.server_config import AUTHORITY_USER
+from gridhe.broker.session import Message, Session
+from gridhe.config.settings import Settings
+from gridhe.errors import BrokerError
+from gridhe.keyring.authority import AuthorityHome
+from gridhe.keyring.desk import Desk, Outcome
+from gridhe.keyring.inbox import Inbox, Letter
+from gridhe.keyring.ingest import derive_key
+from gridhe.keyring.plan import Plan
+from gridhe.keyring.receiver import Receiver
+from gridhe.keyring.releaser import Releaser
+from gridhe.keyring.report import parse_window
+
+__all__ = ["ReleaseService", "publish_bundles", "utc_now"]
+
+_log = logging.getLogger(__name__)
+_CHANGES_S = 2.0  # how soon a following authority takes up an enrolment or a rotation
+_FLUSH_S = 30.0
+
+
+def utc_now() -> str:
+    """The time as the ledger has it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class ReleaseService:
+    """Takes totals in and releases them; each outcome goes to `emit` as soon as it is there."""
+
+    def __init__(
+        self,
+        authority: AuthorityHome,
+        settings: Settings,
+        *,
+        emit: Callable[[Outcome], None],
+        groups: Sequence[str] = (),
+        windows: Sequence[str] = (),
+        released_too: bool = False,
+        now: Callable[[], str] = utc_now,
+    ) -> None:
+        """Open inbox, ledger and answers. Raises StateError (in use, damaged) and ConfigError (a window).
+
+        With `groups` or `windows` only those are released, and given again if they already were;
+        `released_too` gives everything again.
+        """
+        self._authority, self._settings, self._emit, self._now = authority, settings, emit, now
+        self._groups, self._windows = frozenset(groups), tuple(windows)
+        self._plans: dict[str, Plan] = {}
+        self._read_plans()
+        for window in windows:
+            for plan in self._plans.values():
+                parse_window(window, plan.window_s)
+        asked = bool(groups or windows)
+        self._first_states = ("waiting", "refused", *(("released",) if asked or released_too else ()))
+        self._worked_on = 0  # totals stored when the desk last looked
+        self._newest: dict[str, int] = {}  # per group, the newest window published
+        with ExitStack() as stack:
+            self._inbox = Inbox(authority.paths.inbox)
+            stack.callback(self._inbox.close)
+            self._releaser = Releaser(
+                authority.paths,
+                plans=self._plans,
+                secrets=lambda: authority.vault.secrets,
+                aggregators=self._aggregators,
+                settings=settings.release,
+                now=now,
+            )
+            stack.push(self._releaser)
+            self._open = stack.pop_all()
+        self._desk = Desk(self._inbox, self._releaser, settings.release, wanted=self._wanted)
+
+    def close(self) -> None:
+        """Close inbox, ledger and answers."""
+        self._open.close()
+
+    def __enter__(self) -> "ReleaseService":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _read_plans(self) -> None:
+        bundles = self._authority.paths.read_bundles()
+        self._plans.update({plan_id: bundle.plan for plan_id, (bundle, _) in bundles.items()})
+        self._bundles = list(bundles.values())
+
+    def _aggregators(self) -> dict[str, bytes]:
+        return {each.name: each.verify_key for each in self._authority.enrolment.aggregators()}
+
+    def _wanted(self, letter: Letter) -> bool:
+        if self._groups and letter.group not in self._groups:
+            return False
+        plan = self._plans.get(letter.plan)
+        if not self._windows:
+            return True
+        return plan is not None and letter.window in {parse_window(w, plan.window_s) for w in self._windows}
+
+    def offline(self) -> list[Outcome]:
+        """Release what the inbox holds."""
+        return self._work(self._first_states, None)
+
+    def _work(self, states: Sequence[str], receiver: Receiver | None) -> list[Outcome]:
+        outcomes = self._desk.work(states=states)
+        for outcome in outcomes:
+            self._emit(outcome)
+            if receiver is not None and self._settings.release.publish:
+                self._publish(outcome, receiver)
+        return outcomes
+
+    def _publish(self, outcome: Outcome, receiver: Receiver) -> None:
+        """Put a group's newest window on its topic."""
+        letter = outcome.letter
+        if outcome.record is None or letter.window < self._newest.get(letter.group, 0):
+            return
+        self._newest[letter.group] = letter.window
+        payload = json.dumps(outcome.record, separators=(",", ":")).encode()
+        message = Message(topic=topics.release(letter.group), payload=payload, retain=True)
+        receiver.session.publish(message)
+
+    def online(self, *, idle_s: float, follow: bool) -> list[Outcome]:
+        """Take totals in until none has come for `idle_s`, then release; `follow`: again until stopped.
+
+        SIGTERM and SIGINT end `follow`; what has arrived is stored by then. The outcomes are returned, but
+        not with `follow`: they would pile up. Raises BrokerError when the broker stays away at the start.
+        """
+        outcomes: list[Outcome] = []
+        with Reactor() as reactor, self._stopped_by_signals(reactor, follow) as stopping:
+            receiver = self._receiver(reactor)
+            receiver.connect(self._settings.broker.connect_timeout_s)
+            reactor.every(_CHANGES_S, lambda: self._take_up_changes(receiver))
+            states: Sequence[str] = self._first_states
+            while reactor.run_until(lambda: bool(stopping) or receiver.idle_for_s() >= idle_s, None):
+                if stopping:
+                    break
+                self._worked_on = receiver.stored
+                done = self._work(states, receiver)
+                states = ("waiting",)
+                if not follow:
+                    outcomes += done
+                    break
+                # Nothing to do before something new arrives.
+                reactor.run_until(lambda: bool(stopping) or receiver.stored > self._worked_on, None)
+            receiver.flush(_FLUSH_S)
+            receiver.close()
+            if receiver.counts:
+                _log.warning("totals dropped", extra={"reasons": dict(receiver.counts)})
+        return outcomes
+
+    def _receiver(self, reactor: Reactor) -> Receiver:
+        authority = self._authority
+        self._version = authority.enrolment.version
+        return Receiver(
+            reactor,
+            settings=self._settings.broker,
+            password=authority.broker_password,
+            inbox=self._inbox,
+            bundles=self._bundles,
+            roster=authority.roster(),
+            aggregators=self._aggregators(),
+            ingest_key=lambda name: derive_key(authority.vault.secrets.ingest_secret, name),
+            now=self._now,
+        )
+
+    def _take_up_changes(self, receiver: Receiver) -> None:
+        """Publish what another gridhe-keyring has enrolled or rotated meanwhile."""
+        authority = self._authority
+        version, known = authority.enrolment.version, len(self._bundles)
+        if len(list(authority.paths.plans.glob("*.bundle"))) == known and version == self._version:
+            return
+        authority.vault.reload()
+        self._read_plans()
+        self._version = version
+        receiver.update(self._bundles, authority.roster(), self._aggregators())
+        _log.info("enrolment changed: published again", extra={"roster_version": version})
+
+    @contextmanager
+    def _stopped_by_signals(self, reactor: Reactor, follow: bool) -> Iterator[list[int]]:
+        """A list that holds the signal once one has come; only while following."""
+        stopping: list[int] = []
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            stopping.append(number)
+            reactor.stop()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT) if follow}
+        try:
+            yield stopping
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def publish_bundles(authority: AuthorityHome, settings: Settings) -> int:
+    """Publish all plans and the roster, retained; how many plans. Raises BrokerError.
+
+    Under a client id of its own, so that an authority that is online is not pushed off the broker.
+    """
+    bundles = list(authority.paths.read_bundles().values())
+    messages = [
+        Message(topic=topics.plan(bundle.plan.plan_id), payload=data, retain=True) for bundle, data in bundles
+    ]
+    messages.append(Message(topic=topics.PLAN_CURRENT, payload=bundles[-1][1], retain=True))
+    messages.append(Message(topic=topics.ROSTER_CURRENT, payload=authority.roster(), retain=True))
+    with Reactor() as reactor:
+        session = Session(
+            settings=settings.broker,
+            client_id=f"{AUTHORITY_USER}-publish",
+            username=AUTHORITY_USER,
+            password=authority.broker_password,
+            on_message=lambda topic, payload: None,
+        )
+        reactor.add(session)
+        if not reactor.run_until(lambda: session.connected, settings.broker.connect_timeout_s):
+            raise BrokerError(f"{session.last_error or 'no answer'}; is the broker at {session.url} running?")
+        for message in messages:
+            session.publish(message)
+        if not reactor.run_until(lambda: session.in_flight == 0, _FLUSH_S) or session.refused:
+            raise BrokerError(
+                f"the broker at {session.url} did not take the plans; are its ACL and conf up to date?"
+            )
+        session.close()
+    return len(bundles)
