@@ -1,0 +1,77 @@
+"""Progress of a demo on stderr: bars on a terminal with rich, a line now and then otherwise."""
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+__all__ = ["Progress"]
+
+_LINE_EVERY_S = 2.0
+
+
+class Progress:
+    """Tells what is going on. Use in a `with`."""
+
+    def __init__(
+        self,
+        batches: int,
+        totals: int,
+        *,
+        to: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = sys.stderr if to is None else to
+        self._clock = clock
+        self._wanted = {"batches folded": batches, "totals released": totals}
+        self._done = dict.fromkeys(self._wanted, 0)
+        self._told: dict[str, int] = {}
+        self._next_s = clock()
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        if self._stream.isatty():
+            try:
+                from rich import progress
+                from rich.console import Console
+            except ImportError:
+                return self
+            self._bars = progress.Progress(
+                progress.TextColumn("{task.description:16}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+                console=Console(file=self._stream),
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def step(self, text: str) -> None:
+        """Say what begins."""
+        if self._bars is not None:
+            self._bars.console.print(text, highlight=False)
+        else:
+            print(f"gridhe demo: {text}", file=self._stream, flush=True)
+
+    def update(self, *, batches: int, totals: int) -> None:
+        """Say how far it is."""
+        self._done = {"batches folded": batches, "totals released": totals}
+        if self._bars is not None:
+            for what, wanted in self._wanted.items():
+                if what not in self._tasks:
+                    self._tasks[what] = self._bars.add_task(what, total=wanted)
+                self._bars.update(self._tasks[what], completed=self._done[what])
+        elif self._done != self._told and (
+            self._clock() >= self._next_s or all(self._done[what] >= n for what, n in self._wanted.items())
+        ):
+            self._told = self._done
+            self._next_s = self._clock() + _LINE_EVERY_S
+            self.step(", ".join(f"{self._done[what]:,}/{n:,} {what}" for what, n in self._wanted.items()))

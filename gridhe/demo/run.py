@@ -1,0 +1,316 @@
+"""One demo run: an authority, a broker, an aggregator and a fleet as separate processes on this machine.
+
+    1. the authority's home: plan, keys, credentials of every meter and of the aggregator
+    2. a broker of our own (or the user's), with the passwords and ACLs that enrolment wrote
+    3. the authority, releasing what arrives; the aggregator; then the fleet, which ends when all is receipted
+    4. wait until every (group, window) is released, or nothing has moved for too long
+    5. stop them, oldest last, and hold what was released against the plaintext
+
+What the fleet replays is written to a private folder, as a meter's own readings would be; neither broker,
+aggregator nor authority is told where. The folder goes away at the end.
+"""
+
+import contextlib
+import json
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.config.settings import Settings
+from gridhe.demo.children import Child, ChildFailed, Children, clean_environment
+from gridhe.demo.progress import Progress
+from gridhe.demo.proof import Oracle, compare, plaintext_of_cells, plaintext_of_source
+from gridhe.demo.releases import ReleaseFile, profile_of
+from gridhe.demo.report import Outcome
+from gridhe.demo.workload import Workload
+from gridhe.files import make_private_dir, write_private
+from gridhe.keyring.authority import HomePaths
+from gridhe.keyring.plan import Plan
+from gridhe.meter_agent.sources.synthetic import SyntheticSource
+
+__all__ = ["DemoRun", "RunOptions"]
+
+_AGGREGATOR = "main"
+_POLL_S = 0.1  # between two looks at the children and the released totals
+_STALLED_S = 90.0  # nothing moved for so long: give up and report what is missing
+_LIVE_LEAD_S = 2.0  # the fleet of a live run is ready this long before its first window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What a run is told beyond its settings and workload."""
+
+    broker_url: str | None = None  # None: a broker of our own
+    prefer_broker: Literal["auto", "mosquitto", "iotcore"] = "auto"
+    live: bool = (
+        False  # the fleet makes readings up in real time; the workload's windows are then in the future
+    )
+    seed: int = 0
+    keep: bool = False
+
+
+class DemoRun:
+    """One run. `run` does it once."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        workload: Workload,
+        options: RunOptions,
+        out: Path,
+        progress: Progress,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`out` gets releases.jsonl as the authority wrote it."""
+        self._settings, self._workload, self._options = settings, workload, options
+        self._out, self._progress, self._now = out, progress, now
+        self._broker: EmbeddedBroker | None = None
+
+    def run(self) -> Outcome:
+        """All five steps. Raises ChildFailed and other GridHEErrors; leaves no process behind."""
+        begun_s = time.monotonic()
+        with ExitStack() as stack:
+            stack.enter_context(_sigterm_unwinds())
+            folder = stack.enter_context(_private_folder(self._options.keep, self._progress))
+            passphrase = folder / "passphrase"
+            write_private(passphrase, secrets.token_urlsafe(32).encode())
+            env = clean_environment(GRIDHE_PASSPHRASE_FILE=str(passphrase), PYTHONUNBUFFERED="1")
+            children = stack.enter_context(Children(folder, env))
+            home = folder / "authority"
+            self._configure(folder, self._settings)
+            plan = self._enrol(children, folder, home)
+            self._start_broker(stack, folder, home)
+            released = folder / "releases.jsonl"
+            authority = children.start("authority", *self._authority_arguments(home, released))
+            aggregator = children.start("aggregator", *self._aggregator_arguments(home, folder))
+            if self._options.live:
+                self._begin_now(plan)
+            fleet_s = time.monotonic()
+            fleet = children.start("fleet", *self._fleet_arguments(folder))
+            self._progress.step(f"encrypting and adding up: {self._workload.origin}")
+            answers = ReleaseFile(released)
+            self._wait(children, authority, aggregator, fleet, answers)
+            moved_s = time.monotonic() - fleet_s
+            for child in (fleet, aggregator, authority):
+                if child.stop() != 0:
+                    raise ChildFailed(f"{child.name} did not stop cleanly{child.tail()}")
+            answers.read()
+            shutil.copyfile(released, self._out / "releases.jsonl")
+            summary = _last_object(fleet.output)
+            counted = _last_progress(aggregator.log)
+        return self._judge(plan, answers, summary, counted, moved_s, time.monotonic() - begun_s)
+
+    # -- 1 to 3: setting up ------------------------------------------------------------------------
+
+    def _configure(self, folder: Path, settings: Settings) -> None:
+        """Write the settings that all processes read: JSON, which is YAML too."""
+        write_private(folder / "gridhe.yaml", settings.model_dump_json().encode())
+
+    def _enrol(self, children: Children, folder: Path, home: Path) -> Plan:
+        self._progress.step(f"enrolling {len(self._workload.meters)} meters with an authority of their own")
+        self._workload.write_meters(folder / "meters.csv")
+        keyring, config = "gridhe.keyring.cli", ("--config", "gridhe.yaml")
+        children.run("init", keyring, "init", "--home", str(home), *config)
+        children.run(
+            "enrol-meters", keyring, "enrol", "--home", str(home), "--from-csv", "meters.csv",
+            "--fleet", str(folder / "fleet.json"), *config,
+        )  # fmt: skip
+        children.run(
+            "enrol-aggregator", keyring, "enrol", "--home", str(home), "--aggregator", _AGGREGATOR, *config
+        )
+        return next(iter(HomePaths(home).read_bundles().values()))[0].plan
+
+    def _start_broker(self, stack: ExitStack, folder: Path, home: Path) -> None:
+        url = self._options.broker_url
+        if url is None:
+            self._broker = EmbeddedBroker(
+                folder / "broker",
+                prefer=self._options.prefer_broker,
+                passwords=(home / "broker" / "passwords").read_text(),
+                acl=(home / "broker" / "acl").read_text(),
+                settings=self._settings.broker,
+            )
+            stack.enter_context(self._broker)
+            url = self._broker.url
+        broker = self._settings.broker.model_copy(update={"url": url})
+        self._configure(folder, self._settings.model_copy(update={"broker": broker}))
+        self._progress.step(f"broker: {self._broker_name}")
+
+    @property
+    def _broker_name(self) -> str:
+        return "your own" if self._broker is None else f"{self._broker.kind}, embedded"
+
+    def _authority_arguments(self, home: Path, released: Path) -> list[str]:
+        return [
+            "gridhe.keyring.cli", "release", "--home", str(home), "--follow",
+            "--out", str(released), "--config", "gridhe.yaml",
+        ]  # fmt: skip
+
+    def _aggregator_arguments(self, home: Path, folder: Path) -> list[str]:
+        credential = home / "credentials" / f"aggregator-{_AGGREGATOR}.json"
+        return [
+            "gridhe.aggregator.cli", "--credential", str(credential),
+            "--state-dir", str(folder / "aggregator"), "--config", "gridhe.yaml", "--no-live",
+        ]  # fmt: skip
+
+    def _fleet_arguments(self, folder: Path) -> list[str]:
+        workload = self._workload
+        arguments = [
+            "gridhe.meter_agent.cli", "fleet", "--credentials", str(folder / "fleet.json"),
+            "--state-dir", str(folder / "fleet"), "--windows", str(workload.windows), "--json",
+            "--config", "gridhe.yaml",
+        ]  # fmt: skip
+        if self._options.live:
+            source = [
+                "--source",
+                "synthetic",
+                "--seed",
+                str(self._options.seed),
+                "--start",
+                str(workload.start_s),
+            ]
+            return [*arguments, *source, "--speed", "1"]
+        make_private_dir(folder / "readings")
+        workload.write_csv(folder / "readings" / "meters.csv")
+        return [
+            *arguments,
+            "--source",
+            "replay",
+            "--csv",
+            str(folder / "readings" / "meters.csv"),
+            "--speed",
+            "max",
+        ]
+
+    def _begin_now(self, plan: Plan) -> None:
+        """Let a live run start with the first window that is still whole."""
+        first = plan.window_of(self._now() + _LIVE_LEAD_S) + 1
+        self._workload = replace(self._workload, first_window=first)
+
+    # -- 4: waiting --------------------------------------------------------------------------------
+
+    def _wait(
+        self, children: Children, authority: Child, aggregator: Child, fleet: Child, answers: ReleaseFile
+    ) -> None:
+        """Until everything is released or refused, or nothing moves any more. Raises ChildFailed."""
+        leaves = set(self._workload.groups)
+        wanted = len(self._workload.members()) * self._workload.windows
+        patience_s = _STALLED_S + (self._workload.window_s if self._options.live else 0)
+        seen, moved_s = -1, time.monotonic()
+        while True:
+            children.check()
+            for server in (authority, aggregator):
+                if server.exit_code is not None:
+                    raise ChildFailed(f"{server.name} ended before the demo did{server.tail()}")
+            if self._broker is not None and self._broker.pid is None:
+                raise ChildFailed(f"the broker ended before the demo did: {self._broker.log_tail()}")
+            answers.read()
+            batches = sum(each.meters for each in answers.releases if each.group in leaves)
+            self._progress.update(batches=batches, totals=len(answers.releases))
+            settled = len(answers.releases) + len(answers.refused)
+            if fleet.exit_code is not None and settled >= wanted:
+                return
+            if settled != seen:
+                seen, moved_s = settled, time.monotonic()
+            elif time.monotonic() - moved_s > patience_s:
+                self._progress.step(f"nothing was released for {patience_s:.0f} s: giving up")
+                return
+            # The authority's answers come as lines of a file; its end, if it ends, wakes us at once.
+            authority.ended_within(_POLL_S)
+
+    # -- 5: judging --------------------------------------------------------------------------------
+
+    def _judge(
+        self,
+        plan: Plan,
+        answers: ReleaseFile,
+        summary: dict[str, Any],
+        counted: dict[str, Any],
+        moved_s: float,
+        seconds: float,
+    ) -> Outcome:
+        workload = self._workload
+        quantity = plan.quantities[0]
+        if self._options.live:
+            source = SyntheticSource(plan, seed=self._options.seed)
+            plain = plaintext_of_source(workload, quantity.name, source)
+        else:
+            plain = plaintext_of_cells(workload, quantity.largest, self._settings.meter)
+        published = summary["published"] + summary["resent"]
+        return Outcome(
+            workload=workload,
+            plan=plan,
+            broker=self._broker_name,
+            profiles={
+                group: profile_of(workload, plan, group, answers.releases) for group in workload.members()
+            },
+            proof=compare(Oracle(workload, plan, plain), plan, answers.releases),
+            policy_counts=plain.counts,
+            batches_sent=summary["published"],
+            batches_folded=counted["folded"],
+            duplicates=counted["duplicates"],
+            rejected=sum(counted["rejected"].values()),
+            refused=len(answers.refused),
+            bytes_per_batch=summary["bytes"] / published if published else 0.0,
+            milliseconds_per_batch={
+                "seal on the meter: encode, encrypt, tag (median)": summary["ms_per_batch"],
+                "all of it, first sealed to last released": moved_s * 1e3 / max(1, workload.batches),
+            },
+            seconds=seconds,
+        )
+
+
+def _last_object(path: Path) -> dict[str, Any]:
+    """The last line of a file, a JSON object. Raises ChildFailed."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        raise ChildFailed(f"{path.stem} ended without its summary") from None
+    return found
+
+
+def _last_progress(log: Path) -> dict[str, Any]:
+    """The aggregator's last count of what it did, from its log. Raises ChildFailed."""
+    for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
+        with contextlib.suppress(ValueError):
+            record: dict[str, Any] = json.loads(line)
+            if record.get("event") == "progress":
+                return record
+    raise ChildFailed("the aggregator ended without saying what it counted")
+
+
+@contextmanager
+def _private_folder(keep: bool, progress: Progress) -> Iterator[Path]:
+    """A folder that only this user can enter; gone afterwards unless it is to be kept."""
+    folder = Path(tempfile.mkdtemp(prefix="gridhe-demo-"))
+    try:
+        yield folder
+    finally:
+        if keep:
+            progress.step(f"kept the state of all processes in {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Let SIGTERM unwind this process as Ctrl-C does, so that the children are ended."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
