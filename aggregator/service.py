@@ -115,7 +115,7 @@ class Service:
     # what comes in
 
     def _on_connect(self, session_present: bool) -> None:
-        self._publish([self._status(online=True)])
+        self._listen()
         self._redeliver()
 
     def _on_message(self, topic: str, payload: bytes) -> None:
@@ -128,17 +128,23 @@ class Service:
             if time.monotonic() - self._redelivered_at > _CATCH_UP_S and self._engine.undelivered(1):
                 self._redeliver()
         elif topic.startswith(_PLAN):
-            self._engine.take_bundle(payload)
-            self._listen()
+            self._learn(lambda: self._engine.take_bundle(payload))
         elif topic == topics.ROSTER_CURRENT:
-            self._engine.take_roster(payload, self._now())
-            self._listen()
+            self._learn(lambda: self._engine.take_roster(payload, self._now()))
         elif topic == topics.STATUS_AUTHORITY:
             self._on_authority(payload)
 
+    def _learn(self, take: Callable[[], None]) -> None:
+        was_ready = self._engine.ready
+        take()
+        if not was_ready:
+            self._listen()
+
     def _listen(self) -> None:
+        """Hear batches, and only then say that we are here: meters send again at that word."""
         if self._engine.ready:
             self._session.subscribe(*self._settings.aggregator.filters)
+            self._publish([self._status(online=True)])
 
     def _on_authority(self, payload: bytes) -> None:
         try:

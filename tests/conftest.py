@@ -2,9 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from gridhe_testing.grid import Grid
 
 # Where Debian keeps servers; the PATH of a user often lacks it.
 _SERVER_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
@@ -28,3 +31,23 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("GRIDHE_") and name != "GRIDHE_REQUIRE_MOSQUITTO":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def make_grid(tmp_path: Path) -> Iterator[Callable[..., Grid]]:
+    """Makes grids with real keys and an engine each; options are Grid's."""
+    grids: list[Grid] = []
+
+    def make(**options: object) -> Grid:
+        grids.append(Grid(tmp_path / f"state{len(grids)}", **options))
+        return grids[-1]
+
+    yield make
+    for grid in grids:
+        grid.stop()
+
+
+@pytest.fixture
+def grid(make_grid: Callable[..., Grid]) -> Grid:
+    """A grid of three feeders in two regions, twelve meters."""
+    return make_grid()

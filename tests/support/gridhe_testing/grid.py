@@ -1,12 +1,11 @@
 """A small grid with real keys: an authority, a plan, enrolled meters and their real envelopes."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pytest
 import tenseal as ts
 
 from gridhe.aggregator.database import Database
@@ -59,6 +58,7 @@ class Grid:
                 minimum_meters=self.minimum_meters,
                 grace_s=60,
                 late_s=600,
+                horizon_s=50 * 365 * 86_400,
             ),
         )
         self.authority = SigningKey.generate()
@@ -221,21 +221,3 @@ class Grid:
     @property
     def meters(self) -> list[str]:
         return list(itertools.chain.from_iterable(self.groups.values()))
-
-
-@pytest.fixture
-def make_grid(tmp_path: Path) -> Callable[..., Grid]:
-    grids: list[Grid] = []
-
-    def make(**options: object) -> Grid:
-        grids.append(Grid(tmp_path / f"state{len(grids)}", **options))
-        return grids[-1]
-
-    yield make
-    for grid in grids:
-        grid.stop()
-
-
-@pytest.fixture
-def grid(make_grid: Callable[..., Grid]) -> Grid:
-    return make_grid()

@@ -1,0 +1,152 @@
+"""`gridhe-aggregate` as a process of its own, against a real Mosquitto."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gridhe.broker import topics
+from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.reactor import Reactor
+from gridhe.broker.receipt import Receipt, TotalReceipt
+from gridhe.broker.session import Message, Session
+from gridhe.broker.total import Total, open_total
+from gridhe.config.settings import BrokerSettings
+from gridhe.keyring.ingest import derive_key
+from gridhe.keyring.roster import Roster, RosterEntry
+
+pytestmark = pytest.mark.system
+
+WINDOW = 480_000
+
+
+class Outside:
+    """Everybody but the aggregator: authority and meters on one MQTT connection."""
+
+    def __init__(self, grid, url: str) -> None:
+        self.grid = grid
+        self.totals: dict[tuple[str, int, int], Total] = {}
+        self.receipted: set[tuple[str, int]] = set()
+        self.reactor = Reactor()
+        self.session = Session(
+            settings=BrokerSettings(url=url),
+            client_id="outside",
+            on_message=self.hear,
+            subscriptions=[f"{topics.PREFIX}/total/#", f"{topics.PREFIX}/receipt/#"],
+        )
+        self.reactor.add(self.session)
+        assert self.reactor.run_until(lambda: self.session.connected, 10)
+        entries = [RosterEntry(meter, grid.group_of(meter)) for meter in grid.meters]
+        self.say(topics.PLAN_CURRENT, grid.bundle.encode(grid.authority), retain=True)
+        self.say(topics.ROSTER_CURRENT, Roster.of(1, entries).encode(grid.authority), retain=True)
+
+    def say(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        assert self.session.publish(Message(topic=topic, payload=payload, retain=retain))
+
+    def hear(self, topic: str, payload: bytes) -> None:
+        if topic.startswith(f"{topics.PREFIX}/total/"):
+            total = open_total(payload, len(payload))
+            total.check_signature(self.grid.aggregator_key.verify_key)
+            head = total.header
+            self.totals[head.group, head.window, head.part] = total
+            receipt = TotalReceipt(
+                aggregator="main", stored=((head.plan, head.group, head.window, head.part),)
+            )
+            key = derive_key(self.grid.secret, "aggregator/main")
+            self.say(topics.receipt("main"), receipt.encode(key))
+        elif not topic.endswith("/main"):
+            meter = topic.rpartition("/")[2]
+            receipt = Receipt.decode(payload, derive_key(self.grid.secret, meter))
+            self.receipted |= {(meter, window) for window in receipt.committed}
+
+    def send(self, envelopes: dict[tuple[str, int], bytes]) -> None:
+        """What meters do: publish, and again, until all is receipted."""
+        for _ in range(30):
+            for meter, window in envelopes.keys() - self.receipted:
+                self.say(topics.batch(self.grid.group_of(meter), meter), envelopes[meter, window])
+            if self.reactor.run_until(lambda: envelopes.keys() <= self.receipted, 1):
+                return
+        raise AssertionError(f"not receipted: {envelopes.keys() - self.receipted}")
+
+    def until(self, what) -> None:
+        assert self.reactor.run_until(what, 30), (self.totals.keys(), len(self.receipted))
+
+
+@pytest.fixture
+def broker(tmp_path: Path, mosquitto: Path) -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker(tmp_path / "broker", prefer="mosquitto") as running:
+        yield running
+
+
+@pytest.fixture
+def aggregate(grid, broker: EmbeddedBroker, tmp_path: Path) -> Iterator:
+    grid.stop()
+    credential = tmp_path / "aggregator-main.json"
+    grid.credential.save(credential)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-P", "-m", "gridhe.aggregator.cli", "--credential", str(credential)]
+        command += ["--state-dir", str(tmp_path / "process-state"), "--broker", broker.url, *options]
+        with (tmp_path / f"aggregate-{len(started)}.log").open("wb") as log:
+            started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def outside(grid, broker: EmbeddedBroker) -> Iterator[Outside]:
+    everybody = Outside(grid, broker.url)
+    yield everybody
+    everybody.reactor.close()
+
+
+def test_it_folds_receipts_publishes_and_stops_cleanly(grid, outside, aggregate, tmp_path: Path) -> None:
+    process = aggregate("--set", "aggregator.commit_interval_s=0.1")
+    outside.send({(meter, WINDOW): grid.envelope(meter) for meter in grid.meters})
+    outside.until(lambda: len(outside.totals) == 6)
+    assert np.array_equal(grid.decrypted(outside.totals["grid", WINDOW, 0]), grid.expected(grid.meters))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 0
+    lines = (tmp_path / "aggregate-0.log").read_text().splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert events.count("closed") == 6
+    assert events[-1] == "stopping" or "stopping" in events
+
+
+def test_kill_9_between_batches_loses_nothing(grid, outside, aggregate) -> None:
+    process = aggregate("--set", "aggregator.commit_interval_s=0.2")
+    envelopes = {
+        (meter, window): grid.envelope(meter, window)
+        for meter in grid.meters
+        for window in (WINDOW, WINDOW + 1)
+    }
+    for sent, ((meter, _), payload) in enumerate(envelopes.items(), 1):
+        outside.say(topics.batch(grid.group_of(meter), meter), payload)
+        if sent in (7, 15):
+            outside.reactor.run_until(lambda: False, 0.3)
+            process.kill()
+            process.wait()
+            process = aggregate("--set", "aggregator.commit_interval_s=0.2")
+    outside.send(envelopes)
+    outside.until(lambda: len(outside.totals) == 12)
+    for window in (WINDOW, WINDOW + 1):
+        total = outside.totals["grid", window, 0]
+        assert np.array_equal(grid.decrypted(total), grid.expected(grid.meters, window))
+
+
+def test_a_second_one_on_the_same_state_is_told_so(grid, outside, aggregate, tmp_path: Path) -> None:
+    aggregate()
+    outside.send({(meter, WINDOW): grid.envelope(meter) for meter in grid.meters[:2]})
+    second = aggregate()
+    assert second.wait(timeout=20) == 6
+    assert "in use by another aggregator" in (tmp_path / "aggregate-1.log").read_text()
