@@ -14,6 +14,7 @@ answers.db      what was given out (gridhe.keyring.answers)
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from gridhe.keyring.vault import Kdf, Secrets, Vault, check_private_dir
 __all__ = ["AuthorityHome", "HomePaths"]
 
 _PAYLOAD_LEAST = 16 << 20  # generated mosquitto.conf: room for totals' headers and larger rosters
+_SAVERS = 16
 _AUTHORITY_GENERATION = _FLEET_GENERATION = 1
 
 
@@ -247,8 +249,9 @@ class AuthorityHome:
                 return [fleet_file]
             make_private_dir(self.paths.credentials)
             paths = [self.paths.credentials / f"{device.meter}.json" for device in devices]
-            for device, path in zip(devices, paths, strict=True):
-                device.save(path)
+            # Each file is flushed to the disk: at 10 ms, a thousand one after the other take 10 s.
+            with ThreadPoolExecutor(_SAVERS) as savers:
+                list(savers.map(DeviceCredential.save, devices, paths))
         return paths
 
     def _device(self, meter: EnrolledMeter) -> DeviceCredential:
@@ -281,9 +284,13 @@ class AuthorityHome:
         return path
 
     def revoke(self, names: Iterable[str], settings: Settings) -> int:
-        """Revoke meters and aggregators; how many."""
+        """Revoke meters and aggregators; how many. Their credentials in credentials/ are deleted."""
+        wanted = list(names)
         with _locked(self.paths.home):
-            count = self.enrolment.revoke(names)
+            count = self.enrolment.revoke(wanted)
+            for name in wanted:
+                for file in (f"{name}.json", f"aggregator-{name}.json"):
+                    (self.paths.credentials / file).unlink(missing_ok=True)
             self.write_broker_files(settings.broker)
         return count
 

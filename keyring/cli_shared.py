@@ -24,7 +24,7 @@ passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="File (0600) with the vault's passphrase. Else GRIDHE_PASSPHRASE_FILE, GRIDHE_PASSPHRASE or a prompt.",
+    help="File (0600) with the passphrase. Else GRIDHE_PASSPHRASE_FILE, GRIDHE_PASSPHRASE or a prompt.",
 )
 broker_option = click.option("--broker", metavar="URL", help="The same as --set broker.url=URL.")
 
