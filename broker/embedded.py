@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from gridhe.broker.server_config import mosquitto_conf, password_line
+from gridhe.broker.server_config import ServerTls, mosquitto_conf, password_line
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError
 from gridhe.files import make_private_dir, write_private
@@ -87,6 +87,7 @@ class EmbeddedBroker:
         acl: str | None = None,
         passwords: str | None = None,
         persistence: bool = False,
+        tls: ServerTls | None = None,
         settings: BrokerSettings | None = None,
         largest_payload: int = 16 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
@@ -98,9 +99,10 @@ class EmbeddedBroker:
         acl: an ACL file's text (server_config.acl); iotcore knows no ACLs, so `prefer="iotcore"` ignores it.
         passwords: a password file's text, as enrolment writes it, in place of `users`; iotcore cannot
         read its hashes, so it then lets anybody on this machine connect.
+        tls: the certificate to show; mosquitto only.
         Raises BrokerError when there is no such broker here, ConfigError for an ACL without users.
         """
-        kinds = available()
+        kinds = available() if tls is None else tuple(kind for kind in available() if kind == "mosquitto")
         if users is not None and passwords is not None:
             raise ConfigError("give the embedded broker users or a password file's text, not both")
         if acl is not None and users is None and passwords is None:
@@ -115,6 +117,7 @@ class EmbeddedBroker:
         self.directory = directory.resolve()
         self._users, self._acl, self._persistence = users, acl, persistence
         self._passwords = passwords
+        self._tls = tls
         self._settings = settings or BrokerSettings()
         self._largest_payload = largest_payload
         self._clock = clock
@@ -126,7 +129,7 @@ class EmbeddedBroker:
         """Its address, once started."""
         if not self.port:
             raise BrokerError("the embedded broker has not been started")
-        return f"mqtt://127.0.0.1:{self.port}"
+        return f"{'mqtt' if self._tls is None else 'mqtts'}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -153,8 +156,8 @@ class EmbeddedBroker:
                 self.port = port
                 return self
             self._reap()
-            # Somebody else may have taken the port in between; anything else will not get better.
-            if "in use" not in self.log_tail():
+            # Somebody may have taken the free port in between; anything else will not get better.
+            if self.port or "in use" not in self.log_tail() or self._clock() >= deadline:
                 break
         raise BrokerError(
             f"the embedded {self.kind} does not start: {self.log_tail(300) or 'it said nothing'}"
@@ -232,6 +235,7 @@ class EmbeddedBroker:
             password_file=passwords,
             acl_file=acl,
             data_dir=data,
+            tls=self._tls,
             # As root it would become `mosquitto`, who cannot read these private files.
             user="root" if os.geteuid() == 0 else None,
         )
@@ -295,10 +299,10 @@ def _free_port() -> int:
 
 
 def _greets(port: int) -> bool:
-    """Whether something on `port` answers an MQTT 5 CONNECT, be it with a refusal (or rumqttd's hang-up)."""
+    """Whether `port` answers an MQTT 5 CONNECT, be it with a refusal, rumqttd's hang-up or a TLS alert."""
     connect = bytes.fromhex("10150004 4d515454 05 02 000a 00 0008") + b"gridhe-0"
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2.0) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=_POLL_S * 10) as sock:
             sock.sendall(connect)
             answer = sock.recv(4)
             sock.sendall(bytes.fromhex("e000"))
@@ -306,4 +310,4 @@ def _greets(port: int) -> bool:
         return True
     except OSError:
         return False
-    return answer[:1] in (b"\x20", b"")
+    return answer[:1] in (b"\x20", b"", b"\x15")

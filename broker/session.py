@@ -327,12 +327,15 @@ class Session:
     def hear_lost(self, why: str) -> None:
         """The connection is gone."""
         if self._connected:
-            self._failed(f"lost {self.url}: {why}")
+            # Mosquitto 2.0 closes without a word when another client comes with the same id.
+            twin = f"; does another client use the id {self.client_id!r}?" if self._attempts >= 3 else ""
+            self._failed(f"lost {self.url}: {why}{twin}")
             return
         # Some brokers say so that they lack this version of MQTT; rumqttd, that a password is wrong.
         was_five, self._five = self._five, not self._five
+        wish = ", or want a client certificate" if self._tls and not self._settings.client_cert_file else ""
         self._failed(
-            f"{self.url} does not greet: {why}; it may not know this user, or not speak MQTT here",
+            f"{self.url} does not greet: {why}; it may not know this user{wish}, or not speak MQTT here",
             at_once=was_five and self._attempts == 0,
         )
 
