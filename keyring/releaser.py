@@ -106,7 +106,11 @@ class Releaser:
         except BaseException:
             self.answers.close()
             raise
-        self._close_answers()
+        try:
+            self._close_answers()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close ledger and answers."""

@@ -1,0 +1,285 @@
+"""The authority online, against a real broker: storing, receipting, publishing, releasing."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gridhe.broker import topics
+from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.reactor import Reactor
+from gridhe.broker.receipt import TotalReceipt
+from gridhe.broker.session import Message, Session
+from gridhe.broker.status import Status
+from gridhe.config.settings import BrokerSettings, ReleaseSettings, Settings
+from gridhe.errors import BrokerError
+from gridhe.keyring.bundle import Bundle
+from gridhe.keyring.credential import load_aggregator
+from gridhe.keyring.desk import Outcome
+from gridhe.keyring.inbox import Inbox
+from gridhe.keyring.ingest import derive_key
+from gridhe.keyring.receiver import Receiver
+from gridhe.keyring.roster import Roster
+from gridhe.keyring.service import ReleaseService, publish_bundles, utc_now
+
+WAIT_S = 20.0
+
+
+@pytest.fixture
+def broker(small_authority: Any, tmp_path: Path, mosquitto: Path) -> Iterator[EmbeddedBroker]:
+    """A Mosquitto with the passwords and ACL of the small authority."""
+    authority = small_authority.authority
+    from gridhe.broker.server_config import acl
+
+    credential = load_aggregator(small_authority.home / "credentials" / "aggregator-agg1.json")
+    users = {"authority": authority.broker_password, "aggregator-agg1": credential.password}
+    rules = acl(authority.enrolment.entries(), ["agg1"])
+    with EmbeddedBroker(tmp_path / "broker", prefer="mosquitto", users=users, acl=rules) as running:
+        yield running
+
+
+class Peer:
+    """An aggregator's end: what it hears, by topic."""
+
+    def __init__(self, reactor: Reactor, settings: BrokerSettings, password: str) -> None:
+        self.heard: dict[str, bytes] = {}
+        self.session = Session(
+            settings=settings,
+            client_id="aggregator-agg1",
+            username="aggregator-agg1",
+            password=password,
+            on_message=self.heard.__setitem__,
+            subscriptions=[
+                f"{topics.PREFIX}/{each}" for each in ("plan/#", "roster/#", "status/#", "receipt/agg1")
+            ],
+        )
+        reactor.add(self.session)
+
+    def send(self, group: str, payload: bytes) -> None:
+        assert self.session.publish(Message(topic=topics.total(group), payload=payload))
+
+
+@pytest.fixture
+def peer_of(small_authority: Any, broker: EmbeddedBroker) -> Callable[[Reactor], Peer]:
+    password = load_aggregator(small_authority.home / "credentials" / "aggregator-agg1.json").password
+    return lambda reactor: Peer(reactor, BrokerSettings(url=broker.url), password)
+
+
+@pytest.fixture
+def receiver_of(small_authority: Any, broker: EmbeddedBroker) -> Callable[[Reactor, Inbox], Receiver]:
+    authority = small_authority.authority
+
+    def made(reactor: Reactor, inbox: Inbox) -> Receiver:
+        return Receiver(
+            reactor,
+            settings=BrokerSettings(url=broker.url),
+            password=authority.broker_password,
+            inbox=inbox,
+            bundles=list(authority.paths.read_bundles().values()),
+            roster=authority.roster(),
+            aggregators={each.name: each.verify_key for each in authority.enrolment.aggregators()},
+            ingest_key=lambda name: derive_key(authority.vault.secrets.ingest_secret, name),
+            now=utc_now,
+        )
+
+    return made
+
+
+def test_an_authority_online_publishes_and_receipts_what_it_has_stored(
+    small_authority: Any,
+    peer_of: Callable[[Reactor], Peer],
+    receiver_of: Callable[[Reactor, Inbox], Receiver],
+    tmp_path: Path,
+) -> None:
+    authority = small_authority.authority
+    payload = small_authority.total("north/f1")
+    inbox = Inbox(tmp_path / "inbox.db")
+    with Reactor() as reactor:
+        peer = peer_of(reactor)
+        receiver = receiver_of(reactor, inbox)
+        receiver.connect(WAIT_S)
+        assert reactor.run_until(lambda: topics.STATUS_AUTHORITY in peer.heard, WAIT_S)
+        assert Status.decode(peer.heard[topics.STATUS_AUTHORITY]).online
+        bundle = Bundle.decode(peer.heard[topics.PLAN_CURRENT], authority.verify_key)
+        assert peer.heard[topics.plan(bundle.plan.plan_id)] == peer.heard[topics.PLAN_CURRENT]
+        assert Roster.decode(peer.heard[topics.ROSTER_CURRENT], authority.verify_key).version >= 1
+
+        peer.send("north/f1", payload)
+        assert reactor.run_until(lambda: topics.receipt("agg1") in peer.heard, WAIT_S)
+        receipt = TotalReceipt.decode(
+            peer.heard.pop(topics.receipt("agg1")),
+            derive_key(authority.vault.secrets.ingest_secret, "aggregator/agg1"),
+        )
+        assert receipt.stored == ((bundle.plan.plan_id, "north/f1", 100, 0),)
+        assert [letter.group for letter in inbox.letters()] == ["north/f1"]
+
+        peer.send("north/f1", payload)  # the receipt was lost
+        assert reactor.run_until(lambda: topics.receipt("agg1") in peer.heard, WAIT_S)
+        assert receiver.stored == 1
+        assert len(inbox.letters()) == 1
+        receiver.close()
+        assert reactor.run_until(
+            lambda: not Status.decode(peer.heard[topics.STATUS_AUTHORITY]).online, WAIT_S
+        )
+    inbox.close()
+
+
+def test_junk_is_counted_by_reason_and_never_stored(
+    small_authority: Any,
+    peer_of: Callable[[Reactor], Peer],
+    receiver_of: Callable[[Reactor, Inbox], Receiver],
+    tmp_path: Path,
+) -> None:
+    from gridhe.keyring.signing import SigningKey
+
+    good = small_authority.total("north/f1")
+    inbox = Inbox(tmp_path / "inbox.db")
+    with Reactor() as reactor:
+        peer = peer_of(reactor)
+        receiver = receiver_of(reactor, inbox)
+        receiver.connect(WAIT_S)
+        assert reactor.run_until(lambda: peer.session.connected, WAIT_S)
+        peer.send("north/f1", b"junk")
+        peer.send("north/f2", good)
+        peer.send("north/f1", small_authority.total("north/f1", key=SigningKey.generate()))
+        peer.send("north/f1", small_authority.total("north/f1", aggregator="agg9"))
+        peer.send("north/f1", small_authority.total("north/f1", ciphertext=b"short"))
+        peer.send("north/f1", good)
+        assert reactor.run_until(lambda: receiver.stored == 1, WAIT_S)
+        assert receiver.counts == {"malformed": 1, "topic": 1, "signature": 1, "not_enrolled": 1, "size": 1}
+        receiver.close()
+    assert len(inbox.letters()) == 1
+    inbox.close()
+
+
+def with_broker(settings: Settings, broker: EmbeddedBroker, *, publish: bool = False) -> Settings:
+    return settings.model_copy(
+        update={"broker": BrokerSettings(url=broker.url), "release": ReleaseSettings(publish=publish)}
+    )
+
+
+def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
+    small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[Reactor], Peer]
+) -> None:
+    payloads = {
+        "north/f1": small_authority.total("north/f1", {"north/f1": 10}),
+        "north/f2": small_authority.total("north/f2", {"north/f2": 6}),
+        "grid": small_authority.total("grid", {"north/f1": 10, "north/f2": 6, "north/f3": 4}),
+    }
+    with Reactor() as reactor:
+        peer = peer_of(reactor)
+        assert reactor.run_until(lambda: peer.session.connected, WAIT_S)
+        publish_bundles(small_authority.authority, with_broker(small_authority.settings, broker))
+        assert reactor.run_until(lambda: topics.ROSTER_CURRENT in peer.heard, WAIT_S)
+        seen: list[Outcome] = []
+        settings = with_broker(small_authority.settings, broker)
+        thread = threading.Thread(target=reactor.run)
+        thread.start()
+        try:
+            with ReleaseService(small_authority.authority, settings, emit=seen.append) as service:
+                # The authority subscribes within online(); the peer repeats until it is heard, as an aggregator does.
+                def send() -> None:
+                    for group, payload in payloads.items():
+                        peer.send(group, payload)
+
+                reactor.every(0.2, send)
+                stop = threading.Timer(2.0, reactor.stop)
+                stop.start()
+                outcomes = service.online(idle_s=1.0, follow=False)
+        finally:
+            reactor.stop()
+            thread.join()
+    assert [(o.letter.group, o.rule) for o in outcomes] == [
+        ("grid", ""),
+        ("north/f1", ""),
+        ("north/f2", "isolates"),
+    ]
+    assert outcomes == seen
+
+
+def test_following_releases_as_totals_come_publishes_them_and_takes_up_enrolments_until_sigterm(
+    small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[Reactor], Peer]
+) -> None:
+    import json
+
+    import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    authority = small_authority.authority
+    first, second = (small_authority.total("north/f1", window=window) for window in (100, 101))
+    released: dict[str, Any] = {}
+    versions: list[int] = []
+    steps: list[str] = []
+    listener = paho.Client(CallbackAPIVersion.VERSION2, client_id="aggregator-agg1")
+    password = load_aggregator(small_authority.home / "credentials" / "aggregator-agg1.json").password
+    listener.username_pw_set("aggregator-agg1", password)
+    online, roster_changed = threading.Event(), threading.Event()
+
+    def on_message(_client: Any, _userdata: Any, message: Any) -> None:
+        if message.topic == topics.STATUS_AUTHORITY and Status.decode(message.payload).online:
+            online.set()
+        if message.topic == topics.ROSTER_CURRENT:
+            versions.append(Roster.decode(message.payload, authority.verify_key).version)
+            if len(set(versions)) > 1:
+                roster_changed.set()
+
+    listener.on_message = on_message
+    listener.connect("127.0.0.1", broker.port)
+    listener.subscribe([(f"{topics.PREFIX}/status/#", 1), (f"{topics.PREFIX}/roster/#", 1)])
+    listener.loop_start()
+    enrolled = threading.Event()
+
+    def script() -> None:
+        if not online.wait(WAIT_S):
+            steps.append("never online")
+        listener.publish(topics.total("north/f1"), first, qos=1)
+
+    def emit(outcome: Outcome) -> None:
+        released[f"{outcome.letter.group}/{outcome.letter.window}"] = outcome.record
+        if outcome.letter.window == 100:
+            authority.enrolment.enrol_meters([("anna", "north/f1")])
+            enrolled.set()
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def second_part() -> None:
+        enrolled.wait(WAIT_S)
+        if not roster_changed.wait(WAIT_S):
+            steps.append("roster never changed")
+        listener.publish(topics.total("north/f1"), second, qos=1)
+
+    threads = [threading.Thread(target=each) for each in (script, second_part)]
+    watchdog = threading.Timer(4 * WAIT_S, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    watchdog.start()
+    try:
+        for thread in threads:
+            thread.start()
+        settings = with_broker(small_authority.settings, broker, publish=True)
+        with ReleaseService(authority, settings, emit=emit) as service:
+            assert service.online(idle_s=0.3, follow=True) == []
+    finally:
+        watchdog.cancel()
+        for thread in threads:
+            thread.join()
+        listener.loop_stop()
+        listener.disconnect()
+    assert steps == []
+    assert sorted(released) == ["north/f1/100", "north/f1/101"]
+    assert json.dumps(released["north/f1/101"])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_broker_that_is_away_is_one_clear_error(small_authority: Any) -> None:
+    away = BrokerSettings(url="mqtt://127.0.0.1:9", connect_timeout_s=0.5)
+    settings = small_authority.settings.model_copy(update={"broker": away})
+    with (
+        ReleaseService(small_authority.authority, settings, emit=lambda outcome: None) as service,
+        pytest.raises(BrokerError, match="is the broker at"),
+    ):
+        service.online(idle_s=0.1, follow=False)
+    with pytest.raises(BrokerError, match="is the broker at"):
+        publish_bundles(small_authority.authority, settings)
