@@ -130,6 +130,10 @@ class Agent:
                 self._due_s = 0.0
                 return
 
+    def set_aside(self, batch: Waiting, reason: str) -> Settled:
+        """Give a batch up; to be committed to the outbox."""
+        return self._settle(batch.plan, batch.window, reason)
+
     # -- coming in -----------------------------------------------------------------------------
 
     def hurry(self) -> None:

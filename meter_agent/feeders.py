@@ -186,9 +186,11 @@ class DeviceFeeder:
             if windower.closed:
                 break
         else:
-            windower.advance(now_s)
-            over = source.ended(windower.time_s or after_s) or windower.closed_until_s >= until_s
-            over = over or now_s >= min(switch_s, until_s) + windower.patience_s
+            over = source.ended(windower.time_s or after_s)
+            if not over:  # an ended source's last window is `partial`'s to judge, not the clock's
+                windower.advance(now_s)
+                over = windower.closed_until_s >= until_s
+                over = over or now_s >= min(switch_s, until_s) + windower.patience_s
         if over and switch_s < until_s and not source.ended(windower.time_s or after_s):
             # The window that the new plan's start cuts is sealed as it is: the rest is the new plan's.
             windower.finish(partial=True)

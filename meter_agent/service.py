@@ -166,6 +166,10 @@ class Service:
         if waited or (self._sealed and not more):
             self._commit(now_s)
         more = self._publisher.publish(now_s) or more
+        if self._publisher.damaged:
+            self._settled += self._publisher.damaged
+            self._publisher.damaged.clear()
+            self._since()
         if self._stop_when_receipted and self.done:
             self._reactor.stop()
         elif more and not self._soon:

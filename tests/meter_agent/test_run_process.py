@@ -75,7 +75,7 @@ def device(tmp_path: Path, authority: Any) -> list[str]:
 def fleet(tmp_path: Path, authority: Any) -> list[str]:
     """The flags of a fleet m0..m9."""
     devices = tuple(authority.device(f"m{i}", f"north/f{i % 2}") for i in range(10))
-    FleetCredential(devices=devices, password="unused").save(tmp_path / "fleet.json")  # noqa: S106
+    FleetCredential(devices=devices, password="unused").save(tmp_path / "fleet.json")
     return ["--credentials", str(tmp_path / "fleet.json"), "--start", START, "--speed", "max"]
 
 
