@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from gridhe.commands import CommonOptions, common_options
-from gridhe.config.settings import PlanSettings, QuantitySettings, Settings
+from gridhe.config.settings import LoggingSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.demo.picture import draw
 from gridhe.demo.progress import Progress
 from gridhe.demo.report import Outcome, as_record, print_report, write_profile_csv, write_record
@@ -18,6 +18,7 @@ from gridhe.demo.workload import from_csv, from_sample, live
 from gridhe.errors import ConfigError
 from gridhe.keyring.names import ROOT_GROUP
 from gridhe.keyring.planner import choose
+from gridhe.logs import set_up_logging
 
 __all__ = ["demo"]
 
@@ -122,7 +123,11 @@ def demo(
     if interval is not None and csv_file is None:
         raise ConfigError("--interval says how far apart the rows of --csv are; it goes with --csv only")
     flags: dict[str, Any] = {"ckks.preset": preset, "plan.interval_s": interval, "broker.url": broker_url}
-    settings = _settings(common.load(flags), csv=csv_file is not None, live=duration is not None)
+    settings = _settings(
+        common.load(flags, logging=False), csv=csv_file is not None, live=duration is not None
+    )
+    # This command tells by its progress and report; the processes' own logs are files.
+    set_up_logging(LoggingSettings(level="warning", format="text"))
     plan = settings.plan
     shape: dict[str, Any] = {
         "groups": groups,

@@ -86,7 +86,7 @@ def _grid_panel(axis: "Axes", grid: GroupProfile) -> None:
         "o",
         color="#D55E00",
         markersize=6,
-        label=f"peak {peak_kw:,.1f} kW\n{when:%a %d %b %H:%M}",
+        label=f"peak {peak_kw:,.1f} kW\n{when:%d %b %H:%M}",
     )
     axis.set_ylabel("load, kW")
     axis.set_ylim(bottom=0)

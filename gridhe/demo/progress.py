@@ -24,7 +24,7 @@ class Progress:
     ) -> None:
         self._stream = sys.stderr if to is None else to
         self._clock = clock
-        self._wanted = {"batches folded": batches, "totals released": totals}
+        self._wanted = {"batches receipted": batches, "totals released": totals}
         self._done = dict.fromkeys(self._wanted, 0)
         self._told: dict[str, int] = {}
         self._next_s = clock()
@@ -63,7 +63,7 @@ class Progress:
 
     def update(self, *, batches: int, totals: int) -> None:
         """Say how far it is."""
-        self._done = {"batches folded": batches, "totals released": totals}
+        self._done = {"batches receipted": batches, "totals released": totals}
         if self._bars is not None:
             for what, wanted in self._wanted.items():
                 if what not in self._tasks:

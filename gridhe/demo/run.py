@@ -12,6 +12,7 @@ aggregator nor authority is told where. The folder goes away at the end.
 
 import contextlib
 import json
+import re
 import secrets
 import shutil
 import signal
@@ -27,6 +28,7 @@ from typing import Any, Literal
 from gridhe.broker.embedded import EmbeddedBroker
 from gridhe.config.settings import Settings
 from gridhe.demo.children import Child, ChildFailed, Children, clean_environment
+from gridhe.demo.guest import guest_at
 from gridhe.demo.progress import Progress
 from gridhe.demo.proof import Oracle, compare, plaintext_of_cells, plaintext_of_source
 from gridhe.demo.releases import ReleaseFile, profile_of
@@ -42,6 +44,7 @@ __all__ = ["DemoRun", "RunOptions"]
 _AGGREGATOR = "main"
 _POLL_S = 0.1  # between two looks at the children and the released totals
 _STALLED_S = 90.0  # nothing moved for so long: give up and report what is missing
+_RECEIPTED = re.compile(r"receipted (\d+)")
 _LIVE_LEAD_S = 2.0  # the fleet of a live run is ready this long before its first window
 
 
@@ -81,6 +84,8 @@ class DemoRun:
         begun_s = time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(_sigterm_unwinds())
+            if self._options.broker_url is not None:
+                stack.enter_context(guest_at(self._settings.broker, self._workload.meters, _AGGREGATOR))
             folder = stack.enter_context(_private_folder(self._options.keep, self._progress))
             passphrase = folder / "passphrase"
             write_private(passphrase, secrets.token_urlsafe(32).encode())
@@ -90,6 +95,7 @@ class DemoRun:
             self._configure(folder, self._settings)
             plan = self._enrol(children, folder, home)
             self._start_broker(stack, folder, home)
+            stack.callback(children.stop_all)  # whatever happens: before the broker goes
             released = folder / "releases.jsonl"
             authority = children.start("authority", *self._authority_arguments(home, released))
             aggregator = children.start("aggregator", *self._aggregator_arguments(home, folder))
@@ -216,7 +222,7 @@ class DemoRun:
                 raise ChildFailed(f"the broker ended before the demo did: {self._broker.log_tail()}")
             answers.read()
             batches = sum(each.meters for each in answers.releases if each.group in leaves)
-            self._progress.update(batches=batches, totals=len(answers.releases))
+            self._progress.update(batches=max(batches, _receipted(fleet.log)), totals=len(answers.releases))
             settled = len(answers.releases) + len(answers.refused)
             if fleet.exit_code is not None and settled >= wanted:
                 return
@@ -262,10 +268,8 @@ class DemoRun:
             rejected=sum(counted["rejected"].values()),
             refused=len(answers.refused),
             bytes_per_batch=summary["bytes"] / published if published else 0.0,
-            milliseconds_per_batch={
-                "seal on the meter: encode, encrypt, tag (median)": summary["ms_per_batch"],
-                "all of it, first sealed to last released": moved_s * 1e3 / max(1, workload.batches),
-            },
+            seal_ms_per_batch=summary["ms_per_batch"],
+            total_ms_per_batch=None if self._options.live else moved_s * 1e3 / workload.batches,
             seconds=seconds,
         )
 
@@ -277,6 +281,12 @@ def _last_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, IndexError):
         raise ChildFailed(f"{path.stem} ended without its summary") from None
     return found
+
+
+def _receipted(log: Path) -> int:
+    """How many batches are receipted, by the fleet's own last word in its log: for the progress bar only."""
+    found = _RECEIPTED.findall(log.read_text(encoding="utf-8", errors="replace"))
+    return int(found[-1]) if found else 0
 
 
 def _last_progress(log: Path) -> dict[str, Any]:

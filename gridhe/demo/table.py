@@ -18,6 +18,7 @@ def print_table(
     """Print rows under a header; the first `left` columns are words, the others numbers (to the right)."""
     stream = sys.stdout if to is None else to
     try:
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
     except ImportError:
@@ -25,7 +26,8 @@ def print_table(
         return
     # A pipe has no width; numbers cut off or wrapped to fit 80 columns would be of no use in a file.
     console = Console(file=stream, width=None if stream.isatty() else 160, highlight=False, emoji=False)
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
+    console.print(title, style="bold")
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for at, name in enumerate(header):
         table.add_column(name, justify="left" if at < left else "right", no_wrap=at < left)
     for row in rows:

@@ -121,7 +121,7 @@ def test_progress_off_a_terminal_is_a_line_now_and_then_and_one_at_the_end() -> 
         progress.update(batches=10, totals=2)
     assert text.getvalue().splitlines() == [
         "gridhe demo: begin",
-        "gridhe demo: 1/10 batches folded, 0/2 totals released",
-        "gridhe demo: 9/10 batches folded, 1/2 totals released",
-        "gridhe demo: 10/10 batches folded, 2/2 totals released",
+        "gridhe demo: 1/10 batches receipted, 0/2 totals released",
+        "gridhe demo: 9/10 batches receipted, 1/2 totals released",
+        "gridhe demo: 10/10 batches receipted, 2/2 totals released",
     ]

@@ -30,7 +30,7 @@ def outcome_of(run: Any, **changes: Any) -> Outcome:
             workload=run.workload, plan=run.plan, broker="mosquitto", profiles=profiles_of(run), proof=proof,
             policy_counts={"good": 576, "absent": 0, "negative": 2}, batches_sent=24, batches_folded=24,
             duplicates=1, rejected=0, refused=0, bytes_per_batch=98_500.0,
-            milliseconds_per_batch={"seal": 2.5}, seconds=12.3456,
+            seal_ms_per_batch=2.5, total_ms_per_batch=None, seconds=12.3456,
         ),
         **changes,
     )  # fmt: skip
