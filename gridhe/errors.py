@@ -11,6 +11,7 @@
     |-- BrokerError                 7   the broker is away or refuses us
     |-- ReleaseRefused              8   the release policy says no; `rule` names which rule
     |-- SourceError                 9   readings that cannot be read under the chosen policy
+    |-- StoreError                 10   the timings store: away, refuses us, or holds what cannot be read
     `-- RemoteError                 -   a peer's fault: counted and survived, never fatal
         `-- EnvelopeError               bytes that are no valid envelope; `reason` names why
 
@@ -33,6 +34,7 @@ __all__ = [
     "RemoteError",
     "SourceError",
     "StateError",
+    "StoreError",
     "TrustError",
     "VaultError",
 ]
@@ -102,6 +104,12 @@ class SourceError(GridHEError):
     """Readings that the chosen policy refuses to read (text, a broken row, a missing file)."""
 
     exit_code = 9
+
+
+class StoreError(GridHEError):
+    """The store of a bench's timings is away, refuses us, or holds what this version cannot read."""
+
+    exit_code = 10
 
 
 class RemoteError(GridHEError):

@@ -1,0 +1,220 @@
+"""A grid made for measuring: real keys, a real plan, and as many meters as a suite asks for.
+
+Encrypting is dear, so meters share a small pool of ciphertexts: each envelope is one of them under the
+meter's own header and tag, which is all that the aggregator can tell apart.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tenseal as ts
+from numpy.typing import NDArray
+
+from gridhe.broker import topics
+from gridhe.broker.codec import tag
+from gridhe.broker.envelope import Header, seal_envelope
+from gridhe.broker.planes import Planes
+from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
+from gridhe.errors import PlanError
+from gridhe.keyring.bundle import Bundle, key_id_of
+from gridhe.keyring.credential import AggregatorCredential, DeviceCredential
+from gridhe.keyring.ingest import derive_key, new_ingest_secret
+from gridhe.keyring.parameters import CkksParameters
+from gridhe.keyring.planner import Choice, choose, make_plan
+from gridhe.keyring.roster import Roster, RosterEntry
+from gridhe.keyring.signing import SigningKey, authority_id
+from gridhe.meter_agent.sealing import Encryptor, Sealer
+
+__all__ = ["RINGS", "BenchGrid", "Parcel", "preset_name"]
+
+# By the kilobytes of a ciphertext on the wire.
+RINGS = {
+    24: CkksParameters(2048, (40, 14)),
+    64: CkksParameters(4096, (32, 32, 20)),
+    96: CkksParameters(4096, (48, 41, 20)),
+    288: CkksParameters(8192, (48, 48, 48, 20)),
+}
+WINDOW_S, INTERVAL_S = 900, 15
+FIRST_WINDOW = 2_000_000
+POOL = 16
+_HEX_BYTES = 32
+
+
+def preset_name(parameters: CkksParameters) -> str:
+    """What records call a ring."""
+    return f"{parameters.ring_degree}-{parameters.wire_bytes // 1024}k"
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One batch, ready to go: an envelope is `head + ciphertext + foot`, and only the middle is large."""
+
+    topic: str
+    head: bytes
+    ciphertext: bytes
+    foot: bytes
+
+    @property
+    def payload(self) -> bytes:
+        """The envelope."""
+        return self.head + self.ciphertext + self.foot
+
+
+class BenchGrid:
+    """An authority's keys and plan, an aggregator's credential, and meters in groups of equal size."""
+
+    def __init__(
+        self, parameters: CkksParameters, *, groups: int, meters: int, seed: int, flooding_bits: int = 0
+    ) -> None:
+        """`meters` in all, dealt out to `groups` groups. Raises PlanError when no such plan is exact."""
+        self.meters, self.groups, self._seed = meters, groups, seed
+        settings, choice = _choose(parameters, max(2, -(-meters // groups)), flooding_bits)
+        self.authority = SigningKey.generate()
+        self.secret = new_ingest_secret()
+        self.context = ts.context(
+            ts.SCHEME_TYPE.CKKS,
+            parameters.ring_degree,
+            coeff_mod_bit_sizes=list(parameters.prime_bits),
+            n_threads=1,
+        )
+        public_key = self.context.serialize(
+            save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
+        )
+        self.plan = make_plan(
+            settings,
+            choice,
+            authority=authority_id(self.authority.verify_key),
+            key_id=key_id_of(public_key),
+            first_window=FIRST_WINDOW,
+        )
+        self.bundle = Bundle(plan=self.plan, public_key=public_key)
+        self.planes = Planes(parameters)
+        self.encryptor = Encryptor(self.bundle)
+        self.aggregator_key = SigningKey.generate()
+        self.credential = AggregatorCredential(
+            aggregator="main",
+            password="x" * _HEX_BYTES,
+            ingest_secret=self.secret,
+            signing_key=self.aggregator_key.private_bytes(),
+            authority_key=self.authority.verify_key,
+        )
+        self._pool = [self.encryptor.encrypt({"import_wh": self.readings(i)}) for i in range(POOL)]
+
+    @property
+    def preset(self) -> str:
+        """The ring's name in records."""
+        return preset_name(self.plan.parameters)
+
+    @property
+    def now(self) -> float:
+        """A moment just after the first window, UTC epoch seconds."""
+        return float(self.plan.window_start_s(FIRST_WINDOW + 1) + 1)
+
+    def meter(self, number: int) -> str:
+        """A meter's name."""
+        return f"m{number}"
+
+    def group(self, number: int) -> str:
+        """The group of meter `number`."""
+        return f"region/f{number % self.groups}"
+
+    def readings(self, number: int, window: int = FIRST_WINDOW) -> NDArray[np.int64]:
+        """Some meter's readings, always the same."""
+        rng = np.random.default_rng([self._seed, number, window])
+        return rng.integers(0, self.plan.quantities[0].largest + 1, self.plan.intervals)
+
+    def ciphertext(self, number: int) -> bytes:
+        """The ciphertext of meter `number`, out of the pool."""
+        return self._pool[number % POOL]
+
+    def roster(self) -> bytes:
+        """The signed roster of all meters."""
+        entries = [RosterEntry(self.meter(i), self.group(i)) for i in range(self.meters)]
+        return Roster.of(1, entries).encode(self.authority)
+
+    def signed_bundle(self) -> bytes:
+        """The signed bundle."""
+        return self.bundle.encode(self.authority)
+
+    def ingest_key(self, number: int) -> bytes:
+        """A meter's ingest key."""
+        return derive_key(self.secret, self.meter(number))
+
+    def sealer(self, number: int) -> Sealer:
+        """What seals this meter's batches."""
+        device = DeviceCredential(
+            meter=self.meter(number),
+            group=self.group(number),
+            password="x" * _HEX_BYTES,
+            ingest_key=self.ingest_key(number),
+            authority_key=self.authority.verify_key,
+        )
+        return Sealer(self.encryptor, device)
+
+    def header(self, number: int, window: int = FIRST_WINDOW) -> Header:
+        """The header of a meter's batch."""
+        return Header(
+            plan=self.encryptor.plan_id,
+            key=self.plan.key_id,
+            meter=self.meter(number),
+            group=self.group(number),
+            window=window,
+        )
+
+    def envelope(self, number: int, window: int = FIRST_WINDOW) -> bytes:
+        """A meter's envelope around a ciphertext out of the pool."""
+        return seal_envelope(self.header(number, window), self.ciphertext(number), self.ingest_key(number))
+
+    def parcels(self, numbers: range, window: int = FIRST_WINDOW) -> Iterator[Parcel]:
+        """These meters' envelopes; the ciphertext in the middle is the pool's own object, not a copy."""
+        for number in numbers:
+            header, ciphertext = self.header(number, window).encode(), self.ciphertext(number)
+            foot = tag(self.ingest_key(number), header, ciphertext)
+            # The same bytes as seal_envelope's, which a test holds true: an array of three byte strings.
+            yield Parcel(
+                topic=topics.batch(self.group(number), self.meter(number)),
+                head=b"\x93" + _bin(len(header)) + header + _bin(len(ciphertext)),
+                ciphertext=ciphertext,
+                foot=_bin(len(foot)) + foot,
+            )
+
+    def save_credential(self, path: Path) -> None:
+        """The aggregator's credential, as enrolment writes it."""
+        self.credential.save(path)
+
+
+def _choose(parameters: CkksParameters, group: int, flooding_bits: int) -> tuple[Settings, Choice]:
+    """A plan of this ring for groups of this size, with the largest readings that stay exact."""
+    for largest in (500, 100, 20, 4, 1):
+        settings = Settings(
+            ckks=CkksSettings(
+                flooding_bits=flooding_bits,
+                ring_degree=parameters.ring_degree,
+                prime_bits=parameters.prime_bits,
+            ),
+            plan=PlanSettings(
+                window_s=WINDOW_S,
+                interval_s=INTERVAL_S,
+                quantities=(QuantitySettings(name="import_wh", largest=largest, statistics=("sum", "mean")),),
+                largest_group=group,
+                largest_rollup=group,
+                minimum_meters=2,
+                grace_s=86_400.0,
+            ),
+        )
+        try:
+            return settings, choose(settings)
+        except PlanError as error:
+            refused = error
+    raise refused
+
+
+def _bin(size: int) -> bytes:
+    """msgpack's mark before a byte string."""
+    if size < 1 << 8:
+        return b"\xc4" + size.to_bytes(1, "big")
+    if size < 1 << 16:
+        return b"\xc5" + size.to_bytes(2, "big")
+    return b"\xc6" + size.to_bytes(4, "big")

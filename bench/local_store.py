@@ -1,0 +1,88 @@
+"""Records in files: one per run, a line of JSON per record. Needs nothing set up."""
+
+import os
+from pathlib import Path
+from typing import TextIO
+
+from gridhe.bench.record import Record, encode_line, records_from_lines
+from gridhe.bench.store import RunSummary, check_run, summarise
+from gridhe.errors import StoreError
+
+__all__ = ["LocalStore", "default_folder"]
+
+
+def default_folder() -> Path:
+    """Where runs are kept: $GRIDHE_BENCH_HOME, else gridhe/bench in the user's data folder."""
+    given = os.environ.get("GRIDHE_BENCH_HOME")
+    if given:
+        return Path(given)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "gridhe" / "bench"
+
+
+class LocalStore:
+    """A folder of runs. Each record is a whole line written at once: a crash loses the one being written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: tuple[str, TextIO] | None = None
+
+    def path(self, run: str) -> Path:
+        """A run's file."""
+        return self.folder / f"{check_run(run)}.jsonl"
+
+    def write(self, record: Record) -> None:
+        """Append a record to its run's file."""
+        try:
+            if self._open is None or self._open[0] != record.run:
+                self.close()
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._open = record.run, self.path(record.run).open("a", encoding="utf-8")
+            self._open[1].write(encode_line(record) + "\n")
+            self._open[1].flush()
+        except OSError as error:
+            raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+
+    def flush(self) -> None:
+        """Everything is on the disk."""
+        try:
+            if self._open is not None:
+                self._open[1].flush()
+                os.fsync(self._open[1].fileno())
+        except OSError as error:
+            raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+
+    def read(self, run: str) -> list[Record]:
+        """A run's records."""
+        path = self.path(run)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            raise StoreError(f"there is no run {run} in {self.folder}; see gridhe-bench list") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"cannot read {path}: {error}") from error
+        if not lines:
+            raise StoreError(f"{path} is empty: the run ended before its first record")
+        return records_from_lines(lines, str(path))
+
+    def runs(self) -> list[RunSummary]:
+        """What there is, the newest first."""
+        found = []
+        for path in self.folder.glob("*.jsonl"):
+            try:
+                found += summarise(self.read(path.stem))
+            except StoreError as error:
+                # One bad file does not hide the others; `show` of that run says it again and fails.
+                found.append(
+                    RunSummary(
+                        run=path.stem, suites=(f"unreadable: {error}",), records=0, host="", version=""
+                    )
+                )
+        return sorted(found, key=lambda one: one.run, reverse=True)
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._open is not None:
+            self.flush()
+            self._open[1].close()
+            self._open = None

@@ -1,0 +1,47 @@
+"""The machine a run ran on, in one line: what a reader needs to judge its figures."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import socket
+from pathlib import Path
+
+__all__ = ["describe_machine", "host_name"]
+
+_LIBRARIES = ("numpy", "tenseal", "msgpack", "paho-mqtt")
+
+
+def host_name() -> str:
+    """The machine's name, fit for a tag; GRIDHE_BENCH_HOST overrides it (build machines change names)."""
+    name = os.environ.get("GRIDHE_BENCH_HOST") or socket.gethostname().partition(".")[0]
+    return re.sub(r"[^a-z0-9_-]", "-", name.lower())[:63] or "unnamed"
+
+
+def describe_machine() -> str:
+    """Processor, cores, memory, system, Python and the libraries that do the work."""
+    libraries = ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES)
+    return (
+        f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {_memory_gb():.0f} GB, "
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {libraries}"
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else platform.machine()
+
+
+def _memory_gb() -> float:
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2**30

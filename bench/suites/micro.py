@@ -1,0 +1,232 @@
+"""Every step of a batch's life alone, side by side with what it is measured against.
+
+    sample, encode, encrypt, seal                  at the meter
+    open, check tag, check range, fold             at the aggregator, per batch
+    commit, receipt                                at the aggregator, per commit and per meter
+    release                                        at the authority, per total
+
+In the same rounds: TenSEAL's encrypt + serialize and load + add of the same readings, and a bare numpy
+addition over the same bytes, which is as fast as memory gets.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tenseal as ts
+
+from gridhe.aggregator.accumulator import Accumulator
+from gridhe.aggregator.database import Database
+from gridhe.aggregator.engine import Engine
+from gridhe.bench.grid import FIRST_WINDOW, POOL, RINGS, BenchGrid
+from gridhe.bench.measure import side_by_side
+from gridhe.bench.recorder import Setup
+from gridhe.broker import topics
+from gridhe.broker.envelope import OVERHEAD_BYTES, open_envelope
+from gridhe.broker.receipt import Receipt
+from gridhe.config.settings import AggregatorSettings
+from gridhe.keyring.decrypt import Decryptor
+from gridhe.meter_agent.sources.synthetic import SyntheticSource
+
+__all__ = ["ABOUT", "NAME", "SLOW_FOLD", "run"]
+
+NAME = "micro"
+ABOUT = "every step of a batch's life alone: sample ... seal, open ... fold, commit, receipt, release"
+
+# A test of `compare` asks for a fold this many times slower; nothing outside of this suite reads it.
+SLOW_FOLD = "GRIDHE_BENCH_SLOW_FOLD"
+_COMMIT_GROUPS = (1, 10, 100)
+
+
+def run(setup: Setup) -> None:
+    """Measure all rings, the default one in full."""
+    kilobytes = (96,) if setup.quick else (24, 64, 96, 288)
+    setup.progress.suite(NAME, 2 * len(kilobytes) + 3)
+    for size in kilobytes:
+        grid = BenchGrid(RINGS[size], groups=1, meters=256, seed=setup.seed)
+        budget_s = (4.0 if setup.quick else 12.0) if size == 96 else 6.0
+        with setup.progress.case(f"meter, {grid.preset}"):
+            _meter_steps(setup, grid, budget_s)
+        with setup.progress.case(f"aggregator, {grid.preset}"):
+            _aggregator_steps(setup, grid, budget_s)
+    with setup.progress.case("sample"):
+        _sample(setup)
+    with setup.progress.case("commit"):
+        _commit(setup)
+    with setup.progress.case("release"):
+        _release(setup)
+
+
+def _meter_steps(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
+    sealer, layout, scale = grid.sealer(0), grid.plan.layout, grid.plan.scale
+    readings = {"import_wh": grid.readings(0)}
+    padded = np.zeros(grid.plan.parameters.slots)
+    padded[: layout.used] = layout.encode(readings)
+    slots = padded.tolist()
+    samples = side_by_side(
+        {
+            "encode": lambda: layout.encode(readings),
+            "encrypt": lambda: grid.encryptor.encrypt(readings),
+            "seal": lambda: sealer.seal(FIRST_WINDOW, readings),
+            "tenseal encrypt+serialize": lambda: ts.ckks_vector(grid.context, slots, scale).serialize(),
+        },
+        budget_s=budget_s,
+        seed=setup.seed,
+    )
+    setup.recorder.add_times(
+        NAME, "", samples, preset=grid.preset, ratios=[("seal", "tenseal encrypt+serialize")]
+    )
+
+
+def _aggregator_steps(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
+    payloads = [grid.envelope(i) for i in range(POOL)]
+    limit = OVERHEAD_BYTES + grid.planes.size
+    envelopes = [open_envelope(payload, limit) for payload in payloads]
+    keys = [grid.ingest_key(i) for i in range(POOL)]
+    views = [grid.planes.views(envelope.ciphertext) for envelope in envelopes]
+    words = [np.frombuffer(envelope.ciphertext, np.uint64) for envelope in envelopes]
+    total, bare = Accumulator(grid.planes), np.zeros_like(words[0])
+    sealed = [_tenseal_bytes(grid, i) for i in range(POOL)]
+    summed: list[Any] = [ts.ckks_vector_from(grid.context, sealed[0])]
+
+    def load_and_add(i: int) -> None:
+        summed[0] += ts.ckks_vector_from(grid.context, sealed[i])
+
+    def open_and_check(i: int) -> None:
+        envelope = open_envelope(payloads[i], limit)
+        envelope.check_tag(keys[i])
+        grid.planes.check(grid.planes.views(envelope.ciphertext))
+
+    def open_check_fold(i: int) -> None:
+        open_and_check(i)
+        fold(i)
+
+    fold = _slowed(lambda i: total.fold(views[i]))
+    samples = side_by_side(
+        {
+            "open": _each(lambda i: open_envelope(payloads[i], limit)),
+            "check tag": _each(lambda i: envelopes[i].check_tag(keys[i])),
+            "check range": _each(lambda i: grid.planes.check(views[i])),
+            "open+check": _each(open_and_check),
+            "fold": _each(fold),
+            "open+check+fold": _each(open_check_fold),
+            "tenseal load+add": _each(load_and_add),
+            "numpy add": _each(lambda i: np.add(bare, words[i], out=bare)),
+            "receipt": _each(
+                lambda i: Receipt(
+                    plan=grid.plan.plan_id, meter=grid.meter(i), committed=(FIRST_WINDOW,)
+                ).encode(keys[i])
+            ),
+        },
+        budget_s=budget_s,
+        seed=setup.seed,
+    )
+    setup.recorder.add_times(
+        NAME,
+        "",
+        samples,
+        preset=grid.preset,
+        ratios=[
+            ("fold", "tenseal load+add"),
+            ("fold", "numpy add"),
+            ("open+check+fold", "tenseal load+add"),
+        ],
+    )
+    setup.recorder.add(NAME, "envelope", "size", len(payloads[0]), "B", preset=grid.preset)
+    setup.recorder.add(
+        NAME,
+        "tenseal ciphertext",
+        "size",
+        [len(one) for one in sealed],
+        "B",
+        preset=grid.preset,
+        better="neither",
+    )
+
+
+def _tenseal_bytes(grid: BenchGrid, number: int) -> bytes:
+    slots = np.zeros(grid.plan.parameters.slots)
+    slots[: grid.plan.layout.used] = grid.plan.layout.encode({"import_wh": grid.readings(number)})
+    sealed: bytes = ts.ckks_vector(grid.context, slots.tolist(), grid.plan.scale).serialize()
+    return sealed
+
+
+def _each(call: Callable[[int], object]) -> Callable[[], object]:
+    """Calls with 0, 1, ... POOL - 1, 0 ...: bytes of another batch each time, as they come from a network."""
+    at = 0
+
+    def one() -> None:
+        nonlocal at
+        at = (at + 1) % POOL
+        call(at)
+
+    return one
+
+
+def _slowed(fold: Callable[[int], object]) -> Callable[[int], object]:
+    factor = float(os.environ.get(SLOW_FOLD, "1"))
+    if factor <= 1:
+        return fold
+
+    def slow(i: int) -> None:
+        started = time.perf_counter()
+        fold(i)
+        until = started + factor * (time.perf_counter() - started)
+        while time.perf_counter() < until:
+            pass
+
+    return slow
+
+
+def _sample(setup: Setup) -> None:
+    """A window's readings out of the synthetic source."""
+    plan = BenchGrid(RINGS[96], groups=1, meters=2, seed=setup.seed).plan
+    source = SyntheticSource(plan, seed=setup.seed)
+    samples = side_by_side(
+        {"sample": lambda: source.window("m0", FIRST_WINDOW)}, budget_s=0.5, seed=setup.seed
+    )
+    setup.recorder.add_times(NAME, "", samples)
+
+
+def _commit(setup: Setup) -> None:
+    """A durable commit of so many touched totals: close, pack, write, fsync; and its receipts."""
+    repeats = 4 if setup.quick else 12
+    for groups in _COMMIT_GROUPS:
+        grid = BenchGrid(RINGS[96], groups=groups, meters=groups * (repeats + 1), seed=setup.seed)
+        database = Database(setup.subfolder("commit"), authority=grid.credential.authority, aggregator="main")
+        try:
+            engine = Engine(database=database, credential=grid.credential, settings=AggregatorSettings())
+            engine.take_bundle(grid.signed_bundle())
+            engine.take_roster(grid.roster(), grid.now)
+            seconds = []
+            for turn in range(repeats + 1):
+                for parcel in grid.parcels(range(turn * groups, (turn + 1) * groups)):
+                    engine.receive(parcel.topic, parcel.payload, grid.now)
+                started = time.perf_counter()
+                outgoing = engine.commit(grid.now)
+                if turn:  # the first one makes the tables' pages
+                    seconds.append(time.perf_counter() - started)
+                if sum(one.topic.startswith(topics.receipt("")) for one in outgoing) != groups:
+                    raise RuntimeError("a commit did not receipt what was folded")
+            setup.recorder.add(
+                NAME, f"commit {groups} totals", "time", [s * 1e3 for s in seconds], "ms", preset=grid.preset
+            )
+        finally:
+            database.close()
+
+
+def _release(setup: Setup) -> None:
+    """Decrypting a total with flooding noise, to integers."""
+    grid = BenchGrid(RINGS[96], groups=1, meters=100, seed=setup.seed, flooding_bits=40)
+    decryptor = Decryptor(grid.plan, grid.context.serialize(save_secret_key=True), os.urandom(32))
+    total = Accumulator(grid.planes)
+    for i in range(POOL):
+        total.fold(grid.planes.views(grid.ciphertext(i)))
+    ciphertext = total.pack()
+    expected = sum(grid.plan.layout.encode({"import_wh": grid.readings(i)}) for i in range(POOL))
+    if not np.array_equal(decryptor.decrypt(ciphertext), expected):
+        raise RuntimeError("the released total is not the sum of the readings")
+    samples = side_by_side({"release": lambda: decryptor.decrypt(ciphertext)}, budget_s=1.0, seed=setup.seed)
+    setup.recorder.add_times(NAME, "", samples, preset=grid.preset, unit="ms")
