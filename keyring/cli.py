@@ -207,3 +207,7 @@ cli.add_command(release)
 def main() -> None:
     """The `gridhe-keyring` command."""
     run_command(cli)
+
+
+if __name__ == "__main__":
+    main()

@@ -181,7 +181,8 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
         thread.start()
         try:
             with ReleaseService(small_authority.authority, settings, emit=seen.append) as service:
-                # The authority subscribes within online(); the peer repeats until it is heard, as an aggregator does.
+                # The authority subscribes within online(); the peer repeats until it is heard, as an
+                # aggregator does.
                 def send() -> None:
                     for group, payload in payloads.items():
                         peer.send(group, payload)
