@@ -23,7 +23,7 @@ def pack(record: Any) -> bytes:
     return packed
 
 
-def unpack(data: bytes) -> Any:
+def unpack(data: bytes | memoryview) -> Any:
     """What msgpack bytes hold; nothing can be larger than the bytes. Raises EnvelopeError `malformed`."""
     try:
         return msgpack.unpackb(data, use_list=False, max_ext_len=0)
@@ -33,16 +33,33 @@ def unpack(data: bytes) -> Any:
         raise EnvelopeError("malformed", f"not msgpack: {type(error).__name__}") from None
 
 
-def unpack_bins(data: bytes, count: int, max_bytes: int) -> tuple[bytes, ...]:
-    """The `count` byte strings of a msgpack array. Raises EnvelopeError `size` or `malformed`."""
+# First byte of a msgpack byte string -> bytes of its length, big-endian.
+_BIN = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+
+
+def unpack_bins(data: bytes, count: int, max_bytes: int) -> list[memoryview]:
+    """The `count` byte strings of a msgpack array, as views into `data`.
+
+    Read by hand, so that nothing is copied and junk of any shape costs no memory: a general unpacker
+    would first build whatever the sender nested. Raises EnvelopeError `size` or `malformed`.
+    """
     if len(data) > max_bytes:
         raise EnvelopeError("size", f"{len(data)} bytes, at most {max_bytes} are expected")
-    # The first byte of an array of `count` < 16: cheaper to look at than to unpack something large.
     if not data or data[0] != 0x90 + count:
         raise EnvelopeError("malformed", f"not an array of {count}")
-    found = unpack(data)
-    if not isinstance(found, tuple) or len(found) != count or any(type(item) is not bytes for item in found):
-        raise EnvelopeError("malformed", f"not {count} byte strings")
+    view, at, found = memoryview(data), 1, []
+    for _ in range(count):
+        width = _BIN.get(data[at]) if at < len(data) else None
+        if width is None:
+            raise EnvelopeError("malformed", f"not {count} byte strings")
+        start = at + 1 + width
+        at = start + int.from_bytes(data[start - width : start], "big")
+        # (A length cut short leaves start beyond the end.)
+        if start > len(data) or at > len(data):
+            raise EnvelopeError("malformed", "cut short")
+        found.append(view[start:at])
+    if at != len(data):
+        raise EnvelopeError("malformed", f"{len(data) - at} bytes too many")
     return found
 
 
@@ -75,7 +92,7 @@ def key_id(value: str) -> None:
     _check_id(value, "k")
 
 
-def tag(ingest_key: bytes, *parts: bytes) -> bytes:
+def tag(ingest_key: bytes, *parts: bytes | memoryview) -> bytes:
     """HMAC-SHA256 over the parts, one after the other."""
     mac = hmac.new(ingest_key, parts[0], hashlib.sha256)
     for part in parts[1:]:
@@ -83,6 +100,6 @@ def tag(ingest_key: bytes, *parts: bytes) -> bytes:
     return mac.digest()
 
 
-def tag_matches(found: bytes, ingest_key: bytes, *parts: bytes) -> bool:
+def tag_matches(found: bytes | memoryview, ingest_key: bytes, *parts: bytes | memoryview) -> bool:
     """Whether `found` is the tag of these parts, compared in constant time."""
     return hmac.compare_digest(found, tag(ingest_key, *parts))

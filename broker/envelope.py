@@ -71,7 +71,7 @@ class Envelope:
 
     header: Header
     header_bytes: bytes
-    ciphertext: bytes
+    ciphertext: memoryview  # into the payload, which it keeps alive
     tag: bytes
 
     def check_tag(self, ingest_key: bytes) -> None:
@@ -92,5 +92,8 @@ def open_envelope(payload: bytes, max_bytes: int) -> Envelope:
     if len(header_bytes) > HEADER_BYTES_MAX or len(found) != TAG_BYTES:
         raise EnvelopeError("malformed", f"a header of {len(header_bytes)} or a tag of {len(found)} bytes")
     return Envelope(
-        header=Header.decode(header_bytes), header_bytes=header_bytes, ciphertext=ciphertext, tag=found
+        header=Header.decode(bytes(header_bytes)),
+        header_bytes=bytes(header_bytes),
+        ciphertext=ciphertext,
+        tag=bytes(found),
     )

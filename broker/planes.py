@@ -104,7 +104,10 @@ class Planes:
         A residue can only be too large where its high word is at least the prime's, so the low words are
         looked at in those few places alone.
         """
-        if not planes.low[1].any() and not planes.high16[1].any() and not planes.high32[1].any():
+        # One residue other than zero says it is no bare plaintext, and the first one nearly always is.
+        if not planes.low[1, 0, 0] and not any(
+            plane[1].any() for plane in (planes.low, planes.high16, planes.high32)
+        ):
             raise EnvelopeError("transparent", "the second component is zero: not encrypted")
         for i, prime in self._whole:
             if int(planes.low[:, i].max()) >= prime:
@@ -117,11 +120,9 @@ class Planes:
     def _check_split(
         self, high: NDArray[Any], low: NDArray[np.uint32], high_word: int, low_word: int, prime: int
     ) -> None:
-        suspects = high >= high_word
-        if not suspects.any():
-            return
-        high_there, low_there = high[suspects], low[suspects]
-        if bool(((high_there > high_word) | (low_there >= low_word)).any()):
+        largest = int(high.max())
+        # Where the high words are equal, the low words decide.
+        if largest > high_word or (largest == high_word and bool((low[high == high_word] >= low_word).any())):
             raise EnvelopeError(
                 "residue", f"a residue of prime {prime} is not below {self.parameters.primes[prime]}"
             )

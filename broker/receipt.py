@@ -6,7 +6,8 @@ receiver's ingest key, so nobody else can make a meter forget a batch.
 
 from dataclasses import dataclass
 
-from gridhe.broker.codec import TAG_BYTES, field, pack, plan_id, tag, tag_matches, unpack, unpack_bins
+from gridhe.broker.codec import field, pack, plan_id, tag, tag_matches, unpack, unpack_bins
+from gridhe.broker.envelope import WINDOW_MAX
 from gridhe.errors import ConfigError, EnvelopeError
 from gridhe.keyring.names import ROOT_GROUP, check_group, check_name
 
@@ -26,7 +27,8 @@ def _seal(body: bytes, ingest_key: bytes) -> bytes:
 
 def _open(data: bytes, ingest_key: bytes, kind: str) -> dict[str, object]:
     body, found = unpack_bins(data, 2, RECEIPT_BYTES_MAX)
-    if len(found) != TAG_BYTES or not tag_matches(found, ingest_key, body):
+    # compare_digest takes tags of any length and says no.
+    if not tag_matches(found, ingest_key, body):
         raise EnvelopeError("tag", "the receipt's tag does not match")
     record = unpack(body)
     if field(record, "v", int) != VERSION or field(record, "kind", str) != kind:
@@ -35,9 +37,13 @@ def _open(data: bytes, ingest_key: bytes, kind: str) -> dict[str, object]:
 
 
 def _windows(values: object) -> tuple[int, ...]:
-    if not isinstance(values, tuple) or any(type(value) is not int for value in values):
-        raise EnvelopeError("malformed", "windows must be integers")
+    if not isinstance(values, tuple) or not all(map(_is_window, values)):
+        raise EnvelopeError("malformed", f"windows must be integers, 0 to {WINDOW_MAX - 1}")
     return values
+
+
+def _is_window(value: object) -> bool:
+    return type(value) is int and 0 <= value < WINDOW_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +74,9 @@ class Receipt:
         record = _open(data, ingest_key, _BATCHES)
         refused = []
         for entry in field(record, "refused", tuple):
-            if not isinstance(entry, tuple) or [type(part) for part in entry] != [int, str]:
+            if not (isinstance(entry, tuple) and len(entry) == 2 and type(entry[1]) is str):
                 raise EnvelopeError("malformed", "refused must be pairs of a window and a reason")
+            _windows(entry[:1])
             refused.append((entry[0], entry[1]))
         return cls(
             plan=field(record, "plan", str, check=plan_id),
@@ -106,6 +113,7 @@ class TotalReceipt:
             if not isinstance(entry, tuple) or [type(part) for part in entry] != [str, str, int, int]:
                 raise EnvelopeError("malformed", "stored must be lists of plan, group, window and part")
             plan, group, window, part = entry
+            _windows((window, part))
             try:
                 plan_id(plan)
                 _check_total_group(group)

@@ -40,9 +40,12 @@ class Status:
         record = unpack(data)
         if field(record, "v", int) != VERSION:
             raise EnvelopeError("version", f"status version {record['v']}, this is version {VERSION}")
+        backlog = field(record, "backlog", int)
+        if backlog < 0:
+            raise EnvelopeError("malformed", f"a backlog of {backlog}")
         return cls(
             online=field(record, "online", bool),
             version=field(record, "version", str)[:64],
             incarnation=field(record, "incarnation", str)[:64],
-            backlog=field(record, "backlog", int),
+            backlog=backlog,
         )

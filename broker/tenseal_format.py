@@ -143,6 +143,12 @@ def from_tenseal(data: bytes, parameters: CkksParameters, scale: float | None = 
         raise EnvelopeError("tenseal", f"the ciphertext is not a fresh one of {parameters}")
     if (degree, primes) != (parameters.ring_degree, len(parameters.primes)):
         raise EnvelopeError("tenseal", f"the ciphertext is not of {parameters}")
+    inner = _SEAL_HEADER.unpack_from(body, _BODY.size)
+    count = _COUNT.unpack_from(body, _BODY.size + _SEAL_HEADER.size)[0]
+    if (inner[0], inner[1], inner[4], inner[6]) != (_MAGIC, 16, _PLAIN, array_bytes + 24) or (
+        count * 8 != array_bytes
+    ):
+        raise EnvelopeError("tenseal", "the array in the SEAL ciphertext is not one of plain residues")
     if scale is not None and found_scale != scale:
         raise EnvelopeError("tenseal", f"the ciphertext's scale is {found_scale}, expected {scale}")
     return np.frombuffer(body, "<u8", offset=body_bytes - array_bytes).reshape(

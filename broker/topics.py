@@ -102,6 +102,8 @@ def check_filter(topic_filter: str) -> str:
 def matches(topic_filter: str, topic: str) -> bool:
     """Whether an MQTT filter takes a topic (MQTT 5, section 4.7)."""
     wanted, levels = topic_filter.split("/"), topic.split("/")
+    if topic.startswith("$") and wanted[0] in ("#", "+"):
+        return False
     for i, level in enumerate(wanted):
         if level == "#":
             return True

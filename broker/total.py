@@ -113,7 +113,7 @@ def _pieces(entries: tuple[object, ...], meters: int) -> tuple[Piece, ...]:
             check_group(group)
         except ConfigError as error:
             raise EnvelopeError("malformed", str(error)) from None
-        if part < 0 or count < 1:
+        if not 0 <= part < WINDOW_MAX or count < 1:
             raise EnvelopeError(
                 "malformed", f"part {part} or meters {count} of piece {group} is out of range"
             )
@@ -158,8 +158,8 @@ def open_total(payload: bytes, max_bytes: int) -> Total:
             "malformed", f"a header of {len(header_bytes)} or a signature of {len(signature)} bytes"
         )
     return Total(
-        header=TotalHeader.decode(header_bytes),
-        header_bytes=header_bytes,
-        ciphertext=ciphertext,
-        signature=signature,
+        header=TotalHeader.decode(bytes(header_bytes)),
+        header_bytes=bytes(header_bytes),
+        ciphertext=bytes(ciphertext),
+        signature=bytes(signature),
     )

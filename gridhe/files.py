@@ -40,7 +40,11 @@ def write_private(path: Path, data: bytes) -> None:
 def make_private_dir(path: Path) -> None:
     """Make `path` and its parents; a folder made here is 0700. Raises StateError."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # (mkdir's own parents=True gives its mode to the last folder alone.)
+        for folder in reversed((path, *path.parents)):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(exist_ok=True)
     except OSError as error:
         raise StateError(f"cannot make the folder {path}: {error.strerror or error}") from error
 

@@ -37,6 +37,8 @@ class Bundle:
         body = open_record(verify_key, _KIND, data)
         try:
             plan_record, public_key = msgpack.unpackb(body)
+            if type(public_key) is not bytes:
+                raise ValueError("the public key is not bytes")
             bundle = cls(plan=Plan.decode(plan_record), public_key=public_key)
         except (PlanError, ValueError, TypeError) as error:
             raise BundleError(f"the bundle's content is not valid: {error}") from None

@@ -31,6 +31,13 @@ def _hex_key(record: dict[str, Any], name: str) -> bytes:
     return value
 
 
+def _text(record: dict[str, Any], name: str) -> str:
+    value = record[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be text")
+    return value
+
+
 def _save(path: Path, record: dict[str, Any]) -> None:
     write_private(path, (json.dumps(record, indent=1) + "\n").encode())
 
@@ -80,7 +87,7 @@ class DeviceCredential:
         return cls(
             meter=check_meter(record["meter"]),
             group=check_group(record["group"]),
-            password=str(record["password"]),
+            password=_text(record, "password"),
             ingest_key=_hex_key(record, "ingest_key"),
             authority_key=authority_key,
         )
@@ -161,7 +168,8 @@ def load_fleet(path: Path) -> FleetCredential:
         devices = tuple(DeviceCredential._read(device, authority_key) for device in record["devices"])
         if len({device.meter for device in devices}) != len(devices):
             raise ValueError("a meter stands twice")
-        return FleetCredential(devices=devices, password=record.get("password"))
+        password = None if record.get("password") is None else _text(record, "password")
+        return FleetCredential(devices=devices, password=password)
 
     return _load(path, "fleet", read)
 
@@ -173,7 +181,7 @@ def load_aggregator(path: Path) -> AggregatorCredential:
         "aggregator",
         lambda record: AggregatorCredential(
             aggregator=check_name(record["aggregator"], "aggregator"),
-            password=str(record["password"]),
+            password=_text(record, "password"),
             ingest_secret=_hex_key(record, "ingest_secret"),
             signing_key=_hex_key(record, "signing_key"),
             authority_key=_hex_key(record, "authority_key"),

@@ -84,8 +84,7 @@ class CkksParameters:
                 f"primes {list(self.prime_bits)} have {sum(self.prime_bits)} bits; 128-bit security at ring "
                 f"degree {self.ring_degree} allows {limit}"
             )
-        if self.prime_bits[-1] * 2 <= math.log2(2 * self.ring_degree):
-            raise PlanError(f"the last prime ({self.prime_bits[-1]} bits) is too small for this ring")
+        # (A last prime too small to switch the encryption noise away does not exist: it is 1 modulo 2N.)
         _seal_primes(self.ring_degree, self.prime_bits)
 
     @property
@@ -118,9 +117,8 @@ RINGS = (
     CkksParameters(2048, (40, 14)),
     CkksParameters(4096, (32, 32, 20)),
     CkksParameters(4096, (48, 41, 20)),
-    CkksParameters(
-        4096, (48, 45, 16)
-    ),  # the same bytes, 4 bits more room; its fresh error was measured equal
+    # The same bytes and 4 bits more room; its fresh error was measured equal.
+    CkksParameters(4096, (48, 45, 16)),
     CkksParameters(8192, (48, 41, 20)),
     CkksParameters(8192, (48, 48, 48, 20)),
     CkksParameters(16384, (48, 48, 48, 20)),

@@ -20,6 +20,32 @@ _VERSION = 1
 _STATISTICS = ("sum", "mean", "variance", "min", "max", "quantiles")
 
 
+# What msgpack must hold: a float where an integer is meant (4096.0) would pass every comparison.
+_PLAN_TYPES: dict[str, type[Any]] = {
+    **dict.fromkeys(("authority", "key"), str),
+    **dict.fromkeys(("first_window", "window_s", "interval_s", "largest_group", "largest_rollup"), int),
+    **dict.fromkeys(("minimum_meters", "ring_degree", "scale_bits", "flooding_bits", "decryptions"), int),
+    **dict.fromkeys(("grace_s", "late_s", "early_s", "horizon_s"), float),
+    **dict.fromkeys(("quantities", "prime_bits"), list),
+}
+_QUANTITY_TYPES: dict[str, type[Any]] = {
+    **dict.fromkeys(("name", "unit"), str),
+    **dict.fromkeys(("largest", "square_shift"), int),
+    **dict.fromkeys(("statistics", "bin_edges"), list),
+}
+_ITEM_TYPES: dict[str, type[Any]] = {"prime_bits": int, "statistics": str, "bin_edges": int}
+
+
+def _check_types(record: dict[str, Any], types: dict[str, type[Any]]) -> None:
+    if record.keys() != types.keys():
+        raise PlanError(f"a plan record has the fields {sorted(types)}")
+    for name, value in record.items():
+        # (of lists, the items' type too)
+        item = _ITEM_TYPES.get(name)
+        if type(value) is not types[name] or (item and any(type(one) is not item for one in value)):
+            raise PlanError(f"{name} of this plan record is not of type {types[name].__name__}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
     """One thing that is measured: integers 0..largest per interval. Raises PlanError when not possible."""
@@ -105,6 +131,11 @@ class Plan:
             raise PlanError("a plan needs quantities, each with a name of its own")
         if self.minimum_meters < 2 or not 1 <= self.largest_group <= self.largest_rollup:
             raise PlanError("minimum_meters must be at least 2, and 1 <= largest_group <= largest_rollup")
+        if self.minimum_meters > self.largest_rollup:
+            raise PlanError(
+                f"minimum_meters {self.minimum_meters} is more than largest_rollup {self.largest_rollup}: "
+                "nothing could ever be released"
+            )
         for name in ("grace_s", "late_s", "early_s", "horizon_s"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -197,6 +228,9 @@ class Plan:
             record: dict[str, Any] = msgpack.unpackb(data)
             if record.pop("v") != _VERSION:
                 raise PlanError("this plan is of another version of gridhe; upgrade this machine")
+            _check_types(record, _PLAN_TYPES)
+            for quantity in record["quantities"]:
+                _check_types(quantity, _QUANTITY_TYPES)
             quantities = tuple(
                 Quantity(
                     name=q["name"],

@@ -1,31 +1,32 @@
 """From what a user wants to the smallest ring that gives it exactly.
 
-With N the ring degree, K the most meters ever summed, v the largest slot of one meter, Q the
-product of the data primes and sigma the error of a slot (`gridhe.keyring.noise`), a total is the
-integer sum when
-
-    9.3 * sigma / scale + K * v * 2^-51 <= 1/2     noise, and what doubles lose in decoding
-    scale * K * v < Q / 2                          no wrap: one that wraps gives garbage, no error
-    K * v <= 2^46                                  doubles carry it
-    slots used <= N / 2
+A ring will do when it has the slots and some scale makes the total exact (`gridhe.keyring.exactness`).
+What cannot be exact is refused, with the least change after which it can.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
-from gridhe.keyring.noise import TAIL_SIGMAS, flooding_sigma, slot_error_sigma
+from gridhe.keyring.exactness import (
+    DECODE_BITS,
+    capacity,
+    check_exact,
+    error_sigma,
+    largest_slot,
+    limit,
+    scale_range,
+)
 from gridhe.keyring.parameters import PRESETS, RINGS, CkksParameters
 from gridhe.keyring.plan import Plan, Quantity
 from gridhe.keyring.slots import SlotLayout
 
-__all__ = ["Choice", "capacity", "check_exact", "choose", "make_plan", "quantities_of"]
+__all__ = ["Choice", "choose", "make_plan", "nearest", "quantities_of"]
 
-_DOUBLE_BITS = 46  # K * v may reach 2^46
-_DECODE_BITS = 51  # decoding loses about max * 2^-51 (measured)
+_INTERVAL_MAX_S = 86_400  # what settings allow
 _SHIFT_MAX = 12  # squares coarser than this say little; a larger ring is better
 
 
@@ -39,7 +40,7 @@ class Choice:
     slots_used: int
     meters: int  # K: the widest roll-up asked for
     capacity: int  # the most meters this ring sums exactly, at any scale
-    limit: str  # what binds first: noise, wrap or doubles
+    limit: str  # what forbids one meter more: "doubles", or "noise against wrap"
     error_sigma: float  # of a released slot at K meters, before rounding, in units of the reading
     failure_log2: float  # log2 of the chance that one slot of a total rounds wrongly
     rejected: tuple[str, ...]  # smaller rings, and why not
@@ -63,62 +64,6 @@ class Choice:
         }
 
 
-def _sigma(parameters: CkksParameters, meters: int, ckks: CkksSettings) -> float:
-    flood = flooding_sigma(parameters.ring_degree, meters, ckks.flooding_bits, ckks.decryptions)
-    return slot_error_sigma(parameters.ring_degree, meters, flood)
-
-
-def _scale_range(
-    parameters: CkksParameters, meters: int, largest: int, ckks: CkksSettings
-) -> tuple[int, int]:
-    """The least and the greatest log2(scale) that are exact; least > greatest when none is."""
-    room = 0.5 - meters * largest * 2.0**-_DECODE_BITS
-    if room <= 0:
-        return 1, 0
-    least = math.ceil(math.log2(TAIL_SIGMAS * _sigma(parameters, meters, ckks) / room))
-    # The largest power of two with scale * K * v < Q / 2, in integers: Q may have hundreds of bits.
-    greatest = ((parameters.modulus - 1) // (2 * meters * largest)).bit_length() - 1
-    return max(1, least), min(greatest, 120)
-
-
-def check_exact(
-    parameters: CkksParameters, scale_bits: int, meters: int, largest: int, ckks: CkksSettings
-) -> None:
-    """Raise PlanError, naming the limit, unless totals of `meters` slots of up to `largest` are exact."""
-    if meters * largest > 2**_DOUBLE_BITS:
-        raise PlanError(f"doubles: {meters} meters of {largest} exceed 2^{_DOUBLE_BITS}")
-    least, greatest = _scale_range(parameters, meters, largest, ckks)
-    if scale_bits < least:
-        raise PlanError(f"noise: {meters} meters need a scale of 2^{least}, not 2^{scale_bits}")
-    if scale_bits > greatest:
-        raise PlanError(
-            f"wrap: {meters} meters of {largest} allow a scale of 2^{greatest}, not 2^{scale_bits}"
-        )
-
-
-def _limit(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSettings) -> str | None:
-    """Why no scale is exact for so many meters, or None when one is."""
-    if meters * largest > 2**_DOUBLE_BITS:
-        return "doubles"
-    least, greatest = _scale_range(parameters, meters, largest, ckks)
-    return "noise against wrap" if least > greatest else None
-
-
-def capacity(parameters: CkksParameters, largest: int, ckks: CkksSettings) -> int:
-    """The most meters whose slots of up to `largest` this ring sums exactly; 0 if not even one.
-
-    Both limits only tighten as meters are added, so a bisection finds it.
-    """
-    low, high = 0, 2**_DOUBLE_BITS + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _limit(parameters, middle, largest, ckks) is None:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
 def _edges(settings: QuantitySettings) -> tuple[int, ...]:
     if not {"min", "max", "quantiles"} & set(settings.statistics):
         return ()
@@ -136,32 +81,21 @@ def quantities_of(plan: PlanSettings) -> tuple[Quantity, ...]:
     )
 
 
+def _coarsest(quantity: Quantity) -> Quantity:
+    return replace(quantity, square_shift=_SHIFT_MAX if quantity.squares else 0)
+
+
 def _shifted(quantities: Iterable[Quantity], bound: int) -> tuple[Quantity, ...] | None:
     """The quantities with the least square shifts that keep every slot within `bound`; None if none do."""
     kept = []
     for quantity in quantities:
-        for shift in range(_SHIFT_MAX + 1):
-            candidate = replace(quantity, square_shift=shift)
-            if candidate.largest_slot <= bound:
-                kept.append(candidate)
-                break
-            if not quantity.squares:
-                return None
-        else:
+        shifts = range(_SHIFT_MAX + 1 if quantity.squares else 1)
+        candidates = (replace(quantity, square_shift=shift) for shift in shifts)
+        finest = next((one for one in candidates if one.largest_slot <= bound), None)
+        if finest is None:
             return None
+        kept.append(finest)
     return tuple(kept)
-
-
-def _largest_slot(parameters: CkksParameters, meters: int, ckks: CkksSettings) -> int:
-    """The largest slot value that `meters` can sum exactly in this ring."""
-    low, high = 0, 2**_DOUBLE_BITS + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _limit(parameters, meters, middle, ckks) is None:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def _rings(ckks: CkksSettings) -> tuple[CkksParameters, ...]:
@@ -177,19 +111,19 @@ def _fit(parameters: CkksParameters, settings: Settings) -> Choice | str:
     used = SlotLayout(wanted, plan.window_s // plan.interval_s).used
     if used > parameters.slots:
         return f"{parameters}: {used} slots needed, it has {parameters.slots}"
-    bound = _largest_slot(parameters, plan.largest_rollup, ckks)
+    bound = largest_slot(parameters, plan.largest_rollup, ckks)
     quantities = _shifted(wanted, bound)
     if quantities is None:
         return (
             f"{parameters}: {plan.largest_rollup} meters leave room for slots up to {bound}, "
-            f"the plan needs {max(q.largest for q in wanted)}"
+            f"the plan needs {max(_coarsest(q).largest_slot for q in wanted)}"
         )
     largest = max(q.largest_slot for q in quantities)
-    least, greatest = _scale_range(parameters, plan.largest_rollup, largest, ckks)
+    least, greatest = scale_range(parameters, plan.largest_rollup, largest, ckks)
     # Half of the spare room goes to each side: lower failure probability, and distance to a wrap.
     scale_bits = (least + greatest) // 2
-    sigma = _sigma(parameters, plan.largest_rollup, ckks) / 2.0**scale_bits
-    room = 0.5 - plan.largest_rollup * largest * 2.0**-_DECODE_BITS
+    sigma = error_sigma(parameters, plan.largest_rollup, ckks) / 2.0**scale_bits
+    room = 0.5 - plan.largest_rollup * largest * 2.0**-DECODE_BITS
     most = capacity(parameters, largest, ckks)
     return Choice(
         parameters=parameters,
@@ -198,7 +132,7 @@ def _fit(parameters: CkksParameters, settings: Settings) -> Choice | str:
         slots_used=used,
         meters=plan.largest_rollup,
         capacity=most,
-        limit=_limit(parameters, most + 1, largest, ckks) or "none",
+        limit=limit(parameters, most + 1, largest, ckks) or "none",
         error_sigma=sigma,
         failure_log2=_log2_tail(room / sigma),
         rejected=(),
@@ -220,6 +154,16 @@ def choose(settings: Settings) -> Choice:
 
     Raises PlanError with the reasons and the nearest plan that can be exact.
     """
+    found = _search(settings)
+    if isinstance(found, Choice):
+        return found
+    change = nearest(settings)
+    way_out = f"Nearest plan that can: {change[0]}" if change else "No plan nearby can; use shorter windows"
+    raise PlanError(f"no exact plan. {'; '.join(found)}. {way_out}")
+
+
+def _search(settings: Settings) -> Choice | list[str]:
+    """The best choice, or why each ring was rejected."""
     rejected: list[str] = []
     found: list[Choice] = []
     for parameters in _rings(settings.ckks):
@@ -230,45 +174,102 @@ def choose(settings: Settings) -> Choice:
             found.append(fit)
         else:
             rejected.append(fit)
-    if found:
-        # Of rings that weigh the same, the one that keeps squares finest; of those, the first listed.
-        best = min(found, key=lambda choice: sum(q.square_shift for q in choice.quantities))
-        return replace(best, rejected=tuple(rejected))
-    nearest = next((text for text in _nearer(settings)), "none nearby; use smaller windows or readings")
-    raise PlanError(f"no exact plan. {'; '.join(rejected)}. Nearest plan that can: {nearest}")
+    if not found:
+        return rejected
+    # Of rings that weigh the same, the one that keeps squares finest; of those, the first listed.
+    best = min(found, key=lambda choice: sum(q.square_shift for q in choice.quantities))
+    return replace(best, rejected=tuple(rejected))
 
 
-def _nearer(settings: Settings) -> Iterator[str]:
-    """Plans close to the one that was refused, the least change first."""
-    plan, ckks = settings.plan, settings.ckks
+def nearest(settings: Settings) -> tuple[str, Settings] | None:
+    """The least change after which `choose` accepts, in words and made; None if none is known."""
+    for text, changed in _nearer(settings):
+        found = _search(changed)
+        if isinstance(found, Choice):
+            return f"{text} (in {found.parameters}, exact up to {found.capacity} meters)", changed
+    return None
+
+
+def _nearer(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """Changes to try, the least first."""
+    ckks = settings.ckks
     if ckks.preset != "auto" or ckks.ring_degree is not None:
-        free = settings.model_copy(
-            update={"ckks": CkksSettings(flooding_bits=ckks.flooding_bits, decryptions=ckks.decryptions)}
-        )
-        for parameters in RINGS:
-            if isinstance(_fit(parameters, free), Choice):
-                yield f"ckks.preset auto (it takes {parameters})"
-                break
-    wanted = quantities_of(plan)
-    used = SlotLayout(wanted, plan.window_s // plan.interval_s).used
-    for parameters in reversed(_rings(ckks)):
-        if used <= parameters.slots:
-            most = capacity(parameters, max(q.largest for q in wanted), ckks)
-            if most >= plan.minimum_meters:
-                yield f"plan.largest_rollup {most} in {parameters}"
-            bound = _largest_slot(parameters, plan.largest_rollup, ckks)
-            if bound >= 1:
-                yield f"quantities with largest {bound} in {parameters}"
-            break
-    else:
-        slots = max(parameters.slots for parameters in _rings(ckks))
-        blocks = used * plan.interval_s // plan.window_s
-        for intervals in range(min(slots // blocks, plan.window_s), 0, -1):
-            if plan.window_s % intervals == 0:
-                yield f"plan.interval_s {plan.window_s // intervals} ({intervals} intervals in {slots} slots)"
-                break
+        own = "" if ckks.ring_degree is None else ", without ring_degree and prime_bits"
+        free = CkksSettings(flooding_bits=ckks.flooding_bits, decryptions=ckks.decryptions)
+        yield f"ckks.preset auto{own}", settings.model_copy(update={"ckks": free})
+    blocks = SlotLayout(quantities_of(settings.plan), 1).used
+    slots = max(parameters.slots for parameters in _rings(ckks))
+    if blocks * settings.plan.window_s // settings.plan.interval_s <= slots:
+        yield from _smaller(settings)
+        return
+    for text, fitting in (*_longer_intervals(settings, slots // blocks), *_fewer_bins(settings, slots)):
+        yield text, fitting
+        for more, changed in _smaller(fitting):
+            yield f"{text} and {more}", changed
+
+
+def _with_plan(settings: Settings, **changes: object) -> Settings:
+    plan = PlanSettings.model_validate({**settings.plan.model_dump(), **changes})
+    return settings.model_copy(update={"plan": plan})
+
+
+def _greatest(most: int, make: Callable[[int], Settings]) -> int:
+    """The greatest number below `most` whose settings are exact; 0 if none are. Less is never harder."""
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        if isinstance(_search(make(middle)), Choice):
+            low = middle
         else:
-            yield f"at most {slots} blocks of slots per window: fewer bins or quantities"
+            high = middle
+    return low
+
+
+def _smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """Fewer meters; failing that, smaller readings."""
+    plan = settings.plan
+
+    def fewer_meters(meters: int) -> Settings:
+        return _with_plan(settings, largest_rollup=meters, largest_group=min(plan.largest_group, meters))
+
+    def smaller_readings(largest: int) -> Settings:
+        # Edges end at the old largest reading, so they cannot stay.
+        smaller = [
+            q.model_dump() | ({"largest": largest, "bin_edges": None} if q.largest > largest else {})
+            for q in plan.quantities
+        ]
+        return _with_plan(settings, quantities=smaller)
+
+    meters = _greatest(plan.largest_rollup, fewer_meters)
+    if meters >= plan.minimum_meters:
+        group = "" if meters >= plan.largest_group else f" and plan.largest_group {meters}"
+        yield f"plan.largest_rollup {meters}{group}", fewer_meters(meters)
+    largest = _greatest(max(q.largest for q in plan.quantities), smaller_readings)
+    if largest:
+        edges = any(q.largest > largest and q.bin_edges is not None for q in plan.quantities)
+        text = f"quantities with largest {largest}" + (" and bins for bin_edges" if edges else "")
+        yield text, smaller_readings(largest)
+
+
+def _longer_intervals(settings: Settings, most: int) -> Iterator[tuple[str, Settings]]:
+    """Up to `most` intervals a window, as many as settings allow."""
+    window_s = settings.plan.window_s
+    for intervals in range(min(most, window_s), 0, -1):
+        if window_s % intervals == 0 and window_s // intervals <= _INTERVAL_MAX_S:
+            interval_s = window_s // intervals
+            yield f"plan.interval_s {interval_s}", _with_plan(settings, interval_s=interval_s)
+            return
+
+
+def _fewer_bins(settings: Settings, slots: int) -> Iterator[tuple[str, Settings]]:
+    """As many bins as the slots have room for."""
+    plan = settings.plan
+    for bins in range(max(q.bins for q in plan.quantities) - 1, 1, -1):
+        fewer = [q.model_dump() | {"bins": min(q.bins, bins)} for q in plan.quantities]
+        changed = _with_plan(settings, quantities=fewer)
+        if SlotLayout(quantities_of(changed.plan), plan.window_s // plan.interval_s).used <= slots:
+            yield f"quantities with bins {bins}", changed
+            return
 
 
 def make_plan(settings: Settings, choice: Choice, *, authority: str, key_id: str, first_window: int) -> Plan:

@@ -12,6 +12,7 @@ from gridhe.keyring.signing import SigningKey, open_record, sign_record
 __all__ = ["Roster", "RosterEntry"]
 
 _KIND = "roster"
+_FROM_S_MAX = 2**48  # UTC epoch seconds; a number every database takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,14 @@ class RosterEntry:
     from_s: int = 0
 
 
+def _entry(groups: list[str], meter: str, at: int, from_s: int) -> RosterEntry:
+    if type(at) is not int or not 0 <= at < len(groups):
+        raise ValueError(f"{meter!r} is in group number {at!r} of {len(groups)}")
+    if type(from_s) is not int or not 0 <= from_s < _FROM_S_MAX:
+        raise ValueError(f"{meter!r} counts from {from_s!r}")
+    return RosterEntry(check_meter(meter), groups[at], from_s)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roster:
     """The enrolment list; a higher `version` replaces a lower one."""
@@ -31,7 +40,7 @@ class Roster:
     entries: tuple[RosterEntry, ...]
 
     def __post_init__(self) -> None:
-        """Raise ConfigError: a group with meters and narrower groups at once, or a meter that stands twice."""
+        """Raise ConfigError: a group with both meters and narrower groups, or a meter that stands twice."""
         leaves = {entry.group for entry in self.entries}
         for leaf in leaves:
             both = leaves.intersection(ancestors(leaf))
@@ -53,15 +62,13 @@ class Roster:
         body = open_record(verify_key, _KIND, data)
         try:
             version, groups, rows = msgpack.unpackb(body)
+            if type(version) is not int or type(groups) is not list or type(rows) is not list:
+                raise ValueError("not a version, groups and rows")
             for group in groups:
                 check_group(group)
-            entries = tuple(
-                RosterEntry(check_meter(meter), groups[at], int(from_s)) for meter, at, from_s in rows
-            )
-            if not isinstance(version, int):
-                raise ValueError("the version is no number")
+            entries = tuple(_entry(groups, *row) for row in rows)
             return cls(version=version, entries=entries)
-        except (ConfigError, ValueError, TypeError, IndexError) as error:
+        except (ConfigError, ValueError, TypeError) as error:
             raise BundleError(f"the roster's content is not valid: {error}") from None
 
     @classmethod

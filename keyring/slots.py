@@ -64,6 +64,9 @@ class SlotLayout:
             given = readings.get(quantity.name)
             if given is None:
                 continue
+            # A float would be cut to an integer in silence.
+            if np.asarray(given).dtype.kind not in "iu":
+                raise ValueError(f"{quantity.name}: readings must be integers, not {np.asarray(given).dtype}")
             values = np.asarray(given, np.int64)
             if values.shape != (self.intervals,):
                 raise ValueError(

@@ -19,7 +19,7 @@ PACKAGE_DIRS: dict[str, str] = tomllib.loads((CHECKOUT / "pyproject.toml").read_
 SHARED_KEYRING = {
     f"gridhe.keyring.{name}"
     for name in (
-        "names", "parameters", "noise", "planner", "plan", "slots",
+        "names", "parameters", "noise", "exactness", "planner", "plan", "slots",
         "signing", "bundle", "roster", "ingest", "credential",
     )
 }  # fmt: skip

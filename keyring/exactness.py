@@ -1,0 +1,92 @@
+"""When a total is the integer sum, and how far a ring goes.
+
+With N the ring degree, K the most meters ever summed, v the largest slot of one meter, Q the
+product of the data primes and sigma the error of a slot (`gridhe.keyring.noise`):
+
+    9.3 * sigma / scale + K * v * 2^-51 <= 1/2     noise, and what doubles lose in decoding
+    scale * K * v + noise < Q / 2                  no wrap: one that wraps gives garbage, no error
+    K * v <= 2^46                                  doubles carry it
+"""
+
+import math
+
+from gridhe.config.settings import CkksSettings
+from gridhe.errors import PlanError
+from gridhe.keyring.noise import TAIL_SIGMAS, flooding_sigma, fresh_error_sigma, slot_error_sigma
+from gridhe.keyring.parameters import CkksParameters
+
+__all__ = ["DECODE_BITS", "capacity", "check_exact", "error_sigma", "largest_slot", "limit", "scale_range"]
+
+_DOUBLE_BITS = 46  # K * v may reach 2^46
+DECODE_BITS = 51  # decoding loses about max * 2^-51 (measured)
+
+
+def error_sigma(parameters: CkksParameters, meters: int, ckks: CkksSettings) -> float:
+    """Error of a released slot of a total of `meters`, flooding included, times the scale."""
+    flood = flooding_sigma(parameters.ring_degree, meters, ckks.flooding_bits, ckks.decryptions)
+    return slot_error_sigma(parameters.ring_degree, meters, flood)
+
+
+def scale_range(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSettings) -> tuple[int, int]:
+    """The least and the greatest log2(scale) that are exact; least > greatest when none is."""
+    room = 0.5 - meters * largest * 2.0**-DECODE_BITS
+    if room <= 0:
+        return 1, 0
+    least = math.ceil(math.log2(TAIL_SIGMAS * error_sigma(parameters, meters, ckks) / room))
+    # The largest power of two with scale * K * v + noise < Q / 2, in integers: Q may have hundreds of bits.
+    # A coefficient is at most the largest slot; only the ciphertexts' own noise is in it (the flooding is
+    # added after decryption).
+    noise = math.ceil(TAIL_SIGMAS * fresh_error_sigma(parameters.ring_degree) * math.sqrt(meters))
+    spare = max(0, parameters.modulus - 1 - 2 * noise)
+    greatest = (spare // (2 * meters * largest)).bit_length() - 1
+    return max(1, least), min(greatest, 120)
+
+
+def check_exact(
+    parameters: CkksParameters, scale_bits: int, meters: int, largest: int, ckks: CkksSettings
+) -> None:
+    """Raise PlanError, naming the limit, unless totals of `meters` slots of up to `largest` are exact."""
+    if meters * largest > 2**_DOUBLE_BITS:
+        raise PlanError(f"doubles: {meters} meters of {largest} exceed 2^{_DOUBLE_BITS}")
+    least, greatest = scale_range(parameters, meters, largest, ckks)
+    if scale_bits < least:
+        raise PlanError(f"noise: {meters} meters need a scale of 2^{least}, not 2^{scale_bits}")
+    if scale_bits > greatest:
+        raise PlanError(
+            f"wrap: {meters} meters of {largest} allow a scale of 2^{greatest}, not 2^{scale_bits}"
+        )
+
+
+def limit(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSettings) -> str | None:
+    """Why no scale is exact for so many meters, or None when one is."""
+    if meters * largest > 2**_DOUBLE_BITS:
+        return "doubles"
+    least, greatest = scale_range(parameters, meters, largest, ckks)
+    return "noise against wrap" if least > greatest else None
+
+
+def capacity(parameters: CkksParameters, largest: int, ckks: CkksSettings) -> int:
+    """The most meters whose slots of up to `largest` this ring sums exactly; 0 if not even one.
+
+    Both limits only tighten as meters are added, so a bisection finds it.
+    """
+    low, high = 0, 2**_DOUBLE_BITS + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if limit(parameters, middle, largest, ckks) is None:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def largest_slot(parameters: CkksParameters, meters: int, ckks: CkksSettings) -> int:
+    """The largest slot value that `meters` can sum exactly in this ring."""
+    low, high = 0, 2**_DOUBLE_BITS + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if limit(parameters, meters, middle, ckks) is None:
+            low = middle
+        else:
+            high = middle
+    return low
