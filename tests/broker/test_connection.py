@@ -185,7 +185,9 @@ def test_a_broker_that_is_busy_is_asked_again(script: Script, client: Callable, 
 def test_a_disconnect_that_names_its_reason_is_told(
     script: Script, client: Callable, reactor: Reactor
 ) -> None:
-    script.answers = lambda count, _packet: _CONNACK_5 + bytes.fromhex("e0018e") if count == 0 else _CONNACK_5
+    script.answers = lambda count, _packet: (
+        _CONNACK_5 + bytes.fromhex("e0068e041f000161") if count == 0 else _CONNACK_5
+    )
     meter = client(script.url, "m1")
     assert reactor.run_until(lambda: not meter.session.connected and bool(meter.session.last_error), 10.0)
     assert "Session taken over" in str(meter.session.last_error)
