@@ -43,6 +43,7 @@ __all__ = ["DemoRun", "RunOptions"]
 
 _AGGREGATOR = "main"
 _POLL_S = 0.1  # between two looks at the children and the released totals
+_IDLE_S = "0.3"  # the authority releases when no total has come for so long
 _STALLED_S = 90.0  # nothing moved for so long: give up and report what is missing
 _RECEIPTED = re.compile(r"receipted (\d+)")
 _LIVE_LEAD_S = 2.0  # the fleet of a live run is ready this long before its first window
@@ -158,7 +159,7 @@ class DemoRun:
 
     def _authority_arguments(self, home: Path, released: Path) -> list[str]:
         return [
-            "gridhe.keyring.cli", "release", "--home", str(home), "--follow",
+            "gridhe.keyring.cli", "release", "--home", str(home), "--follow", "--idle-s", _IDLE_S,
             "--out", str(released), "--config", "gridhe.yaml",
         ]  # fmt: skip
 
