@@ -159,6 +159,37 @@ def test_a_broken_package_is_told_instead_of_a_traceback(
     assert "tenseal" in found["imports"][0]["text"]
 
 
+def test_a_tenseal_whose_ciphertexts_are_others_fails_with_the_way_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # TenSEAL 0.3.16 brought an older SEAL: it cannot load what gridhe writes ("incompatible version").
+    from gridhe import trials
+
+    good = trials.to_tenseal
+    monkeypatch.setattr(trials, "to_tenseal", lambda *args: good(*args)[:-100])
+    code, found = examine(capsys)
+    assert code == 1
+    assert found["encryption"][0]["text"].startswith("TenSEAL's ciphertexts are not what gridhe knows")
+    assert found["encryption"][0]["mend"] == "pip install --force-reinstall gridhe"
+
+
+def test_a_fold_that_adds_wrongly_fails(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gridhe.aggregator.accumulator import Accumulator
+
+    once = Accumulator.fold
+
+    def twice(self: Accumulator, planes: Any) -> None:
+        once(self, planes)
+        once(self, planes)
+
+    monkeypatch.setattr(Accumulator, "fold", twice)
+    code, found = examine(capsys)
+    assert code == 1
+    assert found["encryption"][0]["text"] == "the sum of two encrypted batches came out wrong"
+
+
 def test_no_broker_warns_where_none_is_configured_and_fails_where_one_is(
     capsys: pytest.CaptureFixture[str], unused_port: int
 ) -> None:
