@@ -33,6 +33,7 @@ from gridhe.broker.envelope import Header
 from gridhe.broker.receipt import Receipt, TotalReceipt
 from gridhe.config.settings import AggregatorSettings
 from gridhe.errors import BundleError, EnvelopeError
+from gridhe.faults import point
 from gridhe.keyring.bundle import Bundle
 from gridhe.keyring.credential import AggregatorCredential
 from gridhe.keyring.roster import Roster
@@ -242,14 +243,18 @@ class Engine:
     def commit(self, now: float) -> list[Outgoing]:
         """Make all that was folded durable; returns the receipts and totals to publish."""
         started = time.perf_counter()
+        point("commit.1.before")
         with self._db.transaction():
             published = self._closing.close_due(now)
+            point("commit.1.closed")
             self._parts.save()
             for node, reported in self._reported.items():
                 if reported.dirty:
                     self._totals.save_reported(*node, reported.members)
             self._quarantine.save()
             self._prune(now)
+            point("commit.1.written")
+        point("commit.1.after")
         self._parts.saved()
         for reported in self._reported.values():
             reported.dirty = False

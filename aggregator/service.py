@@ -22,6 +22,7 @@ from gridhe.broker.session import Message, Session
 from gridhe.broker.status import Status
 from gridhe.config.settings import Settings
 from gridhe.errors import EnvelopeError
+from gridhe.faults import point
 from gridhe.keyring.credential import AggregatorCredential
 
 __all__ = ["Service"]
@@ -167,9 +168,12 @@ class Service:
         self._reactor.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
 
     def _commit(self) -> None:
-        self._publish(
-            Message(topic=one.topic, payload=one.payload) for one in self._engine.commit(self._now())
-        )
+        outgoing = self._engine.commit(self._now())
+        point("commit.2.before")
+        for one in outgoing:
+            self._session.publish(Message(topic=one.topic, payload=one.payload))
+            point("commit.2.each")
+        point("commit.2.after")
 
     def _redeliver(self) -> None:
         self._redelivered_at = time.monotonic()

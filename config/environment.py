@@ -19,6 +19,7 @@ PREFIX = "GRIDHE_"
 # Variables that are no setting, and what each is for.
 VARIABLES: Mapping[str, str] = {
     "GRIDHE_CONFIG": "the settings file, where no --config is given",
+    "GRIDHE_FAULT_POINT": "tests: where this process is to be killed (gridhe.faults)",
     "GRIDHE_PASSPHRASE": "the vault's passphrase",
     "GRIDHE_PASSPHRASE_FILE": "a file that holds the vault's passphrase",
     "GRIDHE_REQUIRE_MOSQUITTO": "tests: a missing mosquitto fails instead of skipping",

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gridhe.errors import CredentialError, StateError
+from gridhe.faults import point
 from gridhe.files import check_private
 
 __all__ = ["START", "Head", "Ledger", "Record", "verify_ledger"]
@@ -184,6 +185,7 @@ class Ledger:
             rest = memoryview(line + b"\n")
             while rest:
                 rest = rest[os.write(self._file.fileno(), rest) :]
+            point("ledger.written")
             os.fsync(self._file.fileno())
         except OSError as error:
             os.ftruncate(self._file.fileno(), start)

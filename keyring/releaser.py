@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from gridhe.broker.total import Total
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import EnvelopeError, ReleaseRefused, StateError
+from gridhe.faults import point
 from gridhe.keyring.answers import Answer, Answers, digest_of
 from gridhe.keyring.authority import HomePaths
 from gridhe.keyring.decrypt import Decryptor, noise_label
@@ -98,7 +99,9 @@ class Releaser:
         self.policy = ReleasePolicy(minimum_meters=settings.minimum_meters)
         self._digests: dict[TotalKey, str] = {}
         self._refusals: dict[TotalKey, str] = {}  # the last one noted, so that asking again adds no line
-        self._loaded: set[tuple[str, int]] = set()
+        self._unloaded: dict[
+            tuple[str, int], list[TotalKey]
+        ] = {}  # answers of earlier runs, by plan and window
         self._decryptors: dict[str, Decryptor] = {}
         self.answers = Answers(paths.answers)
         try:
@@ -127,7 +130,9 @@ class Releaser:
         if record["kind"] == "decided":
             self.policy.record(claim_of_record(record))
         elif record["kind"] == "answered":
-            self._digests[total_of_record(record)] = record["answer"]
+            total = total_of_record(record)
+            self._digests[total] = record["answer"]
+            self._unloaded.setdefault(total[:2], []).append(total)
         elif record["kind"] == "refused":
             self._refusals[total_of_record(record)] = record["refusal"]
 
@@ -138,6 +143,7 @@ class Releaser:
                 raise StateError(f"answers.db has an answer for {total} that the ledger never decided")
             if total not in self._digests:
                 self._close_answer(total, digest_of(self._body(total) or b""))
+                self._unloaded.setdefault(total[:2], []).append(total)
 
     def _close_answer(self, total: TotalKey, digest: str) -> None:
         self.ledger.append("answered", **_fields(total), answer=digest)
@@ -155,15 +161,12 @@ class Releaser:
 
     def _load(self, plan: str, window: int) -> None:
         """Tell the policy what was given out of this window in earlier runs."""
-        if (plan, window) in self._loaded:
-            return
-        for total in [total for total in self._digests if total[:2] == (plan, window)]:
+        for total in self._unloaded.pop((plan, window), ()):
             claim, body = self.policy.decided(total), self._body(total)
             if claim is not None and body is not None:
                 answer = Answer.decode(body)
                 if not answer.refused:
                     self.policy.answer(claim, answer.given())
-        self._loaded.add((plan, window))
 
     def release(self, total: Total) -> tuple[Plan, Answer]:
         """Steps 1 to 6; the plan and what may be given out. Raises ReleaseRefused, StateError."""
@@ -187,6 +190,7 @@ class Releaser:
         if plan is None:
             raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, whose bundle is gone")
         self._load(claim.plan, claim.window)
+        point("release.1.checked")
         if fresh:
             self.ledger.append(
                 "decided",
@@ -199,13 +203,17 @@ class Releaser:
                 content=claim.content.hex(),
             )
             self.policy.record(claim)
+        point("release.2.decided")
         body = self._body(claim.total)
         if body is None:
             if claim.key not in contexts:  # decided before a crash, and the key retired since
                 raise ReleaseRefused("key", f"{claim} needs key {claim.key}, which is retired")
             body = self._decrypt(plan, claim, total.ciphertext).encode()
+            point("release.4.decrypted")
             self.answers.store(claim.total, body, self.ledger.head)
+            point("release.5.stored")
             self._close_answer(claim.total, digest_of(body))
+            point("release.6.closed")
         answer = Answer.decode(body)
         if answer.refused:
             raise ReleaseRefused("inconsistent", answer.refused)

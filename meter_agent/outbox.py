@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gridhe.errors import StateError
+from gridhe.faults import point
 from gridhe.files import make_private_dir
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ class Outbox:
         db.execute("BEGIN IMMEDIATE")
         try:
             yield db
+            point("meter.3.written")
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:

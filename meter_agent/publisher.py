@@ -10,6 +10,7 @@ from gridhe.broker.envelope import open_envelope
 from gridhe.broker.session import Message
 from gridhe.broker.status import Status
 from gridhe.errors import EnvelopeError
+from gridhe.faults import point
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,8 +135,10 @@ class Publisher:
                     self.damaged.append(unit.agent.set_aside(batch, "damaged"))
                     continue
                 topic = topics.batch(unit.credential.group, unit.meter)
+                point("meter.4.before")
                 if not session.publish(Message(topic=topic, payload=payload)):
                     break
+                point("meter.4.after")
                 unit.agent.published(batch, now_s)
                 self.bytes += len(payload)
                 self._batch_bytes = max(self._batch_bytes, len(payload))

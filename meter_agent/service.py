@@ -26,6 +26,7 @@ import numpy as np
 from gridhe.broker import topics
 from gridhe.broker.status import Status
 from gridhe.errors import EnvelopeError
+from gridhe.faults import point
 from gridhe.meter_agent.outbox import OutboxFull, SealedBatch, Settled
 from gridhe.meter_agent.sealing import Sealer
 
@@ -124,6 +125,7 @@ class Service:
         """A message for any of the units. Junk is counted and survived."""
         kind, _, name = topic.removeprefix(f"{topics.PREFIX}/").partition("/")
         if kind == "receipt" and name in self._by_meter:
+            point("meter.receipt.before")
             found = self._by_meter[name].agent.on_receipt(payload, self._reactor.clock())
             if found:
                 self._settled += found
@@ -231,8 +233,10 @@ class Service:
         if self._held_back_at is not None and waiting >= self._held_back_at:
             self._blocked.add(at)
             return
+        point("meter.1.before")
         journal = feeder.poll(simulated_s)
         if journal is not None:
+            point("meter.1.read")
             self._journals[unit.meter] = journal
             if not self._commit(self._reactor.clock()):
                 heapq.heappush(self._queue, (simulated_s, at))
@@ -256,9 +260,11 @@ class Service:
                     quantity.largest,
                     lambda interval: feeder.where(plan, closed.window, interval),
                 )
+        point("meter.2.before")
         begun_s = time.perf_counter()
         encryptor = self._book.encryptor(plan)
         payload = Sealer(encryptor, unit.credential).seal(closed.window, readings)
+        point("meter.2.sealed")
         if len(self.counts.seal_ms) < _TIMINGS_MAX:
             self.counts.seal_ms.append((time.perf_counter() - begun_s) * 1e3)
         self._sealed.append(
@@ -287,6 +293,7 @@ class Service:
         """Commit what waits; False when the disk is full and it has to wait longer."""
         if now_s < self._disk_full_until_s:
             return False
+        point("meter.3.before")
         try:
             result = self._outbox.commit(sealed=self._sealed, settled=self._settled, journals=self._journals)
         except OutboxFull as error:
@@ -294,6 +301,7 @@ class Service:
                 _LOG.error("%s; readings wait in memory until then", error)
             self._disk_full_until_s = now_s + _DISK_RETRY_S
             return False
+        point("meter.3.after")
         if self._disk_full_until_s:
             _LOG.info("the disk has room again")
             self._disk_full_until_s = 0.0
