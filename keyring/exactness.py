@@ -1,9 +1,9 @@
 """When a total is the integer sum, and how far a ring goes.
 
 With N the ring degree, K the most meters ever summed, v the largest slot of one meter, Q the
-product of the data primes and sigma the error of a slot (`gridhe.keyring.noise`):
+product of the data primes and `bound` what a slot's error stays below (`gridhe.keyring.noise`):
 
-    9.3 * sigma / scale + K * v * 2^-51 <= 1/2     noise, and what doubles lose in decoding
+    bound / scale + K * v * 2^-51 <= 1/2           noise, and what doubles lose in decoding
     scale * K * v + noise < Q / 2                  no wrap: one that wraps gives garbage, no error
     K * v <= 2^46                                  doubles carry it
 """
@@ -12,31 +12,31 @@ import math
 
 from gridhe.config.settings import CkksSettings
 from gridhe.errors import PlanError
-from gridhe.keyring.noise import TAIL_SIGMAS, flooding_sigma, fresh_error_sigma, slot_error_sigma
+from gridhe.keyring.noise import FLOODING_TAIL, flooding_sigma, fresh_error_sigma, slot_error_bound
 from gridhe.keyring.parameters import CkksParameters
 
-__all__ = ["DECODE_BITS", "capacity", "check_exact", "error_sigma", "largest_slot", "limit", "scale_range"]
+__all__ = ["capacity", "check_exact", "largest_slot", "limit", "rounding_room", "scale_range"]
 
 _DOUBLE_BITS = 46  # K * v may reach 2^46
-DECODE_BITS = 51  # decoding loses about max * 2^-51 (measured)
+_DECODE_BITS = 51  # decoding loses about max * 2^-51 (measured)
 
 
-def error_sigma(parameters: CkksParameters, meters: int, ckks: CkksSettings) -> float:
-    """Error of a released slot of a total of `meters`, flooding included, times the scale."""
-    flood = flooding_sigma(parameters.ring_degree, meters, ckks.flooding_bits, ckks.decryptions)
-    return slot_error_sigma(parameters.ring_degree, meters, flood)
+def rounding_room(meters: int, largest: int) -> float:
+    """How far noise may move a slot, in units of the reading; 0 or less when doubles lose it all."""
+    return 0.5 - meters * largest * 2.0**-_DECODE_BITS
 
 
 def scale_range(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSettings) -> tuple[int, int]:
     """The least and the greatest log2(scale) that are exact; least > greatest when none is."""
-    room = 0.5 - meters * largest * 2.0**-DECODE_BITS
+    room = rounding_room(meters, largest)
     if room <= 0:
         return 1, 0
-    least = math.ceil(math.log2(TAIL_SIGMAS * error_sigma(parameters, meters, ckks) / room))
+    flood = flooding_sigma(parameters.ring_degree, meters, ckks.flooding_bits, ckks.decryptions)
+    least = math.ceil(math.log2(slot_error_bound(parameters.ring_degree, meters, flood) / room))
     # The largest power of two with scale * K * v + noise < Q / 2, in integers: Q may have hundreds of bits.
     # A coefficient is at most the largest slot; only the ciphertexts' own noise is in it (the flooding is
-    # added after decryption).
-    noise = math.ceil(TAIL_SIGMAS * fresh_error_sigma(parameters.ring_degree) * math.sqrt(meters))
+    # added after decryption), normal: a coefficient sums N products with the secret.
+    noise = math.ceil(FLOODING_TAIL * fresh_error_sigma(parameters.ring_degree) * math.sqrt(meters))
     spare = max(0, parameters.modulus - 1 - 2 * noise)
     greatest = (spare // (2 * meters * largest)).bit_length() - 1
     return max(1, least), min(greatest, 120)

@@ -4,22 +4,14 @@ A ring will do when it has the slots and some scale makes the total exact (`grid
 What cannot be exact is refused, with the least change after which it can.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
-from gridhe.keyring.exactness import (
-    DECODE_BITS,
-    capacity,
-    check_exact,
-    error_sigma,
-    largest_slot,
-    limit,
-    scale_range,
-)
+from gridhe.keyring.exactness import capacity, check_exact, largest_slot, limit, rounding_room, scale_range
+from gridhe.keyring.noise import flooding_sigma, slot_error_sigma, slot_failure_log2
 from gridhe.keyring.parameters import PRESETS, RINGS, CkksParameters
 from gridhe.keyring.plan import Plan, Quantity
 from gridhe.keyring.slots import SlotLayout
@@ -122,8 +114,9 @@ def _fit(parameters: CkksParameters, settings: Settings) -> Choice | str:
     least, greatest = scale_range(parameters, plan.largest_rollup, largest, ckks)
     # Half of the spare room goes to each side: lower failure probability, and distance to a wrap.
     scale_bits = (least + greatest) // 2
-    sigma = error_sigma(parameters, plan.largest_rollup, ckks) / 2.0**scale_bits
-    room = 0.5 - plan.largest_rollup * largest * 2.0**-DECODE_BITS
+    n, meters = parameters.ring_degree, plan.largest_rollup
+    flood = flooding_sigma(n, meters, ckks.flooding_bits, ckks.decryptions)
+    room = rounding_room(meters, largest) * 2.0**scale_bits
     most = capacity(parameters, largest, ckks)
     return Choice(
         parameters=parameters,
@@ -133,20 +126,10 @@ def _fit(parameters: CkksParameters, settings: Settings) -> Choice | str:
         meters=plan.largest_rollup,
         capacity=most,
         limit=limit(parameters, most + 1, largest, ckks) or "none",
-        error_sigma=sigma,
-        failure_log2=_log2_tail(room / sigma),
+        error_sigma=slot_error_sigma(n, meters, flood) / 2.0**scale_bits,
+        failure_log2=slot_failure_log2(room, n, meters, flood),
         rejected=(),
     )
-
-
-def _log2_tail(sigmas: float) -> float:
-    """log2 of the chance that a normal variable is further than so many standard deviations out.
-
-    erfc underflows from about 38 sigmas on; its asymptote exp(-x^2/2) * sqrt(2/pi) / x serves beyond 20.
-    """
-    if sigmas < 20:
-        return math.log2(math.erfc(sigmas / math.sqrt(2)))
-    return (-(sigmas**2) / 2 - math.log(sigmas) + 0.5 * math.log(2 / math.pi)) / math.log(2)
 
 
 def choose(settings: Settings) -> Choice:
