@@ -28,6 +28,7 @@ __all__ = ["ReleaseService", "publish_bundles", "utc_now"]
 _log = logging.getLogger(__name__)
 _CHANGES_S = 2.0  # how soon a following authority takes up an enrolment or a rotation
 _FLUSH_S = 30.0
+_LONGEST_IDLES = 10
 
 
 def utc_now() -> str:
@@ -140,7 +141,10 @@ class ReleaseService:
             receiver.connect(self._settings.broker.connect_timeout_s)
             reactor.every(_CHANGES_S, lambda: self._take_up_changes(receiver))
             states: Sequence[str] = self._first_states
-            while reactor.run_until(lambda: bool(stopping) or receiver.idle_for_s() >= idle_s, None):
+            while not stopping:
+                # Where totals never pause, a follower must not wait for ever; one run wants all of them.
+                longest_s = _LONGEST_IDLES * idle_s if follow else None
+                reactor.run_until(lambda: bool(stopping) or receiver.idle_for_s() >= idle_s, longest_s)
                 if stopping:
                     break
                 self._worked_on = receiver.stored
