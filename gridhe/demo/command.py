@@ -26,7 +26,7 @@ _LIVE_WINDOW_S = 5  # of --duration: five intervals of a second
 _SESSION_EXPIRY_S = 600  # a demo's sessions need not outlive it for a week
 # The shipped homes stay below 10 kWh an hour; 50 bins of 200 Wh say more about them than the defaults.
 _SAMPLE_QUANTITY = QuantitySettings(largest=9_999, bins=50)
-_LIVE_QUANTITY = QuantitySettings(name="import_w", unit="W")
+_LIVE_QUANTITY = QuantitySettings(name="import_w", unit="W", largest=9_999, bins=50)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

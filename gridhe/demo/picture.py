@@ -17,6 +17,9 @@ __all__ = ["draw"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B4C9A", "#8C6D31")
 _INK = "#22303C"
 _GRID = "#3B6E8F"
+# How ticks a year, month, day, hour, minute or second apart are labelled, and those that begin the next wider one.
+_TICKS = ["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"]
+_FIRST_TICKS = ["%Y", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M:%S"]
 _NAMED_MAX = 16  # more feeders than this are drawn alike and not named one by one
 
 
@@ -55,8 +58,13 @@ def draw(path: Path, grid: GroupProfile, feeders: Sequence[GroupProfile], *, tit
             untyped: Any = dates
             locator = untyped.AutoDateLocator(tz=UTC)
             axes[2].xaxis.set_major_locator(locator)
-            axes[2].xaxis.set_major_formatter(untyped.ConciseDateFormatter(locator, tz=UTC))
-            axes[2].set_xlabel("time, UTC")
+            axes[2].xaxis.set_major_formatter(
+                untyped.ConciseDateFormatter(
+                    locator, tz=UTC, formats=_TICKS, zero_formats=_FIRST_TICKS, show_offset=False
+                )
+            )
+            first, last = (f"{moment:%d %b %Y}" for moment in (grid.times[0], grid.times[-1]))
+            axes[2].set_xlabel(f"time, UTC ({first})" if first == last else f"time, UTC ({first} to {last})")
             axes[2].set_xlim(_edges(grid)[0], _edges(grid)[-1])
             for axis in axes:
                 # Outside of the data, so that no line is ever hidden.

@@ -46,7 +46,6 @@ _POLL_S = 0.1  # between two looks at the children and the released totals
 _IDLE_S = "0.3"  # the authority releases when no total has come for so long
 _STALLED_S = 90.0  # nothing moved for so long: give up and report what is missing
 _RECEIPTED = re.compile(r"receipted (\d+)")
-_LIVE_LEAD_S = 2.0  # the fleet of a live run is ready this long before its first window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,8 +199,8 @@ class DemoRun:
         ]
 
     def _begin_now(self, plan: Plan) -> None:
-        """Let a live run start with the first window that is still whole."""
-        first = plan.window_of(self._now() + _LIVE_LEAD_S) + 1
+        """Let a live run start with the next window. A fleet that is up too late makes the same readings."""
+        first = plan.window_of(self._now()) + 1
         self._workload = replace(self._workload, first_window=first)
 
     # -- 4: waiting --------------------------------------------------------------------------------
