@@ -204,5 +204,5 @@ def receiver(broker: EmbeddedBroker, authority: SmallAuthority) -> Iterator[Rece
 def broker(tmp_path: Path, mosquitto: Path) -> Iterator[EmbeddedBroker]:
     """A real mosquitto on a free loopback port, anonymous."""
     assert mosquitto.exists()
-    with EmbeddedBroker(tmp_path / "broker", prefer="mosquitto") as started:
+    with EmbeddedBroker(tmp_path / "broker", prefer="mosquitto", persistence=True) as started:
         yield started

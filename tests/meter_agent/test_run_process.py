@@ -2,8 +2,10 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from gridhe.config.settings import MeterSettings
 from gridhe.keyring.credential import FleetCredential
 from gridhe.meter_agent.outbox import Outbox
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
+from gridhe.meter_agent.windows import Windower
 
 DAY_S = 86_400
 START = "2024-03-01"
@@ -204,9 +207,8 @@ def test_a_meter_that_knows_a_plan_seals_offline_and_delivers_when_the_broker_is
     assert receiver.until_exit(start("run", *device, "--windows", "1")) == 0
     broker.stop()
     offline = start("run", *device, "--windows", "4")
-    outbox = tmp_path / "state" / "outbox.sqlite"
     watcher = receiver.reactor.every(0.05, lambda: None)
-    receiver.wait(lambda: _batches(outbox) == 3)
+    receiver.wait(lambda: _peek(tmp_path / "state", "SELECT count(*) FROM batches") == 3)
     watcher.cancel()
     broker.start()
     assert receiver.until_exit(offline) == 0
@@ -216,14 +218,20 @@ def test_a_meter_that_knows_a_plan_seals_offline_and_delivers_when_the_broker_is
     )
 
 
-def _batches(path: Path) -> int:
-    import sqlite3
-
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+def _peek(state_dir: Path, query: str) -> Any:
+    """One value out of an outbox in use."""
+    db = sqlite3.connect(f"file:{state_dir / 'outbox.sqlite'}?mode=ro", uri=True)
     try:
-        return int(db.execute("SELECT count(*) FROM batches").fetchone()[0])
+        row = db.execute(query).fetchone()
+        return None if row is None else row[0]
     finally:
         db.close()
+
+
+def _journal_s(state_dir: Path) -> float | None:
+    """The latest reading in m1's journal, UTC epoch seconds."""
+    state = _peek(state_dir, "SELECT state FROM journal WHERE meter = 'm1'")
+    return None if state is None else Windower.from_state(state).time_s
 
 
 def test_a_replayed_file_goes_by_the_order_of_columns_and_its_policy(
@@ -245,32 +253,88 @@ def test_a_replayed_file_goes_by_the_order_of_columns_and_its_policy(
     assert counted == {"good": 476, "absent": 1, "text": 1, "negative": 1, "too_large": 1}
 
 
+@pytest.mark.parametrize(("command", "meters", "count"), [("run", 1, 60), ("fleet", 10, 12)])
 def test_killed_at_any_moment_nothing_is_lost_and_no_window_has_two_versions(
-    start: Start, device: list[str], receiver: Any, authority: Any
+    start: Start,
+    device: list[str],
+    fleet: list[str],
+    receiver: Any,
+    authority: Any,
+    command: str,
+    meters: int,
+    count: int,
 ) -> None:
-    """kill -9 after a random number of windows, nine times, receipts withheld at random; then to the end."""
+    """kill -9 after a random number of batches, seven times, receipts withheld at random; then to the end."""
+    flags = [*(device if command == "run" else fleet), "--windows", str(count)]
     rng = np.random.default_rng(11)
-    honest = receiver.answer
+    honest, killed = receiver.answer, 0
     receiver.answer = lambda header: honest(header) if rng.random() < 0.6 else None
-    for _ in range(9):
+    for _ in range(7):
         seen = sum(map(len, receiver.payloads.values()))
-        more = int(rng.integers(1, 12))
-        process = start("run", *device, "--windows", "60")
+        more = int(rng.integers(1, 12 * meters))
+        process = start(command, *flags)
         receiver.wait(
             lambda process=process, goal=seen + more: (
                 sum(map(len, receiver.payloads.values())) >= goal or process.poll() is not None
             )
         )
         process.kill()
-        process.wait()
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= 5, "the windows ran out before the kills did"
     receiver.answer = honest
-    last = start("run", *device, "--windows", "60")
+    last = start(command, *flags)
     assert receiver.until_exit(last) == 0
-    assert sorted(receiver.payloads) == [("m1", FIRST + i) for i in range(60)]
+    names = ["m1"] if command == "run" else [f"m{i}" for i in range(meters)]
+    assert set(receiver.payloads) == {(name, FIRST + i) for name in names for i in range(count)}
     assert all(len(distinct) == 1 for distinct in receiver.distinct().values())
-    for window in (FIRST, FIRST + 31, FIRST + 59):
+    for window in (FIRST, FIRST + count // 2, FIRST + count - 1):
         readings = authority.readings_of(receiver.payloads["m1", window][0])
         assert readings == expected(authority, "m1", window)
+
+
+def test_readings_of_the_open_window_survive_a_kill(
+    start: Start, tmp_path: Path, receiver: Any, authority: Any
+) -> None:
+    """Two past windows are sealed; what is known of the present one is in the journal, on the disk."""
+    authority.device("m1").save(tmp_path / "m1.json")
+    present = int(time.time() // DAY_S)
+    first = str((present - 2) * DAY_S)
+    process = start("run", "--credential", str(tmp_path / "m1.json"), "--start", first, "--speed", "max")
+    receiver.wait(lambda: len(receiver.payloads) == 2)
+    killed_s = time.time()
+    hours = int((killed_s - (present * DAY_S)) // 3_600)
+    watcher = receiver.reactor.every(0.05, lambda: None)
+    receiver.wait(lambda: (_journal_s(tmp_path / "state") or 0) >= present * DAY_S + (hours - 1) * 3_600)
+    watcher.cancel()
+    process.kill()
+    process.wait()
+    with Outbox(tmp_path / "state", authority=authority.plan.authority, settings=MeterSettings()) as outbox:
+        journal = outbox.journal("m1")
+        watermark_s = outbox.sealed_until_s()["m1"]
+    assert journal is not None
+    windower = Windower.from_state(journal)
+    assert [closed.window for closed in windower.closed] == []
+    assert windower.time_s is not None
+    assert windower.time_s >= watermark_s - 3_600, "the journal is older than the last sealed window"
+    windower.finish(partial=True)
+    if hours:  # at midnight there is nothing to be known of the day yet
+        (partial,) = windower.closed
+        known = [int(value) for value in partial.readings["import_wh"]][:hours]
+        assert known == expected(authority, "m1", partial.window)[:hours]
+
+
+def test_a_broken_connection_makes_everything_outstanding_come_again(
+    start: Start, device: list[str], receiver: Any, broker: EmbeddedBroker
+) -> None:
+    receiver.answer = lambda _header: None
+    slow = ["--set", "meter.resend_s=3600", "--set", "meter.resend_max_s=3600"]
+    process = start("run", *device, "--windows", "3", *slow)
+    receiver.wait(lambda: len(receiver.payloads) == 3)
+    receiver.answer = lambda h: Receipt(plan=h.plan, meter=h.meter, committed=(h.window,))
+    broker.restart()
+    assert receiver.until_exit(process, 40.0) == 0
+    assert len(receiver.payloads) == 3
+    assert all(len(distinct) == 1 for distinct in receiver.distinct().values())
 
 
 @pytest.mark.parametrize(
