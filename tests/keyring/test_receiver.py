@@ -274,6 +274,35 @@ def test_following_releases_as_totals_come_publishes_them_and_takes_up_enrolment
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_follower_releases_although_totals_never_pause(
+    small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[Reactor], Peer]
+) -> None:
+    payload = small_authority.total("north/f1")
+    settings = with_broker(small_authority.settings, broker)
+    released: list[str] = []
+
+    def emit(outcome: Outcome) -> None:
+        released.append(outcome.letter.group)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with Reactor() as reactor:
+        peer = peer_of(reactor)
+        assert reactor.run_until(lambda: peer.session.connected, WAIT_S)
+        reactor.every(0.05, lambda: peer.send("north/f1", payload))  # the quiet time below never comes
+        thread = threading.Thread(target=reactor.run)
+        watchdog = threading.Timer(2 * WAIT_S, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        thread.start()
+        watchdog.start()
+        try:
+            with ReleaseService(small_authority.authority, settings, emit=emit) as service:
+                service.online(idle_s=0.3, follow=True)
+        finally:
+            watchdog.cancel()
+            reactor.stop()
+            thread.join()
+    assert released == ["north/f1"]
+
+
 def test_a_broker_that_is_away_is_one_clear_error(small_authority: Any) -> None:
     away = BrokerSettings(url="mqtt://127.0.0.1:9", connect_timeout_s=0.5)
     settings = small_authority.settings.model_copy(update={"broker": away})

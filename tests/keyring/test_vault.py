@@ -191,3 +191,34 @@ def test_without_a_terminal_the_ways_to_give_a_passphrase_are_named(monkeypatch:
     monkeypatch.setattr("sys.stdin", NoTerminal())
     with pytest.raises(VaultError, match="--passphrase-file"):
         ask_passphrase(environ={})
+
+
+def test_a_prompt_on_a_terminal_is_hidden_and_confirmed_only_for_a_new_vault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def prompt(_text: str, **how: object) -> str:
+        asked.append(how)
+        return "typed by hand"
+
+    class Terminal:
+        @staticmethod
+        def isatty() -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("click.prompt", prompt)
+    assert ask_passphrase(environ={}) == b"typed by hand"
+    assert ask_passphrase(environ={}, confirm=True) == b"typed by hand"
+    assert [how["hide_input"] for how in asked] == [True, True]
+    assert [how["confirmation_prompt"] for how in asked] == [False, True]
+
+
+@pytest.mark.parametrize(("data", "why"), [(b"x" * 5000, "larger"), (b"\xff\xfe", "UTF-8"), (b"\n", "empty")])
+def test_a_passphrase_file_that_holds_none_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
+    path = tmp_path / "phrase"
+    path.touch(0o600)
+    path.write_bytes(data)
+    with pytest.raises(VaultError, match=why):
+        ask_passphrase(file=path, environ={})
