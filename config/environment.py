@@ -18,6 +18,9 @@ PREFIX = "GRIDHE_"
 
 # Variables that are no setting, and what each is for.
 VARIABLES: Mapping[str, str] = {
+    "GRIDHE_BENCH_HOME": "gridhe-bench: where its local store keeps runs",
+    "GRIDHE_BENCH_HOST": "gridhe-bench: the machine's name in its records",
+    "GRIDHE_BENCH_SLOW_FOLD": "gridhe-bench's tests: makes the fold slower, to see that it is noticed",
     "GRIDHE_CONFIG": "the settings file, where no --config is given",
     "GRIDHE_FAULT_POINT": "tests: where this process is to be killed (gridhe.faults)",
     "GRIDHE_PASSPHRASE": "the vault's passphrase",

@@ -1,5 +1,6 @@
 """Precedence, and that whatever is wrong is refused in one clear line that says where it came from."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridhe.config import Settings, find_settings_file, load_settings
-from gridhe.config.environment import variable_name
+from gridhe.config.environment import VARIABLES, variable_name
 from gridhe.config.load import setting_paths
 from gridhe.errors import ConfigError
 
@@ -200,6 +201,16 @@ def test_variables_that_are_no_settings_are_let_pass(load: Any) -> None:
     assert (
         load("", {"GRIDHE_CONFIG": "x", "GRIDHE_PASSPHRASE": "y", "GRIDHEX": "z", "PATH": "/"}) == Settings()
     )
+
+
+def test_every_variable_that_the_code_reads_is_known() -> None:
+    # One that is not would be refused by every command, as a typing mistake.
+    root = SHIPPED.parents[1]
+    rooms = ("aggregator", "bench", "broker", "config", "gridhe", "keyring", "meter_agent")
+    code = "".join(file.read_text(encoding="utf-8") for room in rooms for file in (root / room).rglob("*.py"))
+    named = set(re.findall(r"""["'](GRIDHE_[A-Z_]*[A-Z])["']""", code))
+    assert "GRIDHE_PASSPHRASE" in named
+    assert named <= {*VARIABLES, *map(variable_name, setting_paths())}
 
 
 def test_what_is_wrong_in_a_flag_names_the_flag(load: Any) -> None:
