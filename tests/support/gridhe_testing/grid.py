@@ -45,14 +45,16 @@ class Grid:
     )
     largest_rollup: int = 50
     largest_group: int = 40
+    ring: tuple[int, tuple[int, ...]] = (4096, (48, 41, 20))
+    largest: int = 4_000
 
     def __post_init__(self) -> None:
         settings = Settings(
-            ckks=CkksSettings(flooding_bits=0, ring_degree=4096, prime_bits=(48, 41, 20)),
+            ckks=CkksSettings(flooding_bits=0, ring_degree=self.ring[0], prime_bits=self.ring[1]),
             plan=PlanSettings(
                 window_s=WINDOW_S,
                 interval_s=900,
-                quantities=(QuantitySettings(largest=4_000, bins=4),),
+                quantities=(QuantitySettings(largest=self.largest, bins=4),),
                 largest_group=self.largest_group,
                 largest_rollup=self.largest_rollup,
                 minimum_meters=self.minimum_meters,
@@ -142,7 +144,7 @@ class Grid:
     def readings(self, meter: str, window: int = FIRST_WINDOW) -> np.ndarray:
         """Readings that differ for every meter and window, one of them missing for some."""
         seed = int.from_bytes(meter.encode(), "big") * 7 + window
-        values = np.random.default_rng(seed).integers(0, 4_001, self.plan.intervals)
+        values = np.random.default_rng(seed).integers(0, self.largest + 1, self.plan.intervals)
         if seed % 3 == 0:
             values[seed % self.plan.intervals] = -1
         return values
