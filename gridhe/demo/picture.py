@@ -17,7 +17,7 @@ __all__ = ["draw"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B4C9A", "#8C6D31")
 _INK = "#22303C"
 _GRID = "#3B6E8F"
-# How ticks a year, month, day, hour, minute or second apart are labelled, and those that begin the next wider one.
+# Labels of ticks a year, month, day, hour, minute or second apart; and of the first of the next wider unit.
 _TICKS = ["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"]
 _FIRST_TICKS = ["%Y", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M:%S"]
 _NAMED_MAX = 16  # more feeders than this are drawn alike and not named one by one

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridhe.config.settings import MeterSettings
+from gridhe.demo.isolation import isolated, unjustified
 from gridhe.demo.releases import Release
 from gridhe.demo.workload import Workload
 from gridhe.errors import SourceError
@@ -207,43 +208,46 @@ class Oracle:
         return found
 
 
-def compare(oracle: Oracle, plan: Plan, releases: Sequence[Release]) -> Proof:
+def compare(oracle: Oracle, plan: Plan, releases: Sequence[Release], *, minimum_meters: int) -> Proof:
     """Hold every released integer against the plaintext's sums, and every statistic against numpy's.
 
     The parts of a (group, window) hold disjoint meters, so their sums are added before they are compared;
-    statistics are compared where a single part says all. An interval may be withheld only where the
-    plaintext agrees that it must: fewer than the minimum of meters, but not none, have a reading.
+    statistics are compared where a single part says all. Intervals may be withheld only where giving
+    them out too would single out fewer than `minimum_meters`, and what was given out must not
+    (`gridhe.demo.isolation`).
     """
-    proof = Proof(expected=len(oracle.expected), released=0)
+    proof = Proof(expected=len(oracle.expected))
     found: dict[tuple[str, int], list[Release]] = {}
     for release in releases:
         found.setdefault((release.group, release.window), []).append(release)
-    for at in oracle.expected:
-        parts = found.pop(at, [])
+    whole: dict[int, dict[str, list[Release]]] = {}
+    for group, window in oracle.expected:
+        parts = found.pop((group, window), [])
         meters = sum(part.meters for part in parts)
-        if meters != oracle.meters(at[0]):
+        if meters != oracle.meters(group):
             proof.missing.append(
-                f"{at[0]} window {at[1]}: {meters} of {oracle.meters(at[0])} meters released"
+                f"{group} window {window}: {meters} of {oracle.meters(group)} meters released"
             )
             continue
         proof.released += 1
+        whole.setdefault(window, {})[group] = parts
         for quantity in plan.quantities:
-            _compare_blocks(proof, oracle, plan, quantity, parts)
+            _compare_blocks(proof, oracle, quantity, parts)
             if len(parts) == 1:
                 _compare_statistics(proof, oracle, quantity, parts[0])
     for group, window in found:
         proof.mismatches.append(f"{group} window {window}: released, and not expected")
+    groups_expected = {group for group, _ in oracle.expected}
+    for window, groups in whole.items():
+        if set(groups) == groups_expected:  # judged where nothing is missing
+            for quantity in plan.quantities:
+                _compare_withheld(proof, oracle, quantity, window, groups, minimum_meters)
     return proof
 
 
-def _compare_blocks(
-    proof: Proof, oracle: Oracle, plan: Plan, quantity: Quantity, parts: Sequence[Release]
-) -> None:
+def _compare_blocks(proof: Proof, oracle: Oracle, quantity: Quantity, parts: Sequence[Release]) -> None:
     group, window = parts[0].group, parts[0].window
-    expected = oracle.blocks(group, window, quantity)
-    present = expected["present"]
-    few = (present > 0) & (present < plan.minimum_meters)
-    for kind, wanted in expected.items():
+    for kind, wanted in oracle.blocks(group, window, quantity).items():
         told = [part.blocks[quantity.name].get(kind) for part in parts]
         where = f"{group} window {window} {quantity.name} {kind}"
         if any(values is None or len(values) != len(wanted) for values in told):
@@ -253,13 +257,37 @@ def _compare_blocks(
             values = [block[i] for block in told if block is not None]
             numbers = [value for value in values if value is not None]
             if len(numbers) < len(values):
-                proof.withheld += kind == "reading"
-                if not few[i]:
-                    proof.mismatches.append(f"{where} interval {i}: withheld, the plaintext has {want}")
-                continue
+                continue  # withheld: judged with the other groups
             proof.integers += 1
             if sum(numbers) != want:
                 proof.mismatches.append(f"{where} interval {i}: released {sum(numbers)}, plaintext {want}")
+
+
+def _compare_withheld(
+    proof: Proof,
+    oracle: Oracle,
+    quantity: Quantity,
+    window: int,
+    groups: Mapping[str, Sequence[Release]],
+    minimum: int,
+) -> None:
+    present = {group: oracle.blocks(group, window, quantity)["present"] for group in groups}
+    given = {
+        group: np.array(
+            [
+                all(part.blocks[quantity.name]["present"][i] is not None for part in parts)
+                for i in range(len(present[group]))
+            ]
+        )
+        for group, parts in groups.items()
+    }
+    proof.withheld += sum(int(np.count_nonzero(~shown)) for shown in given.values())
+    where = f"window {window} {quantity.name}"
+    for i in np.flatnonzero(isolated(present, given, minimum)):
+        proof.mismatches.append(f"{where} interval {i}: what was released singles out fewer than {minimum}")
+    for group, intervals in unjustified(present, given, minimum).items():
+        for i in np.flatnonzero(intervals):
+            proof.mismatches.append(f"{group} {where} interval {i}: withheld, and nobody was in danger")
 
 
 def _compare_statistics(proof: Proof, oracle: Oracle, quantity: Quantity, release: Release) -> None:

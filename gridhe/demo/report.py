@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from gridhe.config.settings import MeterSettings
 from gridhe.demo.profile import GroupProfile
 from gridhe.demo.proof import Proof
 from gridhe.demo.table import print_table
@@ -29,6 +30,7 @@ class Outcome:
     profiles: Mapping[str, GroupProfile]
     proof: Proof
     policy_counts: Mapping[str, int]
+    policies: MeterSettings
     batches_sent: int
     batches_folded: int
     duplicates: int
@@ -203,7 +205,7 @@ def _print_proof(outcome: Outcome, to: TextIO) -> None:
         ["batches sent / folded", f"{outcome.batches_sent:,} / {outcome.batches_folded:,}"],
         ["duplicates / rejected", f"{outcome.duplicates:,} / {outcome.rejected:,}"],
         ["readings as they came", f"{counts.get('good', 0):,}"],
-        *([f"readings {name.replace('_', ' ')}", f"{count:,}"] for name, count in odd.items()),
+        *([_odd(name, outcome.policies), f"{count:,}"] for name, count in odd.items()),
     ]
     if proof.withheld:
         rows.append(["intervals withheld (too few present)", f"{proof.withheld:,}"])
@@ -213,6 +215,12 @@ def _print_proof(outcome: Outcome, to: TextIO) -> None:
     )
     for fault in [*proof.missing, *proof.mismatches][:10]:
         print(f"  {fault}", file=to)
+
+
+def _odd(name: str, policies: MeterSettings) -> str:
+    """A kind of odd readings and what became of them, such as `readings too large (clip)`."""
+    policy = getattr(policies, f"on_{name}", "missing")
+    return f"readings {name.replace('_', ' ')}" + ("" if name == "absent" else f" ({policy})")
 
 
 def _print_costs(outcome: Outcome, to: TextIO) -> None:

@@ -260,8 +260,14 @@ class DemoRun:
             profiles={
                 group: profile_of(workload, plan, group, answers.releases) for group in workload.members()
             },
-            proof=compare(Oracle(workload, plan, plain), plan, answers.releases),
+            proof=compare(
+                Oracle(workload, plan, plain),
+                plan,
+                answers.releases,
+                minimum_meters=max(plan.minimum_meters, self._settings.release.minimum_meters or 0),
+            ),
             policy_counts=plain.counts,
+            policies=self._settings.meter,
             batches_sent=summary["published"],
             batches_folded=counted["folded"],
             duplicates=counted["duplicates"],

@@ -115,6 +115,23 @@ def test_messy_readings_are_exact_under_the_documented_policy(scratch: Path, tmp
     assert found["intervals"] == 96
 
 
+def test_intervals_in_which_few_have_a_reading_are_withheld_and_the_rest_is_exact(
+    scratch: Path, tmp_path: Path
+) -> None:
+    with (tmp_path / "holes.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["time", *(f"h{at:02d}" for at in range(24))])
+        for hour in range(24):
+            # Of the first feeder's twelve meters 12, 3, 0 or 8 have a reading, of the second's all.
+            some = (12, 3, 0, 8)[hour % 4]
+            writer.writerow([f"t{hour}", *("7" if at < some or at >= 12 else "" for at in range(24))])
+    found = run_exact(
+        scratch, tmp_path / "out", "--csv", tmp_path / "holes.csv", "--windows", 1, "--groups", 2
+    )
+    assert found["withheld_intervals"] > 0
+    assert found["withheld_intervals"] % 6 == 0  # the same groups in each of the six hours with three
+
+
 def test_made_up_households_in_real_time_are_exact(scratch: Path, tmp_path: Path) -> None:
     found = run_exact(scratch, tmp_path / "out", "--duration", 10, "--meters", 10, "--groups", 1, "--seed", 7)
     assert found["windows"] == 2

@@ -1,5 +1,7 @@
 """The proof: it says exact when all is well, and only then."""
 
+import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 
 from gridhe.config.settings import MeterSettings
-from gridhe.demo.proof import compare, plaintext_of_cells
+from gridhe.demo.isolation import isolated, unjustified
+from gridhe.demo.proof import Proof, compare, plaintext_of_cells
 from gridhe.demo.releases import Release
 from gridhe.demo.workload import Workload
 from gridhe.errors import SourceError
@@ -18,6 +21,10 @@ from gridhe.meter_agent.policy import ReadingPolicy
 from gridhe.meter_agent.sources.table import read_table
 
 LARGEST = 100
+
+
+def judge(run: Any, releases: Sequence[Release], *, minimum_meters: int = 2) -> Proof:
+    return compare(run.oracle, run.plan, releases, minimum_meters=minimum_meters)
 
 
 def changed(release: Release, kind: str, interval: int, value: int | None) -> Release:
@@ -33,7 +40,7 @@ def told(release: Release, interval: int, **statistics: Any) -> Release:
 
 
 def test_flawless_releases_are_exact_and_every_integer_was_compared(small_run: Any) -> None:
-    proof = compare(small_run.oracle, small_run.plan, small_run.releases)
+    proof = judge(small_run, small_run.releases)
     assert proof.exact, (proof.missing, proof.mismatches)
     assert proof.released == proof.expected == 7 * 2
     assert proof.integers == 14 * 24 * (3 + 20)  # reading, present, square and 20 bins
@@ -41,7 +48,7 @@ def test_flawless_releases_are_exact_and_every_integer_was_compared(small_run: A
 
 
 def test_flawless_releases_are_exact_where_squares_lost_their_low_bits(shifted_run: Any) -> None:
-    proof = compare(shifted_run.oracle, shifted_run.plan, shifted_run.releases)
+    proof = judge(shifted_run, shifted_run.releases)
     assert proof.exact, (proof.missing, proof.mismatches)
     assert proof.statistics == 14 * 24 * 2
 
@@ -50,9 +57,7 @@ def test_flawless_releases_are_exact_where_squares_lost_their_low_bits(shifted_r
 def test_one_integer_off_by_one_is_a_mismatch(small_run: Any, kind: str) -> None:
     first = small_run.releases[0]
     value = first.blocks["import_wh"][kind][5]
-    proof = compare(
-        small_run.oracle, small_run.plan, [changed(first, kind, 5, value + 1), *small_run.releases[1:]]
-    )
+    proof = judge(small_run, [changed(first, kind, 5, value + 1), *small_run.releases[1:]])
     assert not proof.exact
     where = f"{first.group} window {first.window} import_wh {kind} interval 5"
     assert proof.mismatches == [f"{where}: released {value + 1}, plaintext {value}"]
@@ -71,23 +76,21 @@ def test_one_integer_off_by_one_is_a_mismatch(small_run: Any, kind: str) -> None
 def test_a_wrong_statistic_is_a_mismatch(small_run: Any, name: str, value: Any) -> None:
     first = small_run.releases[0]
     assert first.statistics["import_wh"][5][name] != value
-    proof = compare(
-        small_run.oracle, small_run.plan, [told(first, 5, **{name: value}), *small_run.releases[1:]]
-    )
+    proof = judge(small_run, [told(first, 5, **{name: value}), *small_run.releases[1:]])
     assert [fault.split(": ")[0].split()[-1] for fault in proof.mismatches] == [name]
 
 
 def test_a_total_that_never_came_is_not_exact(small_run: Any) -> None:
-    proof = compare(small_run.oracle, small_run.plan, small_run.releases[1:])
+    proof = judge(small_run, small_run.releases[1:])
     assert not proof.exact
     assert proof.released == proof.expected - 1
     assert proof.missing == [f"north/f1 window {small_run.workload.first_window}: 0 of 3 meters released"]
-    assert not compare(small_run.oracle, small_run.plan, []).exact
+    assert not judge(small_run, []).exact
 
 
 def test_a_total_that_nobody_expects_is_not_exact(small_run: Any) -> None:
     stray = replace(small_run.releases[0], group="east/f1")
-    assert not compare(small_run.oracle, small_run.plan, [*small_run.releases, stray]).exact
+    assert not judge(small_run, [*small_run.releases, stray]).exact
 
 
 def test_parts_of_a_total_are_added_before_they_are_compared(small_run: Any) -> None:
@@ -95,25 +98,81 @@ def test_parts_of_a_total_are_added_before_they_are_compared(small_run: Any) -> 
     rest = {kind: [0] * 24 for kind in first.blocks["import_wh"]}
     ones = changed(replace(first, blocks={"import_wh": rest}, part=1, meters=1), "reading", 5, 1)
     less = changed(replace(first, meters=2), "reading", 5, first.blocks["import_wh"]["reading"][5] - 1)
-    assert compare(small_run.oracle, small_run.plan, [less, ones, *others]).exact
-    twice = compare(small_run.oracle, small_run.plan, [first, first, *others])
+    assert judge(small_run, [less, ones, *others]).exact
+    twice = judge(small_run, [first, first, *others])
     assert twice.missing == [f"north/f1 window {first.window}: 6 of 3 meters released"]
 
 
-def test_an_interval_may_only_be_withheld_where_too_few_have_a_reading(small_run: Any) -> None:
+def withhold(release: Release, *intervals: int) -> Release:
+    for interval in intervals:
+        for kind in release.blocks["import_wh"]:
+            release = changed(release, kind, interval, None)
+        release = told(release, interval, sum=None, present=None)
+    return release
+
+
+def test_an_interval_may_only_be_withheld_where_somebody_is_in_danger(small_run: Any) -> None:
     first, *others = small_run.releases
-    withheld = first
-    for kind in first.blocks["import_wh"]:
-        withheld = changed(withheld, kind, 5, None)
-    proof = compare(small_run.oracle, small_run.plan, [told(withheld, 5, sum=None, present=None), *others])
-    assert not proof.exact
+    assert (first.group, first.meters) == ("north/f1", 3)
+    proof = judge(small_run, [withhold(first, 5), *others])
     assert proof.withheld == 1
-    assert "withheld, the plaintext has 3" in " ".join(proof.mismatches)
-    # The same with a minimum that three present meters do not reach.
-    stricter = replace(small_run.plan, minimum_meters=4)
-    proof = compare(small_run.oracle, stricter, [told(withheld, 5, sum=None, present=None), *others])
-    assert proof.exact
-    assert proof.withheld == 1
+    assert [fault.split(": ")[1] for fault in proof.mismatches] == ["withheld, and nobody was in danger"]
+    # With a minimum of four no feeder of three may be given out; that the others were, is noticed.
+    proof = judge(small_run, [withhold(first, 5), *others], minimum_meters=4)
+    assert any("singles out fewer than 4" in fault for fault in proof.mismatches)
+    every = [withhold(each, *range(24)) if each.meters < 4 else each for each in small_run.releases]
+    proof = judge(small_run, every, minimum_meters=4)
+    assert proof.exact, proof.mismatches
+    assert proof.withheld == 4 * 2 * 24
+
+
+def test_a_group_whose_sibling_is_in_danger_may_be_withheld_too() -> None:
+    present = {"grid": np.array([9, 9]), "a": np.array([2, 3]), "b": np.array([7, 6])}
+    both = {"grid": np.array([True, True]), "a": np.array([False, True]), "b": np.array([False, True])}
+    assert isolated(present, both, 3).tolist() == [False, False]
+    assert {group: found.tolist() for group, found in unjustified(present, both, 3).items()} == {
+        "grid": [False, False], "a": [False, False], "b": [False, False],
+    }  # fmt: skip
+    # The grid minus b is a, which holds only two.
+    leaky = {**both, "b": np.array([True, True])}
+    assert isolated(present, leaky, 3).tolist() == [True, False]
+    # Without the grid, b is harmless, and need not be withheld.
+    careful = {**both, "grid": np.array([False, True])}
+    assert unjustified(present, careful, 3)["b"].tolist() == [True, False]
+
+
+def brute_force(present: dict[str, int], leaves: dict[str, set[str]], given: list[str], minimum: int) -> bool:
+    """Whether any set of leaves that is a combination of the given groups holds 1 to minimum - 1 meters."""
+    names = sorted(set().union(*leaves.values()))
+    rows = np.array([[name in leaves[group] for name in names] for group in given], float).reshape(
+        -1, len(names)
+    )
+    for chosen in itertools.product((0.0, 1.0), repeat=len(names)):
+        count = sum(present[name] for name, one in zip(names, chosen, strict=True) if one)
+        if 0 < count < minimum and np.linalg.matrix_rank(np.vstack([rows, chosen])) == (
+            np.linalg.matrix_rank(rows) if len(rows) else 0
+        ):
+            return True
+    return False
+
+
+def test_isolation_is_judged_as_by_trying_every_combination() -> None:
+    tree = {
+        "n/a": {"n/a"}, "n/b": {"n/b"}, "s/a": {"s/a"}, "s/b": {"s/b"},
+        "n": {"n/a", "n/b"}, "s": {"s/a", "s/b"}, "grid": {"n/a", "n/b", "s/a", "s/b"},
+    }  # fmt: skip
+    rng = random.Random(3)
+    seen = set()
+    for _ in range(150):
+        present = {group: rng.choice([0, 1, 2, 5, 9]) for group in list(tree)[:4]}
+        present |= {group: sum(present[leaf] for leaf in tree[group]) for group in ("n", "s", "grid")}
+        given = [group for group in tree if rng.random() < 0.6]
+        counts = {group: np.array([count]) for group, count in present.items()}
+        shown = {group: np.array([group in given]) for group in tree}
+        expected = brute_force(present, tree, given, 4)
+        assert bool(isolated(counts, shown, 4)[0]) == expected, (present, given)
+        seen.add(expected)
+    assert seen == {True, False}
 
 
 CELLS: Sequence[Sequence[str]] = [

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gridhe.config.settings import MeterSettings
 from gridhe.demo.picture import draw
 from gridhe.demo.proof import compare
 from gridhe.demo.releases import profile_of
@@ -24,11 +25,12 @@ def profiles_of(run: Any) -> dict[str, Any]:
 
 
 def outcome_of(run: Any, **changes: Any) -> Outcome:
-    proof = compare(run.oracle, run.plan, run.releases)
+    proof = compare(run.oracle, run.plan, run.releases, minimum_meters=2)
     return replace(
         Outcome(
             workload=run.workload, plan=run.plan, broker="mosquitto", profiles=profiles_of(run), proof=proof,
-            policy_counts={"good": 576, "absent": 0, "negative": 2}, batches_sent=24, batches_folded=24,
+            policy_counts={"good": 576, "absent": 0, "negative": 2}, policies=MeterSettings(),
+            batches_sent=24, batches_folded=24,
             duplicates=1, rejected=0, refused=0, bytes_per_batch=98_500.0,
             seal_ms_per_batch=2.5, total_ms_per_batch=None, seconds=12.3456,
         ),
@@ -85,7 +87,7 @@ def test_the_record_has_what_programs_are_promised(small_run: Any, tmp_path: Pat
 
 
 def test_a_run_that_is_not_exact_says_so_and_why(small_run: Any) -> None:
-    proof = compare(small_run.oracle, small_run.plan, small_run.releases[1:])
+    proof = compare(small_run.oracle, small_run.plan, small_run.releases[1:], minimum_meters=2)
     outcome = outcome_of(small_run, proof=proof)
     text = io.StringIO()
     print_report(outcome, [], text)
@@ -107,7 +109,7 @@ def test_the_report_shows_every_group_and_the_proof(
     for group in small_run.workload.members():
         assert group in shown
     assert "14 of 14" in shown
-    assert "readings negative" in shown
+    assert "readings negative (missing)" in shown
     assert "98,500 bytes" in shown
     assert "2.50 ms" in shown
     assert "wrote out/load_profile.png" in shown
