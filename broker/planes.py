@@ -101,8 +101,8 @@ class Planes:
         """Raise EnvelopeError `residue` if one is not below its prime, `transparent` if a component is zero.
 
         An all-zero second component is no ciphertext but a bare plaintext, readable by anyone.
-        A residue can only be too large where its high word is at least the prime's, so the low words are
-        looked at in those few places alone.
+        Of a split residue the high word decides, and the low one only where it equals the prime's: so the
+        two planes' maxima settle nearly every batch, and single residues are looked at in the rest.
         """
         # One residue other than zero says it is no bare plaintext, and the first one nearly always is.
         if not planes.low[1, 0, 0] and not any(
@@ -120,9 +120,10 @@ class Planes:
     def _check_split(
         self, high: NDArray[Any], low: NDArray[np.uint32], high_word: int, low_word: int, prime: int
     ) -> None:
-        largest = int(high.max())
-        # Where the high words are equal, the low words decide.
-        if largest > high_word or (largest == high_word and bool((low[high == high_word] >= low_word).any())):
+        highest = int(high.max())
+        if highest < high_word or (highest == high_word and int(low.max()) < low_word):
+            return
+        if highest > high_word or bool((low[high == high_word] >= low_word).any()):
             raise EnvelopeError(
                 "residue", f"a residue of prime {prime} is not below {self.parameters.primes[prime]}"
             )
