@@ -110,7 +110,7 @@ def test_parts_too_small_to_publish_join_wider_groups_until_they_are_enough(grid
     for meter in late:
         grid.send(meter, now=grid.now + 200)
     later = grid.totals(grid.engine.commit(grid.now + 200))
-    # Now all are in. One more meter in each northern feeder and two in the south: too few anywhere but in the grid.
+    # Now all are in. One more in each northern feeder, two in the south: too few anywhere but in the grid.
     assert set(later) == {("grid", WINDOW, 1)}
     total = later["grid", WINDOW, 1]
     assert np.array_equal(grid.decrypted(total), grid.expected(["a4", "b3", "c0", "c1", "c2"]))
