@@ -1,5 +1,6 @@
 """`gridhe-aggregate`: run one aggregator."""
 
+import gc
 import importlib.util
 import sys
 from datetime import UTC, datetime
@@ -74,6 +75,9 @@ def cli(
     service = Service(settings=settings, credential=who, state_dir=state_dir)
     live = sys.stdout.isatty() and not no_live and settings.logging.format != "json"
     view = LiveView() if live and importlib.util.find_spec("rich") is not None else LogView()
+    # Nothing on a batch's way is a cycle: looking for some after every 700 allocations, among all that is
+    # cached, took 3 % of the time.
+    gc.set_threshold(50_000, 20, 20)
     with view.opened():
         service.run(view.show, view.interval_s)
 

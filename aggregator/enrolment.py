@@ -33,6 +33,17 @@ class Enrolment:
     def __init__(self, database: Database) -> None:
         self._db = database
         self._cache: OrderedDict[str, EnrolledMeter | None] = OrderedDict()
+        self._fill_cache()
+
+    def _fill_cache(self) -> None:
+        """Read many meters at once: a look-up for each, when its first batch comes, takes ten times longer."""
+        self._cache.clear()
+        rows = self._db.query(
+            "SELECT meter, grp, number, from_s, checksum FROM meters WHERE enrolled = 1 LIMIT ?", _CACHED
+        )
+        for name, group, number, from_s, checksum in rows:
+            if checksum == _meter_checksum(name, group, number, from_s, 1):  # else the look-up will tell
+                self._cache[name] = EnrolledMeter(group, number, from_s)
 
     def replace(self, roster: Roster, now: float) -> None:
         """Take over a newer roster; inside a transaction.
@@ -63,7 +74,7 @@ class Enrolment:
             checksum = _meter_checksum(entry.meter, entry.group, number, from_s, 1)
             rows.append((entry.meter, entry.group, number, from_s, 1, checksum))
         self._db.write_many("INSERT OR REPLACE INTO meters VALUES (?, ?, ?, ?, ?, ?)", rows)
-        self._cache.clear()
+        self._fill_cache()
         self._db.set_meta("retired_numbers", msgpack.packb(next_number))
         self._db.set_meta("roster_version", str(roster.version).encode())
 
