@@ -125,8 +125,9 @@ def test_embedding_is_what_a_polynomial_added_to_a_ciphertext_does_to_tenseals_s
     x = np.zeros(plan.parameters.ring_degree)
     x[1] = 1.0
     error = math.sqrt(plan.parameters.ring_degree / 2) * fresh_error_sigma(plan.parameters.ring_degree)
-    np.testing.assert_allclose(found, embed(x), atol=6 * error / plan.scale)
-    assert 6 * error / plan.scale < 0.01
+    # A slot's fresh error has Laplace tails (gridhe.keyring.noise): 20 sigmas come once in 10^12 slots.
+    np.testing.assert_allclose(found, embed(x), atol=20 * error / plan.scale)
+    assert 20 * error / plan.scale < 0.05
 
 
 def test_slot_noise_has_the_standard_deviation_of_n_gaussian_coefficients() -> None:
