@@ -36,7 +36,7 @@ class Enrolment:
         self._fill_cache()
 
     def _fill_cache(self) -> None:
-        """Read many meters at once: a look-up for each, when its first batch comes, takes ten times longer."""
+        """Read many meters at once: a look-up for each at its first batch takes ten times longer."""
         self._cache.clear()
         rows = self._db.query(
             "SELECT meter, grp, number, from_s, checksum FROM meters WHERE enrolled = 1 LIMIT ?", _CACHED
