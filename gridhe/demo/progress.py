@@ -32,20 +32,6 @@ class Progress:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        if self._stream.isatty():
-            try:
-                from rich import progress
-                from rich.console import Console
-            except ImportError:
-                return self
-            self._bars = progress.Progress(
-                progress.TextColumn("{task.description:16}"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TimeElapsedColumn(),
-                console=Console(file=self._stream),
-            )
-            self._bars.start()
         return self
 
     def __exit__(
@@ -61,14 +47,34 @@ class Progress:
         else:
             print(f"gridhe demo: {text}", file=self._stream, flush=True)
 
+    def _start_bars(self) -> None:
+        """Bars, where this is a terminal and rich is there.
+
+        Not before the first update: rich draws in a thread, and processes are to be started without one.
+        """
+        try:
+            from rich import progress
+            from rich.console import Console
+        except ImportError:
+            return
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description:17}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            console=Console(file=self._stream),
+        )
+        self._bars.start()
+        self._tasks = {what: self._bars.add_task(what, total=wanted) for what, wanted in self._wanted.items()}
+
     def update(self, *, batches: int, totals: int) -> None:
         """Say how far it is."""
         self._done = {"batches receipted": batches, "totals released": totals}
+        if self._bars is None and self._stream.isatty():
+            self._start_bars()
         if self._bars is not None:
-            for what, wanted in self._wanted.items():
-                if what not in self._tasks:
-                    self._tasks[what] = self._bars.add_task(what, total=wanted)
-                self._bars.update(self._tasks[what], completed=self._done[what])
+            for what, task in self._tasks.items():
+                self._bars.update(task, completed=self._done[what])
         elif self._done != self._told and (
             self._clock() >= self._next_s or all(self._done[what] >= n for what, n in self._wanted.items())
         ):

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,22 @@ def test_progress_off_a_terminal_is_a_line_now_and_then_and_one_at_the_end() -> 
         "gridhe demo: 9/10 batches receipted, 1/2 totals released",
         "gridhe demo: 10/10 batches receipted, 2/2 totals released",
     ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal_is_bars_that_start_with_the_first_update() -> None:
+    text = Terminal()
+    before = threading.active_count()
+    with Progress(10, 2, to=text) as progress:
+        progress.step("begin")
+        assert threading.active_count() == before  # processes are started here
+        progress.update(batches=3, totals=1)
+        progress.update(batches=10, totals=2)
+    assert "begin" in text.getvalue()
+    assert "10/10" in text.getvalue()
+    assert "2/2" in text.getvalue()
+    assert threading.active_count() == before
