@@ -271,7 +271,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_no_window_has_two_versions(
     receiver.answer = lambda header: honest(header) if rng.random() < 0.6 else None
     for _ in range(7):
         seen = sum(map(len, receiver.payloads.values()))
-        more = int(rng.integers(1, 12 * meters))
+        more = int(rng.integers(1, 8 + 2 * meters))
         process = start(command, *flags)
         receiver.wait(
             lambda process=process, goal=seen + more: (
@@ -364,3 +364,37 @@ def test_a_state_directory_in_use_is_refused(
     second = start("run", *device, "--windows", "2")
     assert receiver.until_exit(second) == 6
     assert "is in use by process" in (tmp_path / "stderr").read_text()
+
+
+@pytest.mark.parametrize(("command", "speed"), [("run", "1"), ("fleet", "1"), ("run", "4")])
+def test_windows_go_out_as_they_end_and_never_before(
+    start: Start, tmp_path: Path, receiver: Any, authority: Any, command: str, speed: str
+) -> None:
+    """Windows of two seconds: in real time from the present one on, or four times as fast up to it."""
+    fast = authority.with_plan(window_s=2, interval_s=1)
+    receiver.publish_plan(fast)
+    arrived: dict[int, float] = {}
+    honest = receiver.answer
+
+    def answer(header: Any) -> Any:
+        arrived.setdefault(header.window, time.time())
+        return honest(header)
+
+    receiver.answer = answer
+    if command == "run":
+        authority.device("m1").save(tmp_path / "c.json")
+        flags = ["--credential", str(tmp_path / "c.json")]
+    else:
+        FleetCredential(devices=(authority.device("m1"), authority.device("m2"))).save(tmp_path / "c.json")
+        flags = ["--credentials", str(tmp_path / "c.json")]
+    begun_s = time.time()
+    process = start(command, *flags, "--windows", "3", "--speed", speed)
+    assert receiver.until_exit(process) == 0
+    windows = sorted(arrived)
+    assert windows == list(range(windows[0], windows[0] + 3))
+    assert all(arrived[window] >= (window + 1) * 2 for window in windows)
+    if speed == "1":
+        assert windows[0] >= int(begun_s // 2)
+    for window in windows:
+        readings = SyntheticSource(fast.plan).window("m1", window)["import_wh"]
+        assert fast.readings_of(receiver.payloads["m1", window][0]) == readings.tolist()
