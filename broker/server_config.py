@@ -13,7 +13,7 @@ Everything not listed is refused; nobody is anonymous.
 import base64
 import hashlib
 import os
-import shutil
+import pwd
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,11 @@ def aggregator_user(aggregator: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTls:
-    """The broker's own PEM files; `ca_file` only to ask clients for certificates."""
+    """The broker's own PEM files; `ca_file` only to ask clients for certificates.
+
+    Then a certificate is the only way in, and its common name is the user whom the ACL knows: passwords are
+    not asked for.
+    """
 
     cert_file: Path
     key_file: Path
@@ -158,6 +162,7 @@ def mosquitto_conf(
     data_dir: Path | None,
     tls: ServerTls | None = None,
     user: str | None = None,
+    own_ids: bool = False,
 ) -> str:
     """The text of a mosquitto.conf.
 
@@ -165,7 +170,10 @@ def mosquitto_conf(
     password_file, acl_file: None for both only on a private loopback port (then anybody may connect).
     data_dir: where sessions and retained messages survive a restart; None: they do not.
     user: whom a broker started by root becomes (Mosquitto's default: `mosquitto`); it must be able to
-    read these files. Raises ConfigError for what Mosquitto would misread.
+    read these files.
+    own_ids: each user's client id is its name, whatever it says. Else whoever has a password can take over
+    another client's session by its id: not read it (the ACL holds), but throw it off again and again.
+    Raises ConfigError for what Mosquitto would misread.
     """
     anonymous = password_file is None
     if anonymous and bind not in ("127.0.0.1", "::1"):
@@ -179,6 +187,7 @@ def mosquitto_conf(
         *([f"password_file {_path(password_file)}"] if password_file is not None else []),
         *([f"acl_file {_path(acl_file)}"] if acl_file is not None else []),
         *([f"user {_plain(user, 'the user')}"] if user is not None else []),
+        *(["use_username_as_clientid true"] if own_ids else []),
         "",
         "# Mosquitto's default queue of 1000 messages drops silently. Bytes are the limit here.",
         f"max_queued_messages {_QUEUED_MESSAGES}",
@@ -205,7 +214,7 @@ def _tls_lines(tls: ServerTls | None) -> list[str]:
         return []
     lines = [f"certfile {_path(tls.cert_file)}", f"keyfile {_path(tls.key_file)}", "tls_version tlsv1.2"]
     if tls.ca_file is not None:
-        lines += [f"cafile {_path(tls.ca_file)}", "require_certificate true"]
+        lines += [f"cafile {_path(tls.ca_file)}", "require_certificate true", "use_identity_as_username true"]
     return lines
 
 
@@ -236,8 +245,10 @@ def write_server_files(
     """Write mosquitto.conf, passwords and acl into `directory`, each whole or not at all; return the conf.
 
     passwords: broker user -> password, of everybody who may connect.
-    owner: the system user Mosquitto runs as; root gives it the files. After a later enrolment a SIGHUP
-    makes a running Mosquitto read passwords and ACL again.
+    owner: the system user Mosquitto runs as. Where that is another user, root keeps the files and its group
+    may read them (0640), and only data/ is its own: who takes over the broker cannot change its rules.
+    After a later enrolment a SIGHUP makes a running Mosquitto read passwords and ACL again.
+    Client ids are bound to users unless there are fleets, whose connections share one user.
     Raises ConfigError (names, clear text off loopback) and StateError (the disk).
     """
     if tls is None and bind not in ("127.0.0.1", "::1") and not settings.insecure:
@@ -260,6 +271,7 @@ def write_server_files(
         data_dir=data_dir,
         tls=tls,
         user=owner,
+        own_ids=not fleets,
     )
     lines = "".join(password_line(user, password) for user, password in sorted(passwords.items()))
     write_private(directory / "passwords", lines.encode())
@@ -268,16 +280,25 @@ def write_server_files(
     write_private(path, conf.encode())
     path.chmod(0o644)
     if owner is not None and os.geteuid() == 0:
-        _give(owner, [directory, data_dir, directory / "passwords", directory / "acl", path])
+        _give(owner, directory, data_dir)
     return path
 
 
-def _give(owner: str, paths: list[Path]) -> None:
-    for path in paths:
-        try:
-            shutil.chown(path, owner)
-        except (LookupError, OSError) as error:
-            raise StateError(f"cannot give {path} to user {owner!r}: {error}") from error
+def _give(owner: str, directory: Path, data_dir: Path) -> None:
+    """Let the broker's user read its files, TLS included, and own its data. For root."""
+    try:
+        user = pwd.getpwnam(owner)
+        if user.pw_uid == 0:
+            return
+        for path in (directory, *directory.iterdir(), *directory.glob("tls/*")):
+            if path != data_dir and not path.is_symlink():
+                os.chown(path, 0, user.pw_gid)
+                path.chmod(0o750 if path.is_dir() else 0o644 if path.suffix in (".conf", ".crt") else 0o640)
+        if data_dir.stat().st_uid != user.pw_uid:
+            for path in (*data_dir.iterdir(), data_dir):
+                os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+    except (KeyError, OSError) as error:
+        raise StateError(f"cannot give {directory} to user {owner!r}: {error}") from error
 
 
 def _base64(data: bytes) -> str:

@@ -106,11 +106,12 @@ class BrokerSettings(_Section):
     client_cert_file: str | None = None
     client_key_file: str | None = None
     insecure: bool = False  # allow mqtt:// to a host that is not loopback
+    client_certificates: bool = False  # generated mosquitto.conf: certificates in place of passwords
     keepalive_s: int = Field(60, ge=5, le=3_600)
     session_expiry_s: int = Field(7 * 86_400, ge=0, le=2**32 - 1)
     connect_timeout_s: float = Field(10.0, gt=0, le=300)
     reconnect_min_s: float = Field(0.5, gt=0, le=3_600)
-    reconnect_max_s: float = Field(60.0, gt=0, le=3_600)
+    reconnect_max_s: float = Field(8.0, gt=0, le=3_600)  # all are back within 10 s of the network
     receive_maximum: int = Field(500, ge=1, le=65_535)
     max_queued_mb: int = Field(1_024, ge=1)  # generated mosquitto.conf: bytes a slow client may be owed
 

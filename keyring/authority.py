@@ -31,6 +31,7 @@ from gridhe.broker.url import BrokerUrl
 from gridhe.config.settings import BrokerSettings, Settings
 from gridhe.errors import ConfigError, PlanError, StateError, VaultError
 from gridhe.files import make_private_dir, write_private
+from gridhe.keyring.broker_user import broker_owner
 from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.keyring.credential import AggregatorCredential, DeviceCredential, FleetCredential
 from gridhe.keyring.enrolment import EnrolledMeter, Enrolment, derive_password
@@ -308,9 +309,14 @@ class AuthorityHome:
         """mosquitto.conf, acl and passwords of everybody enrolled, in broker/; the path of the first.
 
         The broker listens where broker.url points: on loopback only if that is loopback, with TLS if that is
-        mqtts; its certificate is then expected in broker/tls/ (server.crt, server.key).
+        mqtts; its certificate is then expected in broker/tls/ (server.crt, server.key; ca.crt to ask clients
+        for theirs): `gridhe-keyring ca` makes them (gridhe.keyring.ca). Raises ConfigError, StateError.
         """
         url = BrokerUrl.parse(settings.url)
+        if settings.client_certificates and not url.tls:
+            raise ConfigError(
+                f"broker.client_certificates needs TLS, and broker.url is {url}; use mqtts://{url.host}:8883"
+            )
         meters, aggregators = self.enrolment.meters(), self.enrolment.aggregators()
         passwords = {meter.name: self._password(meter.name, meter.generation) for meter in meters}
         for each in aggregators:
@@ -334,10 +340,28 @@ class AuthorityHome:
             largest_payload=largest,
             port=url.port,
             bind="127.0.0.1" if url.loopback else "0.0.0.0",  # noqa: S104 - TLS, or broker.insecure was set
-            tls=ServerTls(cert_file=tls / "server.crt", key_file=tls / "server.key") if url.tls else None,
-            # A broker started by root would become `mosquitto`, who cannot enter this private folder.
-            owner="root" if os.geteuid() == 0 else None,
+            tls=ServerTls(
+                cert_file=tls / "server.crt",
+                key_file=tls / "server.key",
+                ca_file=tls / "ca.crt" if settings.client_certificates else None,
+            )
+            if url.tls
+            else None,
+            owner=broker_owner(self.paths.home),
         )
+
+    def broker_users(self) -> list[str]:
+        """Everybody who may speak to the broker, by broker user."""
+        meters = self.enrolment.meters()
+        fleet = [FLEET_USER] if any(meter.fleet for meter in meters) else []
+        aggregators = [aggregator_user(each.name) for each in self.enrolment.aggregators()]
+        return [AUTHORITY_USER, *aggregators, *fleet, *(meter.name for meter in meters)]
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the home for a change of several files. Raises StateError when another process has it."""
+        with _locked(self.paths.home):
+            yield
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import click
 
 from gridhe.commands import CommonOptions, common_options, run_command, version_option
 from gridhe.errors import ConfigError, StateError
+from gridhe.keyring.cli_ca import ca
 from gridhe.keyring.cli_enrol import enrol
 from gridhe.keyring.cli_release import release
 from gridhe.keyring.cli_shared import broker_option, home_option, open_home, passphrase_option
@@ -200,6 +201,7 @@ def inspect(home: Path, as_json: bool) -> None:
     click.echo(json.dumps(found) if as_json else "\n".join(lines_of(found)))
 
 
+cli.add_command(ca)
 cli.add_command(enrol)
 cli.add_command(release)
 

@@ -111,14 +111,17 @@ class Secrets:
 
 
 def check_private_dir(path: Path) -> None:
-    """Raise VaultError unless `path` is a folder that only its owner can enter."""
+    """Raise VaultError unless `path` is a folder that only its owner can look into.
+
+    Its group may pass through: on one machine the broker reaches its own files in the home that way.
+    """
     try:
         mode = path.stat().st_mode
     except OSError as error:
         raise VaultError(f"cannot read the folder {path}: {error.strerror or error}") from None
     if not path.is_dir():
         raise VaultError(f"{path} is not a folder")
-    if mode & 0o077:
+    if mode & 0o067:
         raise VaultError(f"{path} can be entered by others (mode {mode & 0o7777:04o}); run: chmod 700 {path}")
 
 

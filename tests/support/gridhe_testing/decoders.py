@@ -130,9 +130,7 @@ def receipt() -> Decoder:
     return Decoder(
         feeders=(either, lambda body: either(pack([body, tag(KEY, body)])), Status.decode),
         errors=(EnvelopeError,),
-        seeds=_seeds(
-            (batches, totals), (msgpack.unpackb(batches)[0], msgpack.unpackb(totals)[0]), status
-        ),
+        seeds=_seeds((batches, totals), (msgpack.unpackb(batches)[0], msgpack.unpackb(totals)[0]), status),
     )
 
 

@@ -1,0 +1,85 @@
+"""`gridhe-keyring ca`."""
+
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from gridhe.commands import CommonOptions, common_options
+from gridhe.errors import ConfigError
+from gridhe.keyring.cli_shared import home_option, open_home, passphrase_option
+
+__all__ = ["ca"]
+
+
+@click.command()
+@common_options
+@home_option
+@passphrase_option
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A host name or address of the broker; repeatable. Default: that of broker.url.",
+)
+@click.option("--clients", is_flag=True, help="Also a certificate for everybody enrolled.")
+@click.option(
+    "--client", "users", multiple=True, metavar="USER", help="Only for this broker user; repeatable."
+)
+def ca(
+    common: CommonOptions,
+    home: Path,
+    passphrase_file: Path | None,
+    hosts: tuple[str, ...],
+    clients: bool,
+    users: tuple[str, ...],
+) -> None:
+    """Make a private CA (once) and certificates: the broker's, and clients' where it asks for them.
+
+    Certificates last two years; run it again before. A client's certificate bears its broker user's name: a
+    meter's own, aggregator-ID, authority or fleet. With broker.client_certificates it is its only way in.
+
+    \b
+    Examples:
+      gridhe-keyring ca --home authority --host broker.example --host 10.0.0.5
+      gridhe-keyring ca --home authority --clients --set broker.url=mqtts://broker.example:8883
+      gridhe-keyring ca --home authority --client anna
+    """
+    from gridhe.broker.url import BrokerUrl
+    from gridhe.keyring.ca import CertificateAuthority
+    from gridhe.keyring.signing import authority_id
+
+    settings = common.load()
+    if users and (clients or hosts):
+        raise ConfigError(
+            "--client makes the named clients' certificates alone; leave --host and --clients out"
+        )
+    with ExitStack() as stack:
+        authority = open_home(stack, home, passphrase_file)
+        stack.enter_context(authority.changing())
+        enrolled = authority.broker_users()
+        strangers = sorted(set(users) - set(enrolled))
+        if strangers:
+            raise ConfigError(f"{strangers[0]!r} is no broker user; enrol it first")
+        issuer = CertificateAuthority(
+            home,
+            authority.vault.secrets.broker_secret,
+            authority=authority_id(authority.verify_key),
+            now=lambda: datetime.now(UTC),
+        )
+        click.echo(f"CA (broker.ca_file of every client): {issuer.cert_file}")
+        if not users:
+            names = hosts or (BrokerUrl.parse(settings.broker.url).host,)
+            server = issuer.issue_server(names, authority.paths.broker / "tls")
+            click.echo(f"broker {', '.join(names)}: {server.cert_file}, until {server.until:%Y-%m-%d}")
+        wanted = enrolled if clients else list(users)
+        issued = issuer.issue_clients(wanted, authority.paths.credentials)
+        for each in issued[:3]:
+            click.echo(
+                f"client {each.name}: {each.cert_file}, {each.key_file.name}, until {each.until:%Y-%m-%d}"
+            )
+        if len(issued) > 3:
+            click.echo(f"and {len(issued) - 3} more in {authority.paths.credentials}")
+        authority.write_broker_files(settings.broker)

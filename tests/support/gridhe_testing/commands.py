@@ -1,0 +1,71 @@
+"""A user's shell for tests: gridhe's commands as processes, Mosquitto as its operator starts it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Shell:
+    """Runs commands in one folder with one environment; `said` keeps all that they ever printed."""
+
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}
+        self.said = ""
+
+    def run(
+        self, *command: str, code: int = 0, timeout_s: float = 120, variables: Mapping[str, str] = {}
+    ) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env={**self.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )
+        said = done.stdout + done.stderr
+        self.said += said
+        assert done.returncode == code, f"{' '.join(command)} ended with {done.returncode}:\n{said[-3000:]}"
+        return said
+
+    @contextmanager
+    def running(
+        self, *command: str, log: str, variables: Mapping[str, str] = {}
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A process beside the others; SIGTERM at the end, its output in the file `log`."""
+        with (self.folder / log).open("ab") as out:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={**self.environment, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            self.said += (self.folder / log).read_text(errors="replace")
