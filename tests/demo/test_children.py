@@ -144,4 +144,3 @@ def test_progress_on_a_terminal_is_bars_that_start_with_the_first_update() -> No
     assert "begin" in text.getvalue()
     assert "10/10" in text.getvalue()
     assert "2/2" in text.getvalue()
-    assert threading.active_count() == before
