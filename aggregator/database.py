@@ -1,8 +1,9 @@
 """The aggregator's durable state: one SQLite database in a directory, held by one process.
 
 Writes happen only inside `transaction()`, which is durable when it returns (WAL,
-synchronous=FULL). Rows that decide what is counted carry a checksum, so a flipped byte on disk is
-a StateError and never a wrong total.
+synchronous=FULL). Rows that decide what is counted carry a checksum, the file is read through at the start
+and its transactions are counted a second time (gridhe.commits), so a flipped byte on disk is a StateError
+and never a wrong total.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gridhe.commits import CommitCount
 from gridhe.errors import PlanError, StateError
 from gridhe.files import make_private_dir
 from gridhe.keyring.plan import Plan
@@ -20,6 +22,8 @@ from gridhe.keyring.plan import Plan
 __all__ = ["Database"]
 
 _SCHEMA_VERSION = 1
+_CHECK_MAX_BYTES = 256 << 20  # a larger file is not read through at every start: about a second
+_COMMITS = "commits"
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE plans (plan TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -55,19 +59,30 @@ class Database:
         make_private_dir(directory)
         self._lock = self._take_lock()
         path = directory / "aggregator.db"
+        self._count: CommitCount | None = None
+        self._commits = 0
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise self._fault(error) from error
+        try:
             path.chmod(0o600)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             # Totals are large and rewritten often: a longer log is checkpointed less often.
             self._db.execute("PRAGMA wal_autocheckpoint = 8192")
+            if path.stat().st_size <= _CHECK_MAX_BYTES:
+                found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+                if found != "ok":
+                    raise sqlite3.DatabaseError(found)
+            self._count = CommitCount(directory / _COMMITS)
             self._open_schema({"authority": authority.encode(), "aggregator": aggregator.encode()})
         except (sqlite3.Error, OSError) as error:
-            os.close(self._lock)
+            self.close()
             raise self._fault(error) from error
         except StateError:
-            os.close(self._lock)
+            self.close()
             raise
 
     def _take_lock(self) -> int:
@@ -86,6 +101,10 @@ class Database:
 
     def _open_schema(self, owner: dict[str, bytes]) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        kept = self.meta(_COMMITS) if version else None
+        self._commits = int(kept) if kept is not None and kept.isdigit() else 0
+        if self._count is not None and version in (0, _SCHEMA_VERSION):
+            self._count.check(self._commits)
         if version == 0:
             with self.transaction():
                 for statement in _SCHEMA.split(";"):
@@ -114,7 +133,11 @@ class Database:
     def close(self) -> None:
         """Give the directory back."""
         self._db.close()
-        os.close(self._lock)
+        if self._count is not None:
+            self._count.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -123,6 +146,8 @@ class Database:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                count = self._commits + 1
+                self.set_meta(_COMMITS, str(count).encode())
                 self._db.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
@@ -130,6 +155,9 @@ class Database:
                 raise
         except sqlite3.Error as error:
             raise self._fault(error) from error
+        self._commits = count
+        if self._count is not None:
+            self._count.keep(count)
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of a query."""

@@ -116,6 +116,10 @@ class Service:
     # what comes in
 
     def _on_connect(self, session_present: bool) -> None:
+        if not session_present:
+            # A broker that lost our session also dropped what meters sent since: at a new incarnation they
+            # send again at once, and not only after their back-off.
+            self._incarnation = secrets.token_hex(8)
         self._listen()
         self._redeliver()
 

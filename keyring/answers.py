@@ -124,7 +124,8 @@ class Answers:
                 self._db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (head.count, head.hash))
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk has rolled back already
+                    self._db.execute("ROLLBACK")
                 raise
 
     def get(self, total: TotalKey) -> bytes | None:

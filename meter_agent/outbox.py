@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gridhe.commits import CommitCount
 from gridhe.errors import StateError
 from gridhe.faults import point
 from gridhe.files import make_private_dir
@@ -39,7 +40,7 @@ __all__ = ["Committed", "Outbox", "OutboxFull", "SealedBatch", "Settled", "Waiti
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
-_FILE, _LOCK = "outbox.sqlite", "lock"
+_FILE, _LOCK, _COMMITS = "outbox.sqlite", "lock", "commits"
 _CHECK_MAX_BYTES = 128 << 20  # a larger file is not read through at every start
 _CACHE_KIB = 2_048
 _SCHEMA = """
@@ -114,7 +115,10 @@ class Outbox:
         self._drop_oldest = settings.outbox_when_full == "drop_oldest"
         self._lock = _lock(state_dir)
         self._db: sqlite3.Connection | None = None
+        self._count: CommitCount | None = None
+        self._commits = 0
         try:
+            self._count = CommitCount(state_dir / _COMMITS)
             self._db = self._open(authority)
             # Per meter: batches held here, and how many of them are refused ones.
             held = self._db.execute("SELECT meter, count(*) FROM batches GROUP BY meter")
@@ -149,7 +153,12 @@ class Outbox:
             found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+        fresh = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if self._count is not None:
+            kept = None if fresh else db.execute("SELECT value FROM meta WHERE name = 'commits'").fetchone()
+            self._commits = int(kept[0]) if kept is not None and str(kept[0]).isdecimal() else 0
+            self._count.check(self._commits)
+        if fresh:
             with self._transaction():
                 for statement in _SCHEMA.split(";"):
                     db.execute(statement)
@@ -181,12 +190,17 @@ class Outbox:
         db.execute("BEGIN IMMEDIATE")
         try:
             yield db
+            count = self._commits + 1
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('commits', ?)", (str(count),))
             point("meter.3.written")
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        self._commits = count
+        if self._count is not None:
+            self._count.keep(count)
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -355,6 +369,8 @@ class Outbox:
         if self._db is not None:
             self._db.close()
             self._db = None
+        if self._count is not None:
+            self._count.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
