@@ -1,0 +1,91 @@
+"""Stands in for the authority on the wire: publishes plans and roster, takes totals, receipts them, judges them.
+
+It decrypts with plain TenSEAL in this process, so that a run's verdict leans on nothing that is under test.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+
+from gridhe.bench.faults.oracle import Oracle, Place
+from gridhe.bench.faults.world import World
+from gridhe.broker import topics
+from gridhe.broker.reactor import Reactor
+from gridhe.broker.receipt import TotalReceipt
+from gridhe.broker.session import Message, Session
+from gridhe.broker.status import Status
+from gridhe.config.settings import BrokerSettings
+from gridhe.errors import EnvelopeError
+from gridhe.keyring.ingest import derive_key
+
+__all__ = ["Authority"]
+
+_RECEIPT_S = 0.1
+
+
+class Authority:
+    """On the cluster's reactor."""
+
+    def __init__(
+        self,
+        world: World,
+        oracle: Oracle,
+        reactor: Reactor,
+        settings: BrokerSettings,
+        *,
+        listens_to: tuple[str, ...] = (),
+        hear: Callable[[str, bytes], None] | None = None,
+        receipts: bool = True,
+    ) -> None:
+        """`listens_to` are more filters, whose messages go to `hear`."""
+        self._world, self._oracle, self._reactor, self._hear = world, oracle, reactor, hear
+        self.receipts = receipts
+        self.online_at: list[tuple[str, float]] = []  # the aggregator's incarnations, monotonic seconds
+        self.last_total_at = time.monotonic()
+        self.junk = 0
+        self._stored: list[Place] = []
+        self.session = Session(
+            settings=settings,
+            client_id="authority",
+            on_message=self._on_message,
+            on_connect=lambda present: self.publish(),
+            subscriptions=[f"{topics.PREFIX}/total/#", topics.status_aggregator("+"), *listens_to],
+        )
+        reactor.add(self.session)
+        reactor.every(_RECEIPT_S, self._receipt)
+
+    def publish(self) -> None:
+        """Plans and roster, retained; then our own status, which makes the aggregator deliver again."""
+        for topic, payload in self._world.bundles().items():
+            self.session.publish(Message(topic=topic, payload=payload, retain=True))
+        roster = Message(topic=topics.ROSTER_CURRENT, payload=self._world.roster(), retain=True)
+        self.session.publish(roster)
+        status = Status(online=True, version="0", incarnation=secrets.token_hex(8))
+        self.session.publish(
+            Message(topic=topics.STATUS_AUTHORITY, payload=status.encode(), retain=True)
+        )
+
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        kind = topic.removeprefix(f"{topics.PREFIX}/").split("/")[0]
+        if kind == "total":
+            self.last_total_at = time.monotonic()
+            try:
+                self._stored.append(self._oracle.take(payload))
+            except EnvelopeError:
+                self.junk += 1
+        elif kind == "status" and "/aggregator/" in topic:
+            status = Status.decode(payload)
+            known = {incarnation for incarnation, _ in self.online_at}
+            if status.online and status.incarnation not in known:
+                self.online_at.append((status.incarnation, time.monotonic()))
+        elif self._hear is not None:
+            self._hear(topic, payload)
+
+    def _receipt(self) -> None:
+        if not self.receipts or not self._stored:
+            return
+        stored, self._stored = tuple(self._stored), []
+        name = self._world.aggregator
+        receipt = TotalReceipt(aggregator=name, stored=stored)
+        key = derive_key(self._world.secret, f"aggregator/{name}")
+        self.session.publish(Message(topic=topics.receipt(name), payload=receipt.encode(key)))

@@ -1,0 +1,37 @@
+"""The broker dies, with its memory."""
+
+from gridhe.bench.faults.cases.kills import SLOW
+from gridhe.bench.faults.options import Options
+from gridhe.bench.faults.outcome import Outcome
+
+__all__ = ["broker_kills"]
+
+_DRAINED_S = 30.0
+
+
+def broker_kills(options: Options) -> Outcome:
+    """SIGKILL `kills` times (20) and SIGTERM 5 times; nothing persistent, as Mosquitto's default is."""
+    return _kills(options, "broker-kills", persistence=False)
+
+
+def persistent_broker_kills(options: Options) -> Outcome:
+    """The same with a broker that saves its memory now and then, and comes back with an old one."""
+    return _kills(options, "persistent-broker-kills", persistence=True)
+
+
+def _kills(options: Options, case: str, *, persistence: bool) -> Outcome:
+    kinds = [False] * options.count(20) + [True] * options.count(5)
+    with options.cluster(case, batches=4_000, meters=40, persistence=persistence, **SLOW) as cluster:
+        cluster.start()
+        cluster.rng.shuffle(kinds)
+        for moment, gently in zip(cluster.moments(len(kinds)), kinds, strict=True):
+            cluster.after(moment)
+            cluster.idle(cluster.rng.uniform(0, 0.5))
+            cluster.kill_broker(gently=gently, away_s=cluster.rng.choice([0.0, 0.0, 0.5, 2.0]))
+            name = "SIGTERM" if gently else "SIGKILL"
+            cluster.say(f"{cluster.settled()} settled: {name}, drained after {cluster.recoveries[-1]:.2f} s")
+        cluster.figures["kills"] = len(kinds)
+        slowest = max(cluster.recoveries)
+        return options.require(
+            cluster.finish(), slowest <= _DRAINED_S, f"drained after {slowest:.1f} s, not {_DRAINED_S:.0f}"
+        )

@@ -1,0 +1,78 @@
+"""SIGKILL for every process of the pipeline."""
+
+from gridhe.bench.faults.options import Options
+from gridhe.bench.faults.outcome import Outcome
+from gridhe.config.settings import AggregatorSettings, MeterSettings
+
+__all__ = ["SLOW", "aggregator_kills", "commit_points", "everybody_killed"]
+
+# About 80 batches a second, so that the faults of a run fall into it and not behind its end.
+SLOW = {
+    "meter": MeterSettings(unreceipted_max=1),
+    "aggregator": AggregatorSettings(commit_interval_s=0.4, redeliver_s=3.0),
+}
+
+COMMIT_POINTS = (
+    "commit.1.before",
+    "commit.1.closed",
+    "commit.1.written",
+    "commit.1.after",
+    "commit.2.before",
+    "commit.2.each",
+    "commit.2.after",
+)
+
+
+def everybody_killed(options: Options) -> Outcome:
+    """Aggregator, fleet and broker, each `kills` times (5) at random moments of one run."""
+    kills = options.count(5)
+    with options.cluster("everybody", batches=2_000, meters=40, **SLOW) as cluster:
+        cluster.start()
+        kinds = ["aggregator", "fleet", "broker"] * kills
+        cluster.rng.shuffle(kinds)
+        for moment, kind in zip(cluster.moments(len(kinds)), kinds, strict=True):
+            cluster.after(moment)
+            cluster.idle(cluster.rng.uniform(0, 0.4))
+            cluster.say(f"{cluster.settled()} settled: kill -9 {kind}")
+            if kind == "aggregator":
+                cluster.kill_aggregator()
+            elif kind == "fleet":
+                cluster.kill_fleet()
+            else:
+                cluster.kill_broker()
+        cluster.figures["kills"] = len(kinds)
+        return cluster.finish()
+
+
+def aggregator_kills(options: Options) -> Outcome:
+    """The aggregator `kills` times (50) at random points of 10,000 batches."""
+    kills = options.count(50)
+    with options.cluster("aggregator-kills", batches=10_000, meters=40) as cluster:
+        cluster.start()
+        for moment in cluster.moments(kills):
+            cluster.after(moment)
+            cluster.idle(cluster.rng.uniform(0, 0.4))
+            cluster.kill_aggregator()
+            cluster.say(f"{cluster.settled()} settled: killed, back after {cluster.recoveries[-1]:.2f} s")
+        cluster.figures["kills"] = kills
+        return cluster.finish()
+
+
+def commit_points(options: Options) -> Outcome:
+    """The aggregator killed by itself before, inside and after each numbered step of the commit."""
+    points = [point for point in COMMIT_POINTS for _ in range(options.count(2))]
+    with options.cluster("commit-points", batches=2_000, meters=40) as cluster:
+        cluster.start()
+        cluster.rng.shuffle(points)
+        hit = 0
+        for moment, point in zip(cluster.moments(len(points)), points, strict=True):
+            cluster.after(moment)
+            passage = cluster.rng.randrange(2, 5) * (10 if point.endswith("each") else 1)
+            cluster.kill_aggregator(fault_point=f"{point}:{passage}")
+            died = cluster.reaches(lambda: not cluster.aggregator.running, 20.0)
+            hit += died
+            cluster.say(f"{cluster.settled()} settled: {point}:{passage} {'died' if died else 'not reached'}")
+            cluster.kill_aggregator()
+        cluster.figures["points_hit"] = f"{hit}/{len(points)}"
+        outcome = cluster.finish()
+        return options.require(outcome, hit == len(points), f"{hit} of {len(points)} points were reached")

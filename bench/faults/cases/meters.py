@@ -1,0 +1,92 @@
+"""Meters die, between any two steps of a batch's life."""
+
+import hashlib
+
+from gridhe.bench.faults.options import Options
+from gridhe.bench.faults.outcome import Outcome
+from gridhe.broker.envelope import open_envelope
+from gridhe.broker.topics import PREFIX
+from gridhe.config.settings import AggregatorSettings, MeterSettings
+
+__all__ = ["METER_POINTS", "meter_kills"]
+
+METER_POINTS = (
+    "meter.1.before",
+    "meter.1.read",
+    "meter.2.before",
+    "meter.2.sealed",
+    "meter.3.before",
+    "meter.3.written",
+    "meter.3.after",
+    "meter.4.before",
+    "meter.4.after",
+    "meter.receipt.before",
+)
+_FLEET_ONLY = {"meter.1.read"}  # only a device keeps a journal
+
+
+class _Bytes:
+    """Every envelope that was seen on the wire: one (plan, meter, window) has one form for ever."""
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[str, str, int], bytes] = {}
+        self.differing: list[tuple[str, str, int]] = []
+        self.repeats = 0
+
+    def hear(self, topic: str, payload: bytes) -> None:
+        header = open_envelope(payload, 1 << 24).header
+        name = (header.plan, header.meter, header.window)
+        digest = hashlib.sha256(payload).digest()
+        if name in self.seen:
+            self.repeats += 1
+        if self.seen.setdefault(name, digest) != digest:
+            self.differing.append(name)
+
+
+def meter_kills(options: Options) -> Outcome:
+    """A fleet and a lone device with a journal, 50 times in all, half at random and half at each step."""
+    wire = _Bytes()
+    kills = options.count(50)
+    points = [METER_POINTS[i % len(METER_POINTS)] for i in range(kills // 2)]
+    with options.cluster(
+        "meter-kills",
+        batches=4_000,
+        meters=20,
+        fleets=2,
+        device=True,
+        listens_to=(f"{PREFIX}/batch/#",),
+        hear=wire.hear,
+        meter=MeterSettings(unreceipted_max=1),
+        aggregator=AggregatorSettings(commit_interval_s=0.15, redeliver_s=3.0),
+    ) as cluster:
+        cluster.start()
+        plan: list[str | None] = [*points, *[None] * (kills - len(points))]
+        cluster.rng.shuffle(plan)
+        hit = aimed = 0
+        for moment, point in zip(cluster.moments(len(plan)), plan, strict=True):
+            cluster.after(moment)
+            device = cluster.rng.random() < 0.5 or point in _FLEET_ONLY
+            number = 1 if device and cluster.fleets[1].running else 0
+            if point is None:
+                cluster.idle(cluster.rng.uniform(0, 0.3))
+                cluster.kill_fleet(number)
+                continue
+            aimed += 1
+            passage = cluster.rng.randrange(1, 4)
+            fleet = cluster.fleets[number]
+            cluster.kill_fleet(number, fault_point=f"{point}:{passage}")
+            cluster.reaches(lambda fleet=fleet: not fleet.running, 8.0)  # type: ignore[misc]
+            died = fleet.exit_code == -9
+            hit += died
+            cluster.say(f"{cluster.settled()} settled: {fleet.name} {point}:{passage} {'died' if died else '-'}")
+            if not fleet.running and fleet.exit_code:
+                fleet.start()
+        cluster.figures |= {
+            "kills": len(plan) - aimed + hit,
+            "points_hit": f"{hit}/{aimed}",
+            "repeats_on_wire": wire.repeats,
+            "differing_bytes": len(wire.differing),
+        }
+        outcome = cluster.finish()
+        outcome = options.require(outcome, not wire.differing, f"other bytes: {wire.differing[:3]}")
+        return options.require(outcome, wire.repeats > 0, "nothing was ever sent again: it proves nothing")

@@ -1,0 +1,123 @@
+"""The judge: takes every published total, decrypts it, and says which batches it holds.
+
+For each total the marks name a set of meters, each counted once. It must be as large as the header says, have
+the header's digest, and `present` must be its size in every interval. Parts of a (group, window) must not
+overlap; the same (group, window, part) must always come with the same bytes.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from gridhe.bench.faults.world import World
+from gridhe.broker.total import Total, open_total
+
+__all__ = ["Oracle"]
+
+_DIGEST = 1 << 256
+Place = tuple[str, str, int, int]  # plan, group, window, part
+
+
+class Oracle:
+    """What the totals hold so far."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.totals: dict[Place, frozenset[str]] = {}
+        self.content: dict[Place, bytes] = {}  # SHA-256 of each total's bytes
+        self.faults: list[str] = []  # whatever no run may show
+        self.repeats = 0
+        self.counted: dict[tuple[str, int], Counter[str]] = {}  # (group, window): meter -> times
+
+    def take(self, payload: bytes) -> Place:
+        """Judge a total's bytes. Raises EnvelopeError for what the aggregator did not sign."""
+        total = open_total(payload, len(payload))
+        total.check_signature(self.world.aggregator_key.verify_key)
+        head = total.header
+        place = (head.plan, head.group, head.window, head.part)
+        digest = hashlib.sha256(payload).digest()
+        known = self.content.setdefault(place, digest)
+        if known != digest:
+            self.faults.append(f"{place}: published twice, with other content")
+        elif place in self.totals:
+            self.repeats += 1
+        else:
+            members = self._members(total)
+            self.totals[place] = members
+            self.counted.setdefault((head.group, head.window), Counter()).update(members)
+        return place
+
+    def _members(self, total: Total) -> frozenset[str]:
+        """Which meters a total holds; doubled ones are a fault at once."""
+        head, world = total.header, self.world
+        key = world.keys[head.plan]
+        where = f"{head.group}, window {head.window}, part {head.part}"
+        slots = key.decrypted(total.ciphertext)
+        layout = key.plan.layout
+        name = key.plan.quantities[0].name
+        readings, present = slots[layout.block(name, "reading")], slots[layout.block(name, "present")]
+        marks = np.array([world.mark(i, head.window) for i in range(len(world.meters))])
+        counts, rest = np.divmod(readings, marks)
+        if rest.any() or (counts < 0).any():
+            self.faults.append(f"{where}: slots {np.flatnonzero(rest)[:5].tolist()} are no sum of batches")
+        found: Counter[str] = Counter()
+        for number in np.flatnonzero(counts):
+            found[world.meters[number]] = int(counts[number])
+        doubled = [meter for meter, times in found.items() if times > 1]
+        if doubled:
+            self.faults.append(f"{where}: counted twice: {doubled[:5]}")
+        if (present != found.total()).any() or head.meters != found.total():
+            self.faults.append(f"{where}: header {head.meters}, present {present[:3]}, marks {found.total()}")
+        digest = sum(int.from_bytes(hashlib.sha256(m.encode()).digest(), "big") for m in found) % _DIGEST
+        if digest.to_bytes(32, "big") != head.members:
+            self.faults.append(f"{where}: the members' digest is of others")
+        strangers = [m for m in found if m not in world.members(head.group)]
+        if strangers:
+            self.faults.append(f"{where}: holds {strangers[:3]} of other groups")
+        plan_start = key.plan.first_window
+        if head.window < plan_start:
+            self.faults.append(f"{where}: before its plan starts ({plan_start})")
+        return frozenset(found)
+
+    # -- the sums --------------------------------------------------------------------------------
+
+    def held(self, group: str = "grid") -> int:
+        """Batches in a group's published totals, each once."""
+        return sum(len(times) for (name, _), times in self.counted.items() if name == group)
+
+    def missing(self, group: str, windows: Iterable[int]) -> list[tuple[str, int]]:
+        """(meter, window) that no published total of the group holds."""
+        members = self.world.members(group)
+        return [
+            (meter, window)
+            for window in windows
+            for meter in members
+            if not self.counted.get((group, window), Counter())[meter]
+        ]
+
+    def doubled(self, group: str) -> list[tuple[str, int]]:
+        """(meter, window) in more than one part of the group."""
+        return [
+            (meter, window)
+            for (name, window), times in self.counted.items()
+            if name == group
+            for meter, count in times.items()
+            if count > 1
+        ]
+
+    @property
+    def groups(self) -> list[str]:
+        """Leaves, regions and `grid`."""
+        leaves = set(self.world.group.values())
+        return [*sorted(leaves), *sorted({leaf.split("/")[0] for leaf in leaves}), "grid"]
+
+    def lost(self) -> list[tuple[str, str, int]]:
+        """(group, meter, window) missing at any level, over all windows."""
+        windows = self.world.all_windows
+        return [(g, m, w) for g in self.groups for m, w in self.missing(g, windows)]
+
+    def duplicated(self) -> list[tuple[str, str, int]]:
+        """(group, meter, window) counted more than once at any level."""
+        return [(g, m, w) for g in self.groups for m, w in self.doubled(g)]

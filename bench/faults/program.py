@@ -1,0 +1,107 @@
+"""A process of ours that is killed and started again."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gridhe.demo.children import clean_environment
+from gridhe.errors import GridHEError
+from gridhe.faults import VARIABLE
+
+__all__ = ["Program", "ProgramFailed"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+class ProgramFailed(GridHEError):
+    """A process ended by itself, and not well."""
+
+
+class Program:
+    """`python -m module arguments`, any number of times one after the other; its log goes on in one file."""
+
+    def __init__(
+        self, name: str, module: str, arguments: Sequence[str], folder: Path, *, mutation: str | None = None
+    ) -> None:
+        """`mutation` starts it through gridhe.bench.faults.mutants, with one safeguard taken out."""
+        self.name, self.folder = name, folder
+        self.log, self.output = folder / f"{name}.log", folder / f"{name}.out"
+        start = ["-m", module, *arguments]
+        if mutation is not None:
+            start = ["-m", "gridhe.bench.faults.mutants", mutation, module, *arguments]
+        self._command = [sys.executable, "-P", *start]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.starts = 0
+
+    def start(self, *, fault_point: str | None = None, env: Mapping[str, str] | None = None) -> None:
+        """Start it, to be killed at `fault_point` if one is given."""
+        armed = {VARIABLE: fault_point} if fault_point is not None else {}
+        prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec nothing may be loaded
+        with self.log.open("ab") as log, self.output.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own modules, arguments made here
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=log,
+                cwd=self.folder,
+                env=clean_environment(PYTHONUNBUFFERED="1", **armed, **(env or {})),
+                process_group=0,
+                preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0),
+            )
+        self.starts += 1
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before the first start."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs (or was never started)."""
+        return self._process.poll() if self._process is not None else None
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it runs."""
+        if self.running and self._process is not None:
+            os.kill(self._process.pid, number)
+
+    def stop(self, timeout_s: float = 20.0) -> int:
+        """SIGTERM, its exit code. Raises ProgramFailed when it does not end."""
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        if self._process is None:
+            return 0
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise ProgramFailed(f"{self.name} did not stop within {timeout_s:.0f} s{self.tail()}") from None
+
+    def check(self) -> None:
+        """Raise ProgramFailed if it ended by itself with an error."""
+        code = self.exit_code
+        if code is not None and code not in (0, -signal.SIGKILL):
+            raise ProgramFailed(f"{self.name} ended with {code}{self.tail()}")
+
+    def tail(self, lines: int = 12) -> str:
+        """The end of its log."""
+        try:
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        return "".join(f"\n  {self.name}: {line}" for line in text.splitlines()[-lines:])

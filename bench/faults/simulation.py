@@ -1,0 +1,141 @@
+"""The aggregator's engine in this process, with a network and a disk that misbehave by a seed: fast, repeatable.
+
+Meters are their outboxes only: an envelope stays until a receipt for it has come.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgpack
+
+from gridhe.aggregator.database import Database
+from gridhe.aggregator.engine import Engine, Outgoing
+from gridhe.bench.faults.oracle import Oracle
+from gridhe.bench.faults.world import World
+from gridhe.broker import topics
+from gridhe.broker.receipt import Receipt, TotalReceipt
+from gridhe.broker.total import open_total
+from gridhe.config.settings import AggregatorSettings
+from gridhe.keyring.ingest import derive_key
+from gridhe.meter_agent.sealing import Encryptor, Sealer
+
+__all__ = ["Envelopes", "Simulation"]
+
+Batch = tuple[str, int]  # meter, window
+
+
+class Envelopes:
+    """Every batch of a world, sealed once."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.sealed: dict[Batch, bytes] = {}
+        encryptors = {plan: Encryptor(key.bundle) for plan, key in world.keys.items()}
+        starts = sorted((key.plan.first_window, plan) for plan, key in world.keys.items())
+        for window in world.all_windows:
+            plan = max(start for start in starts if start[0] <= window)[1]
+            name = world.keys[plan].plan.quantities[0].name
+            for meter in world.meters:
+                sealer = Sealer(encryptors[plan], world.device(meter))
+                self.sealed[meter, window] = sealer.seal(window, {name: world.readings(meter, window)})
+
+
+class Simulation:
+    """One engine on one state directory."""
+
+    def __init__(
+        self, envelopes: Envelopes, folder: Path, *, seed: int, settings: AggregatorSettings | None = None
+    ) -> None:
+        self.world, self.envelopes, self.folder = envelopes.world, envelopes, folder
+        self.rng = random.Random(seed)  # noqa: S311 - a schedule, no secret
+        self.settings = settings or AggregatorSettings()
+        self.oracle = Oracle(self.world)
+        self.outbox: dict[Batch, bytes] = dict(envelopes.sealed)
+        self.refused: dict[str, int] = {}
+        self.now = float((self.world.first_window + self.world.windows) * self.world.window_s + 1)
+        self.receipted: set[Batch] = set()
+        self.drop_receipt: Callable[[Batch], bool] = lambda batch: False
+        self._database: Database | None = None
+        self.engine: Engine
+
+    def start(self) -> None:
+        """A new engine on the directory, told what the authority's retained messages say."""
+        self.crash()
+        world = self.world
+        credential = world.credential
+        self._database = Database(
+            self.folder, authority=credential.authority, aggregator=credential.aggregator
+        )
+        self.engine = Engine(database=self._database, credential=credential, settings=self.settings)
+        for topic, payload in world.bundles().items():
+            if topic != topics.PLAN_CURRENT:
+                self.engine.take_bundle(payload)
+        self.engine.take_roster(world.roster(), self.now)
+        self.give(self.engine.deliver(self.engine.undelivered(10_000)))
+
+    def crash(self) -> None:
+        """The process is gone; what was not committed with it."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def send(self, batches: Iterable[Batch]) -> None:
+        """These arrive, in this order."""
+        for meter, window in batches:
+            topic = topics.batch(self.world.group[meter], meter)
+            self.engine.receive(topic, self.envelopes.sealed[meter, window], self.now)
+
+    def commit(self) -> None:
+        """Commit, and hand out what comes of it."""
+        self.give(self.engine.commit(self.now))
+
+    def give(self, outgoing: Iterable[Outgoing]) -> None:
+        """Receipts to their meters, totals to the judge, and the judge's receipts back."""
+        stored = []
+        for one in outgoing:
+            kind = one.topic.removeprefix(f"{topics.PREFIX}/").split("/")[0]
+            if kind == "total":
+                stored.append(self.oracle.take(one.payload))
+                continue
+            meter = one.topic.rpartition("/")[2]
+            receipt = Receipt.decode(one.payload, derive_key(self.world.secret, meter))
+            for window in receipt.committed:
+                if not self.drop_receipt((meter, window)):
+                    self.receipted.add((meter, window))
+                    self.outbox.pop((meter, window), None)
+            for _, reason in receipt.refused:
+                self.refused[reason] = self.refused.get(reason, 0) + 1
+        if stored:
+            answer = TotalReceipt(aggregator=self.world.aggregator, stored=tuple(stored))
+            key = derive_key(self.world.secret, f"aggregator/{self.world.aggregator}")
+            self.engine.take_total_receipt(answer.encode(key))
+
+    def drain(self, rounds: int = 50) -> None:
+        """Meters send what has no receipt, until all has one."""
+        for _ in range(rounds):
+            if not self.outbox:
+                break
+            self.send(list(self.outbox))
+            self.commit()
+        self.commit()
+
+    def digest(self) -> str:
+        """Of everything that is counted: sets of meters, and totals without the moment of their first batch."""
+        database = self._database
+        if database is None:
+            raise RuntimeError("the simulation is not running")
+        state = hashlib.sha256()
+        for row in database.query("SELECT plan, window, grp, members FROM reported ORDER BY 1, 2, 3"):
+            state.update(msgpack.packb(row))
+        columns = "plan, window, grp, part, closed, meters, digest, pieces, ciphertext"
+        for *row, pieces, ciphertext in database.query(f"SELECT {columns} FROM totals ORDER BY 1, 2, 3, 4"):  # noqa: S608
+            state.update(msgpack.packb([*row, sorted(msgpack.unpackb(pieces)), ciphertext]))
+        return state.hexdigest()
+
+    @staticmethod
+    def place_of(payload: bytes) -> tuple[str, str, int, int]:
+        """Which total these bytes are."""
+        head = open_total(payload, len(payload)).header
+        return head.plan, head.group, head.window, head.part
