@@ -73,8 +73,9 @@ def quantities_of(plan: PlanSettings) -> tuple[Quantity, ...]:
     )
 
 
-def _coarsest(quantity: Quantity) -> Quantity:
-    return replace(quantity, square_shift=_SHIFT_MAX if quantity.squares else 0)
+def _largest_slot_of(quantity: Quantity, square_shift: int) -> int:
+    """`Quantity.largest_slot`, had it this square shift."""
+    return max(quantity.largest, (quantity.largest >> square_shift) ** 2 if quantity.squares else 0)
 
 
 def _shifted(quantities: Iterable[Quantity], bound: int) -> tuple[Quantity, ...] | None:
@@ -82,11 +83,10 @@ def _shifted(quantities: Iterable[Quantity], bound: int) -> tuple[Quantity, ...]
     kept = []
     for quantity in quantities:
         shifts = range(_SHIFT_MAX + 1 if quantity.squares else 1)
-        candidates = (replace(quantity, square_shift=shift) for shift in shifts)
-        finest = next((one for one in candidates if one.largest_slot <= bound), None)
-        if finest is None:
+        least = next((shift for shift in shifts if _largest_slot_of(quantity, shift) <= bound), None)
+        if least is None:
             return None
-        kept.append(finest)
+        kept.append(replace(quantity, square_shift=least) if least else quantity)
     return tuple(kept)
 
 
@@ -96,11 +96,14 @@ def _rings(ckks: CkksSettings) -> tuple[CkksParameters, ...]:
     return RINGS if ckks.preset == "auto" else (PRESETS[ckks.preset],)
 
 
-def _fit(parameters: CkksParameters, settings: Settings) -> Choice | str:
+def _slots_used(plan: PlanSettings, wanted: Iterable[Quantity]) -> int:
+    return sum(len(SlotLayout.kinds(q)) for q in wanted) * (plan.window_s // plan.interval_s)
+
+
+def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity, ...]) -> Choice | str:
     """A choice in this ring, or why there is none."""
     plan, ckks = settings.plan, settings.ckks
-    wanted = quantities_of(plan)
-    used = SlotLayout(wanted, plan.window_s // plan.interval_s).used
+    used = _slots_used(plan, wanted)
     if used > parameters.slots:
         return f"{parameters}: {used} slots needed, it has {parameters.slots}"
     bound = largest_slot(parameters, plan.largest_rollup, ckks)
@@ -108,7 +111,7 @@ def _fit(parameters: CkksParameters, settings: Settings) -> Choice | str:
     if quantities is None:
         return (
             f"{parameters}: {plan.largest_rollup} meters leave room for slots up to {bound}, "
-            f"the plan needs {max(_coarsest(q).largest_slot for q in wanted)}"
+            f"the plan needs {max(_largest_slot_of(q, _SHIFT_MAX) for q in wanted)}"
         )
     largest = max(q.largest_slot for q in quantities)
     least, greatest = scale_range(parameters, plan.largest_rollup, largest, ckks)
@@ -141,7 +144,11 @@ def choose(settings: Settings) -> Choice:
     if isinstance(found, Choice):
         return found
     change = nearest(settings)
-    way_out = f"Nearest plan that can: {change[0]}" if change else "No plan nearby can; use shorter windows"
+    way_out = (
+        f"Nearest plan that can: {change[0]}"
+        if change
+        else "No plan nearby can: use fewer quantities or shorter windows"
+    )
     raise PlanError(f"no exact plan. {'; '.join(found)}. {way_out}")
 
 
@@ -149,10 +156,11 @@ def _search(settings: Settings) -> Choice | list[str]:
     """The best choice, or why each ring was rejected."""
     rejected: list[str] = []
     found: list[Choice] = []
+    wanted = quantities_of(settings.plan)
     for parameters in _rings(settings.ckks):
         if found and parameters.wire_bytes > found[0].parameters.wire_bytes:
             break
-        fit = _fit(parameters, settings)
+        fit = _fit(parameters, settings, wanted)
         if isinstance(fit, Choice):
             found.append(fit)
         else:
@@ -176,15 +184,26 @@ def nearest(settings: Settings) -> tuple[str, Settings] | None:
 def _nearer(settings: Settings) -> Iterator[tuple[str, Settings]]:
     """Changes to try, the least first."""
     ckks = settings.ckks
-    if ckks.preset != "auto" or ckks.ring_degree is not None:
-        own = "" if ckks.ring_degree is None else ", without ring_degree and prime_bits"
-        free = CkksSettings(flooding_bits=ckks.flooding_bits, decryptions=ckks.decryptions)
-        yield f"ckks.preset auto{own}", settings.model_copy(update={"ckks": free})
-    blocks = SlotLayout(quantities_of(settings.plan), 1).used
-    slots = max(parameters.slots for parameters in _rings(ckks))
-    if blocks * settings.plan.window_s // settings.plan.interval_s <= slots:
+    if ckks.preset == "auto" and ckks.ring_degree is None:
+        yield from _smaller_plans(settings)
+        return
+    text = "ckks.preset auto" + ("" if ckks.ring_degree is None else ", without ring_degree and prime_bits")
+    free = CkksSettings(flooding_bits=ckks.flooding_bits, decryptions=ckks.decryptions)
+    any_ring = settings.model_copy(update={"ckks": free})
+    yield text, any_ring
+    yield from _smaller_plans(settings)
+    for more, changed in _smaller_plans(any_ring):
+        yield f"{text} and {more}", changed
+
+
+def _smaller_plans(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """What fits the slots and rings there are."""
+    wanted = quantities_of(settings.plan)
+    slots = max(parameters.slots for parameters in _rings(settings.ckks))
+    if _slots_used(settings.plan, wanted) <= slots:
         yield from _smaller(settings)
         return
+    blocks = sum(len(SlotLayout.kinds(q)) for q in wanted)
     for text, fitting in (*_longer_intervals(settings, slots // blocks), *_fewer_bins(settings, slots)):
         yield text, fitting
         for more, changed in _smaller(fitting):
@@ -196,15 +215,13 @@ def _with_plan(settings: Settings, **changes: object) -> Settings:
     return settings.model_copy(update={"plan": plan})
 
 
-def _greatest(most: int, make: Callable[[int], Settings]) -> int:
-    """The greatest number below `most` whose settings are exact; 0 if none are. Less is never harder."""
-    low, high = 0, most
+def _last(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+    """The last number in low <= n < high for which it holds, if it holds up to there; None if for none."""
+    if low >= high or not holds(low):
+        return None
     while high - low > 1:
         middle = (low + high) // 2
-        if isinstance(_search(make(middle)), Choice):
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if holds(middle) else (low, middle)
     return low
 
 
@@ -223,12 +240,15 @@ def _smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
         ]
         return _with_plan(settings, quantities=smaller)
 
-    meters = _greatest(plan.largest_rollup, fewer_meters)
-    if meters >= plan.minimum_meters:
+    def exact(changed: Settings) -> bool:
+        return isinstance(_search(changed), Choice)
+
+    meters = _last(plan.minimum_meters, plan.largest_rollup, lambda n: exact(fewer_meters(n)))
+    if meters is not None:
         group = "" if meters >= plan.largest_group else f" and plan.largest_group {meters}"
         yield f"plan.largest_rollup {meters}{group}", fewer_meters(meters)
-    largest = _greatest(max(q.largest for q in plan.quantities), smaller_readings)
-    if largest:
+    largest = _last(1, max(q.largest for q in plan.quantities), lambda n: exact(smaller_readings(n)))
+    if largest is not None:
         edges = any(q.largest > largest and q.bin_edges is not None for q in plan.quantities)
         text = f"quantities with largest {largest}" + (" and bins for bin_edges" if edges else "")
         yield text, smaller_readings(largest)
@@ -247,12 +267,19 @@ def _longer_intervals(settings: Settings, most: int) -> Iterator[tuple[str, Sett
 def _fewer_bins(settings: Settings, slots: int) -> Iterator[tuple[str, Settings]]:
     """As many bins as the slots have room for."""
     plan = settings.plan
-    for bins in range(max(q.bins for q in plan.quantities) - 1, 1, -1):
-        fewer = [q.model_dump() | {"bins": min(q.bins, bins)} for q in plan.quantities]
-        changed = _with_plan(settings, quantities=fewer)
-        if SlotLayout(quantities_of(changed.plan), plan.window_s // plan.interval_s).used <= slots:
-            yield f"quantities with bins {bins}", changed
-            return
+
+    def with_bins(bins: int) -> Settings:
+        return _with_plan(
+            settings, quantities=[q.model_dump() | {"bins": min(q.bins, bins)} for q in plan.quantities]
+        )
+
+    def fit(bins: int) -> bool:
+        fewer = with_bins(bins).plan
+        return _slots_used(fewer, quantities_of(fewer)) <= slots
+
+    bins = _last(2, max(q.bins for q in plan.quantities), fit)
+    if bins is not None:
+        yield f"quantities with bins {bins}", with_bins(bins)
 
 
 def make_plan(settings: Settings, choice: Choice, *, authority: str, key_id: str, first_window: int) -> Plan:

@@ -1,0 +1,128 @@
+"""The roster: who is enrolled where, and nothing an aggregator could not hold."""
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gridhe.errors import BundleError, ConfigError
+from gridhe.keyring.roster import Roster, RosterEntry
+from gridhe.keyring.signing import SigningKey, sign_record
+
+KEY = SigningKey.from_private_bytes(bytes(range(32)))
+ENTRIES = (
+    RosterEntry("m2", "north/f1", 7_200),
+    RosterEntry("m1", "north/f1"),
+    RosterEntry("m3", "south", 2**40),
+)
+
+
+def signed(content: object) -> bytes:
+    return sign_record(KEY, "roster", msgpack.packb(content))
+
+
+def test_a_roster_survives_its_bytes() -> None:
+    roster = Roster(version=7, entries=ENTRIES)
+    assert Roster.decode(roster.encode(KEY), KEY.verify_key) == roster
+    empty = Roster(version=0, entries=())
+    assert Roster.decode(empty.encode(KEY), KEY.verify_key) == empty
+
+
+def test_a_roster_made_of_entries_has_them_by_name() -> None:
+    assert [entry.meter for entry in Roster.of(1, ENTRIES).entries] == ["m1", "m2", "m3"]
+    assert Roster.of(1, ENTRIES).encode(KEY) == Roster.of(1, reversed(ENTRIES)).encode(KEY)
+
+
+def test_groups_stand_once_and_rows_point_at_them() -> None:
+    _, body, _ = msgpack.unpackb(Roster(version=7, entries=ENTRIES).encode(KEY))
+    rows = [["m2", 0, 7_200], ["m1", 0, 0], ["m3", 1, 2**40]]
+    assert msgpack.unpackb(body) == [7, ["north/f1", "south"], rows]
+
+
+def test_a_hundred_thousand_meters_take_at_most_twenty_bytes_each() -> None:
+    entries = (RosterEntry(f"m{i}", f"r{i % 10}/f{i % 1_000}", 1_700_000_000) for i in range(100_000))
+    roster = Roster.of(1, entries)
+    data = roster.encode(KEY)
+    assert len(data) < 20 * 100_000
+    assert Roster.decode(data, KEY.verify_key) == roster
+
+
+def test_a_meter_that_stands_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="twice"):
+        Roster(version=1, entries=(RosterEntry("m1", "a"), RosterEntry("m1", "b")))
+    with pytest.raises(BundleError, match="twice"):
+        Roster.decode(signed([1, ["a"], [["m1", 0, 0], ["m1", 0, 5]]]), KEY.verify_key)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [("north", "north/f1"), ("a", "a/b/c"), ("a/b", "a/b/c")])
+def test_a_group_of_meters_that_also_holds_groups_is_refused(outer: str, inner: str) -> None:
+    with pytest.raises(ConfigError, match=f"group '{outer}' cannot hold"):
+        Roster(version=1, entries=(RosterEntry("m1", outer), RosterEntry("m2", inner)))
+    with pytest.raises(BundleError):
+        Roster.decode(signed([1, [outer, inner], [["m1", 0, 0], ["m2", 1, 0]]]), KEY.verify_key)
+
+
+def test_groups_whose_names_merely_begin_alike_are_fine() -> None:
+    Roster(version=1, entries=(RosterEntry("m1", "north"), RosterEntry("m2", "north2/f1")))
+
+
+GOOD: list[Any] = [1, ["north/f1"], [["m1", 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        {},
+        [1, ["north/f1"]],
+        [*GOOD, 0],
+        ["1", *GOOD[1:]],
+        [True, *GOOD[1:]],
+        [1.0, *GOOD[1:]],
+        [1, ["North"], []],
+        [1, ["grid"], []],
+        [1, [5], []],
+        [1, "ab", []],
+        [1, {"a": 1}, [["m1", "a", 0]]],
+        [1, ["a"], {"m1a": 0}],
+        [1, ["a"], [["m1", 0]]],
+        [1, ["a"], [["m1", 0, 0, 0]]],
+        [1, ["a"], [5]],
+        [1, ["a"], [["m1", 1, 0]]],
+        [1, ["a"], [["m1", -1, 0]]],
+        [1, ["a"], [["m1", False, 0]]],
+        [1, ["a"], [["m1", 0.0, 0]]],
+        [1, ["a"], [["m1", 0, "12"]]],
+        [1, ["a"], [["m1", 0, 1.5]]],
+        [1, ["a"], [["m1", 0, float("inf")]]],
+        [1, ["a"], [["m1", 0, -1]]],
+        [1, ["a"], [["m1", 0, 2**48]]],
+        [1, ["a"], [["M1", 0, 0]]],
+        [1, ["a"], [["authority", 0, 0]]],
+        [1, ["a"], [[None, 0, 0]]],
+    ],
+)
+def test_repro_signed_content_of_the_wrong_types_is_a_bundle_error(content: object) -> None:
+    with pytest.raises(BundleError):
+        Roster.decode(signed(content), KEY.verify_key)
+
+
+def test_the_content_those_are_variations_of_is_fine() -> None:
+    assert Roster.decode(signed(GOOD), KEY.verify_key).entries == (RosterEntry("m1", "north/f1"),)
+
+
+def test_a_roster_of_another_authority_is_refused() -> None:
+    with pytest.raises(BundleError, match="not signed by"):
+        Roster.decode(signed(GOOD), SigningKey.generate().verify_key)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200), st.binary(max_size=200).map(lambda body: sign_record(KEY, "roster", body))
+    )
+)
+def test_junk_signed_or_not_is_a_bundle_error(data: bytes) -> None:
+    with pytest.raises(BundleError):
+        Roster.decode(data, KEY.verify_key)
