@@ -1,0 +1,440 @@
+"""A rogue meter, and others, against a real Mosquitto: a thousand attempts each, none accepted.
+
+Every attack runs twice: against the broker's access rules, with payloads that would pass every later check
+(so the rules alone stop them), and with a broker that lets anybody do anything, where tags and signatures
+alone have to.
+"""
+
+import random
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gridhe.aggregator.service import Service
+from gridhe.broker import topics
+from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.envelope import Header, seal_envelope
+from gridhe.broker.receipt import Receipt, TotalReceipt
+from gridhe.broker.server_config import acl
+from gridhe.broker.session import Message, Session
+from gridhe.broker.status import Status
+from gridhe.broker.total import Piece, TotalHeader, seal_total
+from gridhe.config.settings import AggregatorSettings, BrokerSettings, MeterSettings, Settings
+from gridhe.keyring.bundle import Bundle
+from gridhe.keyring.inbox import Inbox
+from gridhe.keyring.ingest import derive_key
+from gridhe.keyring.receiver import Receiver
+from gridhe.keyring.roster import Roster, RosterEntry
+from gridhe.keyring.signing import SigningKey, sign_record
+from gridhe.meter_agent.agent import Agent
+from gridhe.meter_agent.outbox import Waiting
+from gridhe.meter_agent.plans import PlanBook
+
+pytestmark = pytest.mark.system
+
+ATTEMPTS = 1_000
+WINDOW = 480_000
+ROGUE, VICTIM = "a0", "a1"
+ROGUES_KEY = SigningKey.generate()
+OPEN, GUARDED = "anybody may do anything", "with access rules"
+USERS = ("a0", "a1", "b0", "c0", "aggregator-main", "authority")
+
+
+def password(user: str) -> str:
+    return "x" * 16 if user == "aggregator-main" else f"the password of {user}"
+
+
+class World:
+    """An authority, an aggregator, an honest meter and a rogue one around one broker, on one reactor."""
+
+    def __init__(self, grid: Any, broker: EmbeddedBroker, folder: Path) -> None:
+        self.grid = grid
+        self.settings = BrokerSettings(url=broker.url)
+        self.entries = [RosterEntry(meter, grid.group_of(meter)) for meter in grid.meters]
+        self.service = Service(
+            settings=Settings(
+                broker=self.settings, aggregator=AggregatorSettings(commit_interval_s=0.1, redeliver_s=3_600)
+            ),
+            credential=grid.credential,
+            state_dir=folder / "service",
+            now=lambda: grid.now,
+        )
+        self.reactor = self.service._reactor
+        self.reactor.add(self.service._session)
+        self.engine = self.service._engine
+        self.inbox = Inbox(folder / "inbox.db")
+        self.authority = Receiver(
+            self.reactor,
+            settings=self.settings,
+            password=password("authority"),
+            inbox=self.inbox,
+            bundles=[(grid.bundle, grid.bundle.encode(grid.authority))],
+            roster=Roster.of(1, self.entries).encode(grid.authority),
+            aggregators={"main": grid.aggregator_key.verify_key},
+            ingest_key=lambda name: derive_key(grid.secret, name),
+            now=lambda: "2026-01-01T00:00:00Z",
+        )
+        self.book = PlanBook(folder / "plans", grid.authority.verify_key)
+        waiting = [Waiting(id=1, plan=grid.plan.plan_id, window=WINDOW)]
+        self.agent = Agent(
+            VICTIM,
+            derive_key(grid.secret, VICTIM),
+            MeterSettings(),
+            refill=lambda after, limit: [batch for batch in waiting if batch.id > after],
+            rng=random.Random(1),
+        )
+        for batch in self.agent.due(0.0):
+            self.agent.published(batch, 0.0)
+        self.heard: Counter[str] = Counter()
+        self.victim = self.session(VICTIM, self.hear, topics.receipt(VICTIM), f"{topics.PREFIX}/plan/#")
+        self.rogue = self.session(ROGUE)
+        self.until(lambda: self.engine.ready and self.book.latest is not None)
+
+    def session(self, user: str, hear: Callable[..., None] = lambda *_: None, *filters: str) -> Session:
+        session = Session(
+            settings=self.settings,
+            client_id=user,
+            username=user,
+            password=password(user),
+            on_message=hear,
+            subscriptions=filters,
+        )
+        self.reactor.add(session)
+        self.until(lambda: session.connected)
+        return session
+
+    def hear(self, topic: str, payload: bytes) -> None:
+        if topic == topics.receipt(VICTIM):
+            self.agent.on_receipt(payload, 0.0)
+        else:
+            self.book.add(payload)
+
+    def until(self, what: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        assert self.reactor.run_until(what, timeout_s), (self.engine.counters, self.authority.counts)
+
+    def attempt(self, topic: str, payloads: Iterator[bytes], *, retain: bool = False) -> None:
+        """The rogue's thousand messages, each answered by the broker."""
+        for _ in range(ATTEMPTS):
+            message = Message(topic=topic, payload=next(payloads), retain=retain)
+            self.until(lambda: self.rogue.writable)
+            assert self.rogue.publish(message)
+        self.until(lambda: self.rogue.in_flight == 0)
+
+    def settle(self, *, passed: int) -> None:
+        """All that the rogue sent has been dealt with; the honest grid still works and is exact."""
+        grid = self.grid
+        if passed:
+            counters = self.engine.counters
+            self.until(lambda: counters.received >= passed)
+        for meter in grid.meters:
+            user = meter if meter in (VICTIM, ROGUE) else None
+            payload = grid.envelope(meter)
+            if user == ROGUE:
+                self.rogue.publish(Message(topic=topics.batch(grid.group_of(meter), meter), payload=payload))
+            else:  # the others' own connections are not what is tested
+                self.engine.receive(topics.batch(grid.group_of(meter), meter), payload, grid.now)
+        self.until(lambda: self.engine.counters.folded == len(grid.meters))
+        totals = grid.totals(self.engine.commit(grid.now))
+        assert (grid.decrypted(totals["grid", WINDOW, 0]) == grid.expected(grid.meters)).all()
+
+    def close(self) -> None:
+        self.reactor.close()
+        self.service._database.close()
+        self.inbox.close()
+
+
+@pytest.fixture(params=[GUARDED, OPEN])
+def guarded(request: pytest.FixtureRequest) -> bool:
+    return request.param == GUARDED
+
+
+only_guarded = pytest.mark.parametrize("guarded", [GUARDED], indirect=True)
+
+
+@pytest.fixture
+def world(make_grid: Any, guarded: bool, tmp_path: Path, mosquitto: Path) -> Iterator[World]:
+    groups = {"north/f1": ["a0", "a1"], "north/f2": ["b0"], "south/f1": ["c0"]}
+    grid = make_grid(
+        groups=groups,
+        ring=(2048, (40, 14)),
+        largest=20,
+        largest_group=10,
+        largest_rollup=10,
+        minimum_meters=2,
+    )
+    entries = [RosterEntry(meter, grid.group_of(meter)) for meter in grid.meters]
+    rules = {"users": {user: password(user) for user in USERS}, "acl": acl(entries, ["main"])}
+    with EmbeddedBroker(tmp_path / "broker", prefer="mosquitto", **(rules if guarded else {})) as broker:
+        made = World(grid, broker, tmp_path)
+        yield made
+        made.close()
+
+
+def own_key_for(world: World, meter: str, **changes: Any) -> Iterator[bytes]:
+    """Envelopes in another meter's name, sealed with the rogue's key."""
+    grid, window = world.grid, WINDOW
+    ciphertext = grid.ciphertext(ROGUE)
+    while True:
+        header = {
+            "plan": grid.plan.plan_id,
+            "key": grid.plan.key_id,
+            "meter": meter,
+            "group": grid.group_of(meter),
+            "window": window,
+            **changes,
+        }
+        yield seal_envelope(Header(**header), ciphertext, derive_key(grid.secret, ROGUE))
+        window -= 1
+
+
+def again(payload: bytes) -> Iterator[bytes]:
+    while True:
+        yield payload
+
+
+def check_batches(world: World, guarded: bool, topic: str, payloads: Iterator[bytes], reason: str) -> None:
+    world.attempt(topic, payloads)
+    world.settle(passed=0 if guarded else ATTEMPTS)
+    rejected = world.engine.counters.rejected
+    if guarded:
+        assert world.rogue.refused == ATTEMPTS
+        assert not rejected
+    else:
+        assert rejected == {reason: ATTEMPTS}
+
+
+def test_another_meters_topic(world: World, guarded: bool) -> None:
+    # Its own sound envelope, only elsewhere.
+    payloads = again(world.grid.envelope(ROGUE))
+    check_batches(world, guarded, topics.batch("north/f1", VICTIM), payloads, "topic")
+
+
+def test_another_meters_name_with_ones_own_key(world: World, guarded: bool) -> None:
+    check_batches(world, guarded, topics.batch("north/f1", VICTIM), own_key_for(world, VICTIM), "tag")
+
+
+def test_another_groups_topic(world: World, guarded: bool) -> None:
+    payloads = again(
+        world.grid.forged(ROGUE, group="south/f1", ciphertext=world.grid.ciphertext(ROGUE))
+    )  # with a right tag
+    check_batches(world, guarded, topics.batch("south/f1", ROGUE), payloads, "group")
+
+
+def test_an_old_envelope_of_another_meter_sent_again(world: World, guarded: bool) -> None:
+    payload = world.grid.envelope(VICTIM)
+    world.engine.receive(topics.batch("north/f1", VICTIM), payload, world.grid.now)
+    world.attempt(topics.batch("north/f1", VICTIM), again(payload))
+    world.settle(passed=0 if guarded else ATTEMPTS + 1)
+    counters = world.engine.counters
+    assert not counters.rejected
+    assert counters.duplicates == (1 if guarded else ATTEMPTS + 1)  # one is the honest meter's own repeat
+    assert counters.folded == len(world.grid.meters)
+
+
+def test_ones_own_envelope_under_another_plan(world: World, guarded: bool) -> None:
+    # On its own topic with its own key: no rule of the broker's can see it.
+    payloads = again(world.grid.forged(ROGUE, plan="p" + "0" * 16, ciphertext=world.grid.ciphertext(ROGUE)))
+    world.attempt(topics.batch("north/f1", ROGUE), payloads)
+    world.settle(passed=ATTEMPTS)
+    assert world.engine.counters.rejected == {"plan": ATTEMPTS}
+
+
+def forged_bundles(world: World) -> Iterator[bytes]:
+    """The genuine bundle with a bit changed, and records that the rogue signed, in turn."""
+    grid = world.grid
+    genuine, rng = grid.bundle.encode(grid.authority), random.Random(5)
+    while True:
+        at = rng.randrange(len(genuine))
+        yield genuine[:at] + bytes([genuine[at] ^ 1]) + genuine[at + 1 :]
+        yield sign_record(ROGUES_KEY, "bundle", b"\x92" + rng.randbytes(20))
+
+
+def test_a_forged_plan_that_is_retained(world: World, guarded: bool) -> None:
+    before = world.book.latest
+    world.attempt(topics.PLAN_CURRENT, forged_bundles(world), retain=True)
+    world.settle(passed=0)
+    if guarded:
+        assert world.rogue.refused == ATTEMPTS
+    else:
+        world.until(lambda: world.engine.counters.rejected["bundle"] == ATTEMPTS)
+        assert world.engine.counters.rejected == {"bundle": ATTEMPTS}
+        world.until(lambda: world.book.junk > 0)
+    assert world.book.latest == before
+    assert len(world.book) == 1
+    if guarded:  # and a meter that comes now is given the genuine one
+        found: list[bytes] = []
+        world.session("c0", lambda topic, payload: found.append(payload), topics.PLAN_CURRENT)
+        world.until(lambda: bool(found))
+        assert Bundle.decode(found[0], world.grid.authority.verify_key).plan == world.grid.plan
+
+
+def test_a_forged_roster_that_is_retained(world: World, guarded: bool) -> None:
+    payload = Roster.of(99, [RosterEntry(ROGUE, "south/f1")]).encode(ROGUES_KEY)
+    world.attempt(topics.ROSTER_CURRENT, again(payload), retain=True)
+    world.settle(passed=0)
+    if guarded:
+        assert world.rogue.refused == ATTEMPTS
+    else:
+        assert world.engine.counters.rejected == {"roster": ATTEMPTS}
+    assert world.engine.snapshot(world.grid.now).meters == len(world.grid.meters)
+
+
+def test_a_forged_receipt_makes_no_meter_forget(world: World, guarded: bool) -> None:
+    plan = world.grid.plan.plan_id
+    key = derive_key(world.grid.secret, ROGUE)
+    payload = Receipt(plan=plan, meter=VICTIM, committed=(WINDOW,)).encode(key)
+    world.attempt(topics.receipt(VICTIM), again(payload))
+    if guarded:
+        assert world.rogue.refused == ATTEMPTS
+    else:
+        world.until(lambda: world.agent.counts.junk_receipts == ATTEMPTS)
+    assert world.agent.outstanding == 1
+    assert world.agent.counts.receipted == 0
+
+
+def test_a_forged_receipt_makes_no_aggregator_forget_a_total(world: World, guarded: bool) -> None:
+    plan = world.grid.plan.plan_id
+    stored = ((plan, "grid", WINDOW, 0),)
+    key = derive_key(world.grid.secret, ROGUE)
+    world.attempt(topics.receipt("main"), again(TotalReceipt(aggregator="main", stored=stored).encode(key)))
+    if guarded:
+        assert world.rogue.refused == ATTEMPTS
+    else:
+        world.until(lambda: world.engine.counters.rejected["receipt"] == ATTEMPTS)
+    assert world.engine.counters.delivered == 0
+
+
+def test_a_forged_total(world: World, guarded: bool) -> None:
+    grid = world.grid
+    header = TotalHeader(
+        plan=grid.plan.plan_id,
+        key=grid.plan.key_id,
+        aggregator="main",
+        group="north/f1",
+        window=WINDOW,
+        part=0,
+        meters=2,
+        members=bytes(32),
+        pieces=(Piece("north/f1", 0, 2),),
+    )
+    world.attempt(topics.total("north/f1"), again(seal_total(header, grid.ciphertext(ROGUE), ROGUES_KEY)))
+    if guarded:
+        assert world.rogue.refused == ATTEMPTS
+    else:
+        world.until(lambda: world.authority.counts["signature"] == ATTEMPTS)
+    world.authority.commit()
+    assert world.inbox.letters() == []
+
+
+def test_a_false_word_of_being_the_aggregator(world: World, guarded: bool) -> None:
+    statuses = (Status(online=True, version="1", incarnation=f"i{i}").encode() for i in range(ATTEMPTS + 1))
+    world.attempt(topics.status_aggregator("main"), statuses, retain=True)
+    # Without the broker's rules this costs repeats, and nothing else: it is a hint, and not signed.
+    assert world.rogue.refused == (ATTEMPTS if guarded else 0)
+    world.settle(passed=0)
+
+
+def random_filters(rng: random.Random) -> Iterator[str]:
+    """Filters over real topics, some levels of them turned into wildcards."""
+    real = [
+        topics.batch("north/f1", VICTIM),
+        topics.batch("north/f2", "b0"),
+        topics.receipt(VICTIM),
+        topics.total("north/f1"),
+        topics.total("grid"),
+        topics.ROSTER_CURRENT,
+        topics.status_meter(VICTIM),
+        topics.release("grid"),
+    ]
+    yield from ("#", "+/#", "gridhe/#", "gridhe/v1/#", "gridhe/v1/batch/#", "gridhe/v1/+/+/+/+")
+    while True:
+        levels = rng.choice(real).split("/")
+        levels = [level if rng.random() < 0.6 else "+" for level in levels]
+        if rng.random() < 0.4:
+            levels = [*levels[: rng.randrange(len(levels))], "#"]
+        shared = rng.random() < 0.1
+        yield ("$share/mine/" if shared else "") + "/".join(levels)
+
+
+@pytest.mark.parametrize(
+    ("user", "may_hear"),
+    [
+        (ROGUE, ("gridhe/v1/plan/", f"gridhe/v1/receipt/{ROGUE}", "gridhe/v1/status/aggregator/")),
+        ("authority", ("gridhe/v1/total/", "gridhe/v1/status/")),
+    ],
+)
+@only_guarded
+def test_a_thousand_wildcard_subscriptions_hear_nothing_of_others(
+    world: World, user: str, may_hear: tuple[str, ...]
+) -> None:
+    heard: list[str] = []
+    rng = random.Random(7)
+    filters = random_filters(rng)
+    if user == "authority":
+        world.reactor.remove(world.authority.session)
+    reader = world.session(
+        user, lambda topic, _: heard.append(topic), *(next(filters) for _ in range(ATTEMPTS))
+    )
+    # What there is to overhear: batches, receipts, totals, the roster.
+    probes: dict[str, list[str]] = {
+        VICTIM: [topics.batch("north/f1", VICTIM), topics.status_meter(VICTIM)],
+        "aggregator-main": [topics.receipt(VICTIM), topics.total("north/f1"), topics.total("grid")],
+    }
+    senders = {VICTIM: world.victim, "aggregator-main": world.service._session}
+    for _ in range(100):
+        for sender, sent in probes.items():
+            for topic in sent:
+                assert senders[sender].publish(Message(topic=topic, payload=b"overheard"))
+    world.until(lambda: all(session.in_flight == 0 for session in senders.values()))
+    allowed = topics.receipt(ROGUE) if user == ROGUE else topics.total("grid")
+    world.service._session.publish(Message(topic=allowed, payload=b"fence"))
+    world.until(lambda: allowed in heard)
+    assert [topic for topic in heard if not topic.startswith(may_hear)] == []
+    assert reader.connected
+
+
+@only_guarded
+def test_the_aggregator_cannot_read_what_is_the_authoritys(world: World) -> None:
+    heard: list[str] = []
+    session = world.service._session
+    session._on_message = lambda topic, _: heard.append(topic)
+    session.subscribe("gridhe/v1/total/#", "gridhe/v1/release/#", "gridhe/v1/receipt/+", "#")
+    for _ in range(ATTEMPTS):
+        world.authority.session.publish(Message(topic=topics.release("grid"), payload=b"numbers"))
+        world.authority.session.publish(Message(topic=topics.receipt(VICTIM), payload=b"not main's"))
+    world.authority.session.publish(Message(topic=topics.receipt("main"), payload=b"fence"))
+    world.until(lambda: topics.receipt("main") in heard)
+    assert not [topic for topic in heard if topic.startswith(("gridhe/v1/total", "gridhe/v1/release"))]
+    assert topics.receipt(VICTIM) not in heard
+
+
+def connack(port: int, user: str, secret: str) -> int | None:
+    """The code of the answer to an MQTT 3.1.1 CONNECT; None: it hung up."""
+
+    def text(value: str) -> bytes:
+        return struct.pack(">H", len(value)) + value.encode()
+
+    body = text("MQTT") + bytes([4, 0xC2]) + struct.pack(">H", 60) + text(user) + text(user) + text(secret)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall(bytes([0x10, len(body)]) + body)
+        answer = sock.recv(4)
+    return answer[3] if len(answer) == 4 else None
+
+
+@only_guarded
+def test_a_stolen_name_with_a_wrong_password(world: World) -> None:
+    rng = random.Random(3)
+    port = world.rogue.url.port
+    for i in range(ATTEMPTS):
+        user = rng.choice([VICTIM, "aggregator-main", "authority", "nobody"])
+        wrong = ["", password(user)[:-1], password(user) + "x", password(ROGUE), rng.randbytes(9).hex()][
+            i % 5
+        ]
+        assert connack(port, user, wrong) in (4, 5, None)
+    assert world.victim.connected  # a refused connection throws nobody off
+    assert connack(port, "c0", password("c0")) == 0
