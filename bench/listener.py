@@ -1,0 +1,44 @@
+"""The bare subscriber: paho, QoS 1, a callback that only counts.
+
+`python -m gridhe.bench.listener PORT FILTER...`. stdout: a dot for each message, gathered for 20 ms at most.
+"""
+
+import os
+import sys
+import time
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+__all__ = ["listen"]
+
+_GATHER_S = 0.02
+
+
+def listen(port: int, filters: list[str]) -> None:
+    """Subscribe and count until ended."""
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2, client_id=f"bare-{os.getpid()}", protocol=MQTTProtocolVersion.MQTTv5
+    )
+    waiting = 0
+    told_s = 0.0
+
+    def on_message(_client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
+        nonlocal waiting, told_s
+        waiting += 1
+        now = time.monotonic()
+        if now - told_s > _GATHER_S:
+            os.write(1, b"." * waiting)
+            waiting, told_s = 0, now
+
+    client.on_connect = lambda *_: client.subscribe([(one, 1) for one in filters])
+    client.on_message = on_message
+    client.connect("127.0.0.1", port)
+    while client.loop(timeout=0.1) == paho.MQTT_ERR_SUCCESS:
+        if waiting and time.monotonic() - told_s > _GATHER_S:
+            os.write(1, b"." * waiting)
+            waiting, told_s = 0, time.monotonic()
+
+
+if __name__ == "__main__":
+    listen(int(sys.argv[1]), sys.argv[2:])

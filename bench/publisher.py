@@ -1,0 +1,139 @@
+"""A process that publishes pre-made envelopes as fast as the broker takes them, at QoS 1.
+
+`python -m gridhe.bench.publisher FILE PORT`. It speaks just enough MQTT 3.1.1 by itself: a PUBLISH is
+made of slices that are sent without being put together, so that the publisher is never what limits.
+
+stdin: a line with a number: publish up to so many of the messages. stdout: `ready`, then `done`.
+"""
+
+import mmap
+import os
+import selectors
+import socket
+import struct
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from gridhe.bench.grid import Parcel
+
+__all__ = ["publish", "write_parcels"]
+
+_UNACKNOWLEDGED = 200  # messages on their way to the broker
+_CONNECT = bytes.fromhex("101b00044d51545404020000") + struct.pack(">H", 15) + b"gridhe-bench-01"
+_PUBACK_BYTES = 4
+
+
+def write_parcels(path: Path, parcels: Iterable[Parcel]) -> int:
+    """Write messages to a file for `publish`: every ciphertext once. Returns how many there are."""
+    pool: dict[int, int] = {}
+    bodies: list[bytes] = []
+    rows = []
+    for parcel in parcels:
+        at = pool.setdefault(id(parcel.ciphertext), len(bodies))
+        if at == len(bodies):
+            bodies.append(parcel.ciphertext)
+        rows.append((parcel.topic, parcel.head, at, parcel.foot))
+    path.write_bytes(msgpack.packb([bodies, rows]))
+    return len(rows)
+
+
+def _read_parcels(path: Path) -> list[tuple[bytes, bytes, bytes]]:
+    """Every PUBLISH packet as three slices."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        bodies, rows = msgpack.unpackb(data)
+    packets = []
+    for number, (topic, head, at, foot) in enumerate(rows):
+        name = topic.encode()
+        size = 2 + len(name) + 2 + len(head) + len(bodies[at]) + len(foot)
+        packet_id = number % 65_535 + 1
+        start = b"\x32" + _varint(size) + struct.pack(">H", len(name)) + name + struct.pack(">H", packet_id)
+        packets.append((start + head, bodies[at], foot))
+    return packets
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def publish(path: Path, port: int) -> None:
+    """Publish the messages of a file to a broker on this machine, as stdin allows."""
+    packets = _read_parcels(path)
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+        sock.sendall(_CONNECT)
+        if sock.recv(4) != b"\x20\x02\x00\x00":
+            raise SystemExit("the broker refuses the bench's publisher")
+        sock.setblocking(False)
+        _Pump(sock, packets).run()
+
+
+class _Pump:
+    def __init__(self, sock: socket.socket, packets: list[tuple[bytes, bytes, bytes]]) -> None:
+        self._sock, self._packets = sock, packets
+        self._sent = self._allowed = self._acknowledged_bytes = 0
+        self._rest: list[memoryview] = []
+        self._part = b""  # of a line of stdin
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(sock, selectors.EVENT_READ, self._on_socket)
+        self._selector.register(sys.stdin, selectors.EVENT_READ, self._on_credit)
+
+    def run(self) -> None:
+        print("ready", flush=True)
+        total = _PUBACK_BYTES * len(self._packets)
+        while self._acknowledged_bytes < total:
+            for key, _ in self._selector.select():
+                key.data()
+            self._send()
+        print("done", flush=True)
+
+    def _on_credit(self) -> None:
+        # Not readline: a second line that it has read ahead would wake no selector.
+        read = os.read(sys.stdin.fileno(), 4096)
+        if not read:
+            raise SystemExit("the bench has ended")
+        *lines, self._part = (self._part + read).split(b"\n")
+        if lines:
+            self._allowed = min(int(lines[-1]), len(self._packets))
+
+    def _on_socket(self) -> None:
+        try:
+            data = self._sock.recv(65_536)
+        except BlockingIOError:
+            return
+        if not data:
+            raise SystemExit("the broker has hung up")
+        self._acknowledged_bytes += len(data)
+
+    def _send(self) -> None:
+        while True:
+            if not self._rest:
+                under_way = self._sent - self._acknowledged_bytes // _PUBACK_BYTES
+                if self._sent >= self._allowed or under_way >= _UNACKNOWLEDGED:
+                    break
+                self._rest = [memoryview(part) for part in self._packets[self._sent]]
+                self._sent += 1
+            try:
+                self._skip(self._sock.sendmsg(self._rest))
+            except BlockingIOError:
+                break
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._rest else 0)
+        self._selector.modify(self._sock, wanted, self._on_socket)
+
+    def _skip(self, written: int) -> None:
+        parts: list[Any] = self._rest
+        while parts and written >= len(parts[0]):
+            written -= len(parts.pop(0))
+        if written:
+            parts[0] = parts[0][written:]
+
+
+if __name__ == "__main__":
+    publish(Path(sys.argv[1]), int(sys.argv[2]))

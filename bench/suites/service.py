@@ -1,0 +1,114 @@
+"""What one `gridhe-aggregate` process carries, against who does nothing with the same messages.
+
+In one run, on the same payloads and the same kind of broker, in turns:
+
+    gridhe-aggregate   checks, folds, commits durably; a batch counts when its receipt is out
+    bare paho          a QoS 1 subscriber whose callback counts
+    mosquitto_sub      the same in C
+
+`rate / paho` is the share of the bare subscriber's rate that is left with everything done.
+"""
+
+import statistics
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from gridhe.bench.grid import RINGS, BenchGrid
+from gridhe.bench.publisher import write_parcels
+from gridhe.bench.recorder import Setup
+from gridhe.bench.service_process import start_aggregator
+from gridhe.bench.throughput import (
+    Rate,
+    counting,
+    measure_rate,
+    mosquitto_sub,
+    process,
+    wait_for_line,
+    wait_until_counting,
+)
+from gridhe.broker import topics
+from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.config.settings import BrokerSettings
+
+__all__ = ["ABOUT", "NAME", "run"]
+
+NAME = "service"
+ABOUT = "committed batches a second of gridhe-aggregate, against bare subscribers of the same messages"
+
+_QUEUE_MB = 12_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    kilobytes: int
+    groups: int
+    messages: int
+    window: int  # how far ahead the publisher may be: some commits of batches
+
+
+_QUICK = (_Case(96, 10, 9_000, 5_000),)
+_FULL = (
+    _Case(24, 10, 40_000, 14_000),
+    _Case(64, 10, 25_000, 9_000),
+    _Case(96, 1, 20_000, 7_000),
+    _Case(96, 10, 20_000, 7_000),
+    _Case(96, 1_000, 40_000, 14_000),
+)
+
+
+def run(setup: Setup) -> None:
+    """Measure every case; the consumers take turns within it."""
+    cases, repeats = (_QUICK, 1) if setup.quick else (_FULL, 3)
+    setup.progress.suite(NAME, len(cases))
+    for case in cases:
+        with setup.progress.case(f"{case.kilobytes} KB, {case.groups} groups"):
+            _measure(setup, case, repeats)
+
+
+def _measure(setup: Setup, case: _Case, repeats: int) -> None:
+    grid = BenchGrid(RINGS[case.kilobytes], groups=case.groups, meters=case.messages, seed=setup.seed)
+    parcels = setup.folder / "parcels"
+    write_parcels(parcels, grid.parcels(range(case.messages)))
+    consumers = ["paho", "gridhe"] + (["mosquitto_sub"] if mosquitto_sub() else [])
+    rates: dict[str, list[Rate]] = {name: [] for name in consumers}
+    for turn in range(repeats):
+        for name in consumers if turn % 2 else list(reversed(consumers)):
+            rates[name].append(_one(setup, grid, case, parcels, name))
+    add, label = setup.recorder.add, f"{case.groups} groups"
+    for name, found in rates.items():
+        rate = [one.per_s for one in found]
+        add(NAME, f"{label} {name}", "rate", rate, "batches/s", preset=grid.preset, better="higher")
+        cpu = [one.cpu_us for one in found]
+        add(NAME, f"{label} {name}", "processor time", cpu, "us/batch", preset=grid.preset)
+    for other in consumers[::2] if len(consumers) > 2 else ["paho"]:
+        share = [mine.per_s / theirs.per_s for mine, theirs in zip(rates["gridhe"], rates[other], strict=True)]
+        add(NAME, f"{label} gridhe", f"rate / {other}", share, "x", preset=grid.preset, better="higher")
+    setup.progress.say(
+        f"{label}, {grid.preset}: "
+        + ", ".join(f"{name} {statistics.median(r.per_s for r in found):,.0f}/s" for name, found in rates.items())
+    )
+
+
+def _one(setup: Setup, grid: BenchGrid, case: _Case, parcels: Path, name: str) -> Rate:
+    """One consumer's turn, with a broker of its own."""
+    folder = setup.subfolder(f"service-{name}")
+    settings = BrokerSettings(max_queued_mb=_QUEUE_MB)
+    with ExitStack() as stack:
+        broker = stack.enter_context(EmbeddedBroker(folder / "broker", prefer="mosquitto", settings=settings))
+        log = folder / "log"
+        pid = 0
+        if name == "gridhe":
+            pid = start_aggregator(stack, grid, broker, folder).pid
+            counted = topics.receipt("+")
+        else:
+            counted = topics.batch("", "").rstrip("/") + "/#"
+        counter = stack.enter_context(
+            process(counting(broker, counted, bare_paho=name == "paho"), log)
+        )
+        command = [sys.executable, "-P", "-m", "gridhe.bench.publisher", str(parcels), str(broker.port)]
+        feed = stack.enter_context(process(command, log))
+        wait_for_line(feed, b"ready")
+        wait_until_counting(counter, broker)
+        return measure_rate(feed, counter, total=case.messages, window=case.window, watched_pid=pid or counter.pid)
