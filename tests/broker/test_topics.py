@@ -79,8 +79,9 @@ def test_what_is_no_batch_topic_is_an_envelope_error_named_topic(topic: str) -> 
 
 
 @pytest.mark.parametrize(
-    "topic", [*WRONG, *(f"gridhe/v1/{rest}" for rest in ("total/", "total/grid/a", "total/A", "batch/a", "total"))]
-)  # fmt: skip
+    "topic",
+    [*WRONG, "gridhe/v1/total", *(f"gridhe/v1/{rest}" for rest in ("total/", "total/grid/a", "batch/a"))],
+)
 def test_what_is_no_total_topic_is_an_envelope_error_named_topic(topic: str) -> None:
     with pytest.raises(EnvelopeError) as caught:
         topics.parse_total(topic)
@@ -147,7 +148,7 @@ def test_a_legal_filter_is_given_back(topic_filter: str) -> None:
 @pytest.mark.parametrize(
     "topic_filter",
     ["#", "$share/x/gridhe/v1/batch/#"]
-    + [f"gridhe/v1/{rest}" for rest in ("#", "total/#", "batch/", "batch/#/a", "batch/a#", "batch/a+/b", "batch/A")],
+    + [f"gridhe/v1/{rest}" for rest in ("#", "total/#", "batch/", "batch/#/a", "batch/a#", "batch/a+/b")],
 )  # fmt: skip
 def test_a_filter_that_is_illegal_or_takes_more_than_batches_is_refused(topic_filter: str) -> None:
     with pytest.raises(ConfigError):

@@ -1,0 +1,64 @@
+"""Status: who is online, in one small map."""
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gridhe.broker.status import Status
+from gridhe.errors import EnvelopeError
+
+RECORD: dict[str, Any] = {"v": 1, "online": True, "version": "1.2", "incarnation": "abc", "backlog": 3}
+
+
+@given(st.booleans(), st.text(max_size=64), st.text(max_size=64), st.integers(0, 2**63))
+def test_a_status_survives_its_bytes(online: bool, version: str, incarnation: str, backlog: int) -> None:
+    status = Status(online=online, version=version, incarnation=incarnation, backlog=backlog)
+    assert Status.decode(status.encode()) == status
+
+
+def test_the_bytes_are_the_documented_map() -> None:
+    status = Status(online=True, version="1.2", incarnation="abc", backlog=3)
+    assert msgpack.unpackb(status.encode()) == RECORD
+    assert Status.decode(msgpack.packb(RECORD)) == status
+
+
+def test_fields_of_a_later_version_of_gridhe_are_ignored_and_long_texts_cut() -> None:
+    found = Status.decode(
+        msgpack.packb({**RECORD, "more": [1], "version": "x" * 200, "incarnation": "y" * 200})
+    )
+    assert (found.version, found.incarnation) == ("x" * 64, "y" * 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"v": 2}, "version"),
+        ({"v": None}, "malformed"),
+        ({"online": 1}, "malformed"),
+        ({"version": 1}, "malformed"),
+        ({"incarnation": b"abc"}, "malformed"),
+        ({"backlog": True}, "malformed"),
+        ({"backlog": 1.5}, "malformed"),
+        ({"backlog": -1}, "malformed"),
+        ({"more": "x" * 1_024}, "size"),
+    ],
+)
+def test_any_other_map_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(EnvelopeError) as caught:
+        Status.decode(msgpack.packb({**RECORD, **change}))
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x90", b"\x80", b"\xa4text", b"\x91" * 1_000])
+def test_bytes_that_are_no_map_are_refused(data: bytes) -> None:
+    with pytest.raises(EnvelopeError):
+        Status.decode(data)
+
+
+def test_every_missing_field_is_noticed() -> None:
+    for name in RECORD:
+        with pytest.raises(EnvelopeError):
+            Status.decode(msgpack.packb({key: value for key, value in RECORD.items() if key != name}))
