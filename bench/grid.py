@@ -36,7 +36,7 @@ RINGS = {
     96: CkksParameters(4096, (48, 41, 20)),
     288: CkksParameters(8192, (48, 48, 48, 20)),
 }
-WINDOW_S, INTERVAL_S = 900, 15
+INTERVAL_S = 15
 FIRST_WINDOW = 1_600_000  # of 2015: over for every clock, and within the horizon below
 POOL = 16
 _HEX_BYTES = 32
@@ -66,11 +66,18 @@ class BenchGrid:
     """An authority's keys and plan, an aggregator's credential, and meters in groups of equal size."""
 
     def __init__(
-        self, parameters: CkksParameters, *, groups: int, meters: int, seed: int, flooding_bits: int = 0
+        self,
+        parameters: CkksParameters,
+        *,
+        groups: int,
+        meters: int,
+        seed: int,
+        intervals: int = 60,
+        flooding_bits: int = 0,
     ) -> None:
         """`meters` in all, dealt out to `groups` groups. Raises PlanError when no such plan is exact."""
         self.meters, self.groups, self._seed = meters, groups, seed
-        settings, choice = _choose(parameters, max(2, -(-meters // groups)), flooding_bits)
+        settings, choice = _choose(parameters, max(2, -(-meters // groups)), intervals, flooding_bits)
         self.authority = SigningKey.generate()
         self.secret = new_ingest_secret()
         self.context = ts.context(
@@ -185,7 +192,9 @@ class BenchGrid:
         self.credential.save(path)
 
 
-def _choose(parameters: CkksParameters, group: int, flooding_bits: int) -> tuple[Settings, Choice]:
+def _choose(
+    parameters: CkksParameters, group: int, intervals: int, flooding_bits: int
+) -> tuple[Settings, Choice]:
     """A plan of this ring for groups of this size, with the largest readings that stay exact."""
     for largest in (500, 100, 20, 4, 1):
         settings = Settings(
@@ -195,7 +204,7 @@ def _choose(parameters: CkksParameters, group: int, flooding_bits: int) -> tuple
                 prime_bits=parameters.prime_bits,
             ),
             plan=PlanSettings(
-                window_s=WINDOW_S,
+                window_s=intervals * INTERVAL_S,
                 interval_s=INTERVAL_S,
                 quantities=(QuantitySettings(name="import_wh", largest=largest, statistics=("sum", "mean")),),
                 largest_group=group,

@@ -61,9 +61,7 @@ class Authority:
         roster = Message(topic=topics.ROSTER_CURRENT, payload=self._world.roster(), retain=True)
         self.session.publish(roster)
         status = Status(online=True, version="0", incarnation=secrets.token_hex(8))
-        self.session.publish(
-            Message(topic=topics.STATUS_AUTHORITY, payload=status.encode(), retain=True)
-        )
+        self.session.publish(Message(topic=topics.STATUS_AUTHORITY, payload=status.encode(), retain=True))
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         kind = topic.removeprefix(f"{topics.PREFIX}/").split("/")[0]

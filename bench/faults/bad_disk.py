@@ -31,7 +31,8 @@ _p, _i, _q = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _WRITE = ctypes.CFUNCTYPE(_i, _p, _p, _i, _q)
 _SYNC = ctypes.CFUNCTYPE(_i, _p, _i)
 _TRUNCATE = ctypes.CFUNCTYPE(_i, _p, _q)
-_OPEN = ctypes.CFUNCTYPE(_i, _p, ctypes.c_char_p, _p, _i, _p)
+# The name goes on as the pointer it is: SQLite keeps it, and reads behind its end.
+_OPEN = ctypes.CFUNCTYPE(_i, _p, _p, _p, _i, _p)
 
 
 class _Methods(ctypes.Structure):
@@ -172,11 +173,11 @@ class _Shim:
     def unregister(self) -> None:
         self._lib.sqlite3_vfs_register(self._original, 1)
 
-    def _on_open(self, _vfs: int, name: bytes | None, file: int, flags: int, out: int) -> int:
+    def _on_open(self, _vfs: int, name: int | None, file: int, flags: int, out: int) -> int:
         code = int(self._open_original(ctypes.addressof(self._vfs), name, file, flags, out))
         opened = ctypes.cast(file, ctypes.POINTER(_File)).contents
         if code == _OK and opened.methods and name is not None:
-            self._paths[file] = name.decode()
+            self._paths[file] = ctypes.string_at(name).decode()
             opened.methods = ctypes.pointer(self._wrapped(opened.methods))
         return code
 

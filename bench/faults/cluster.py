@@ -6,6 +6,7 @@ which turns whenever the cluster waits for something.
 
 import json
 import math
+import os
 import random
 import signal
 import sqlite3
@@ -29,6 +30,7 @@ from gridhe.config.settings import AggregatorSettings, BrokerSettings, MeterSett
 __all__ = ["Cluster"]
 
 _WATCH_S = 0.05
+_DRAIN_S = 0.2
 _READY_MOST_S = 30.0
 FLEET, AGGREGATOR = "gridhe.meter_agent.cli", "gridhe.aggregator.cli"
 
@@ -54,19 +56,24 @@ class Cluster:
         listens_to: tuple[str, ...] = (),
         hear: Callable[[str, bytes], None] | None = None,
         device: bool = False,
+        speed: float | None = None,
     ) -> None:
         """`mutate` maps a program's name to the safeguard taken out of it (gridhe.bench.faults.mutants).
 
-        `device`: one meter more runs as `gridhe-meter run`, with samples and a journal, in the last fleet's
+        `speed`: simulated seconds a second, instead of as fast as receipts come. `device`: one meter more runs as `gridhe-meter run`, with samples and a journal, in the last fleet's
         place.
         """
         self.world, self.case, self.seed, self.say = world, case, seed, say
         self.rng = random.Random(seed)  # noqa: S311 - a schedule, no secret
         self._fleets, self._connections, self._device = fleets, connections, device
+        self._speed = "max" if speed is None else f"{speed:g}"
         self._mutate = mutate or {}
         self.oracle = Oracle(world)
         self.recoveries: list[float] = []
         self.figures: dict[str, object] = {}
+        self.draining: list[list[tuple[str, int]]] = []  # per fleet, the newest batch that waited
+        self.drained: list[float] = []  # seconds from a broker's return until those were gone
+        self._broker_back = 0.0
         self._begun = time.monotonic()
         self.meter_settings = meter or MeterSettings(unreceipted_max=2)
         self.aggregator_settings = aggregator or AggregatorSettings(commit_interval_s=0.3, redeliver_s=3.0)
@@ -113,11 +120,23 @@ class Cluster:
         self.authority = Authority(
             self.world, self.oracle, self.reactor, own, listens_to=self._listens_to, hear=self._hear
         )
+        self.reactor.every(_DRAIN_S, self._look_at_drains)
         if not self.reactor.run_until(lambda: self.authority.session.connected, _READY_MOST_S):
             raise ProgramFailed(f"no broker: {self.authority.session.last_error}")
-        arguments = ["--credential", "aggregator.json", "--state-dir", "aggregator", "--config", "gridhe.yaml"]
+        arguments = [
+            "--credential",
+            "aggregator.json",
+            "--state-dir",
+            "aggregator",
+            "--config",
+            "gridhe.yaml",
+        ]
         self.aggregator = Program(
-            "aggregator", AGGREGATOR, [*arguments, "--no-live"], folder, mutation=self._mutate.get("aggregator")
+            "aggregator",
+            AGGREGATOR,
+            [*arguments, "--no-live"],
+            folder,
+            mutation=self._mutate.get("aggregator"),
         )
         for number in range(self._fleets):
             self.fleets.append(self._fleet(number))
@@ -128,7 +147,7 @@ class Cluster:
         name = f"fleet{number}"
         common = [
             "--state-dir", name, "--config", "gridhe.yaml", "--source", "replay", "--csv", "meters.csv",
-            "--windows", str(world.windows), "--start", str(world.start_s), "--speed", "max", "--json",
+            "--windows", str(world.windows), "--start", str(world.start_s), "--speed", self._speed, "--json",
         ]  # fmt: skip
         if self._device and number == self._fleets - 1:
             # A lone device, with samples, windows and a journal.
@@ -139,7 +158,14 @@ class Cluster:
                 devices = world.meters[self._fleets - 1 :: self._fleets][:1]
                 mine = [m for m in world.meters if m not in devices][number :: self._fleets - 1]
             world.write_fleet(name, mine)
-            arguments = ["fleet", "--credentials", f"{name}.json", "--connections", self._connections, *common]
+            arguments = [
+                "fleet",
+                "--credentials",
+                f"{name}.json",
+                "--connections",
+                self._connections,
+                *common,
+            ]
         return Program(name, FLEET, arguments, folder, mutation=self._mutate.get("fleet"))
 
     def start(self) -> None:
@@ -242,7 +268,11 @@ class Cluster:
         fleet.start(fault_point=fault_point)
 
     def kill_broker(self, *, gently: bool = False, away_s: float = 0.0) -> None:
-        """SIGKILL (or SIGTERM) and start again after a while; takes the time until the backlog of now is gone."""
+        """SIGKILL (or SIGTERM) and start again after a while.
+
+        From then on the cluster watches, while other things go on, how long it takes until the batches that
+        wait now are gone: that is the recovery. A broker that dies again starts the clock anew.
+        """
         if gently:
             self.broker.stop()
         else:
@@ -254,14 +284,15 @@ class Cluster:
             for fleet in self.fleets
         ]
         self.broker.start()
-        begun = time.monotonic()
+        self._broker_back = time.monotonic()
+        self.draining.append(marks)
 
-        def drained() -> bool:
-            query = "SELECT count(*) FROM batches WHERE state = 'waiting' AND id <= "
-            return all(self.outbox(name, f"{query}{most}") == 0 for name, most in marks)
-
-        self.wait(drained, 120.0, "drained outboxes")
-        self.recoveries.append(time.monotonic() - begun)
+    def _look_at_drains(self) -> None:
+        query = "SELECT count(*) FROM batches WHERE state = 'waiting' AND id <= "
+        for marks in list(self.draining):
+            if all(self.outbox(name, f"{query}{most}") == 0 for name, most in marks):
+                self.draining.remove(marks)
+                self.drained.append(time.monotonic() - self._broker_back)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -308,10 +339,12 @@ class Cluster:
             self.say(f"duplicated: {doubled[:8]}")
         for fault in faults:
             self.say(f"fault: {fault}")
-        slowest = max(self.recoveries, default=0.0)
-        if self.recoveries:
-            self.figures["recovery_p50"] = round(_percentile(self.recoveries, 0.5), 2)
-            self.figures["recovery_p99"] = round(_percentile(self.recoveries, 0.99), 2)
+        slowest = max([*self.recoveries, *self.drained], default=0.0)
+        for name, taken in (("recovery", self.recoveries), ("drained", self.drained)):
+            if taken:
+                self.figures[f"{name}_p50"] = round(_percentile(taken, 0.5), 2)
+                self.figures[f"{name}_p99"] = round(_percentile(taken, 0.99), 2)
+        self.figures["load"] = round(os.getloadavg()[0], 1)  # of the whole machine: figures are only as good
         return Outcome(
             case=self.case,
             seed=self.seed,

@@ -50,11 +50,17 @@ class Options:
                 shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
-    def cluster(self, case: str, *, batches: int, meters: int, groups: int = 4, **more: Any) -> Iterator[Cluster]:
-        """A cluster for so many batches (times `scale`); `more` goes to World or Cluster."""
-        batches = self.batches or self.count(batches)
+    def cluster(
+        self, case: str, *, batches: int, meters: int, groups: int = 4, whole: bool = False, **more: Any
+    ) -> Iterator[Cluster]:
+        """A cluster for so many batches (times `scale`, unless `whole`); `more` goes to World or Cluster."""
+        batches = batches if whole else self.batches or self.count(batches)
         windows = max(2, -(-batches // meters))
-        of_world = {k: more.pop(k) for k in ("minimum_meters", "grace_s", "late_s") if k in more}
+        of_world = {
+            k: more.pop(k)
+            for k in ("minimum_meters", "grace_s", "late_s", "window_s", "interval_s")
+            if k in more
+        }
         with self.folder(case) as folder:
             world = World(
                 folder,

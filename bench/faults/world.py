@@ -32,7 +32,6 @@ __all__ = ["LARGE_RING", "SMALL_RING", "Key", "World"]
 
 SMALL_RING = CkksParameters(2048, (40, 14))
 LARGE_RING = CkksParameters(4096, (48, 41, 20))  # 96 KB a batch
-_INTERVAL_S = 1
 _LARGEST = 100
 
 
@@ -69,21 +68,23 @@ class World:
         grace_s: float = 86_400.0,
         late_s: float = 86_400.0,
         aggregator: str = "main",
+        window_s: int | None = None,
+        interval_s: int = 1,
     ) -> None:
         """`windows` of the past, the last just over at `now_s`. Raises PlanError when no such plan is exact."""
         self.folder, self.windows, self.aggregator = folder, windows, aggregator
         self.meters = [f"m{i:04d}" for i in range(meters)]
         self.number = {meter: i for i, meter in enumerate(self.meters)}
         self.group = {meter: f"r{i % groups % 2}/f{i % groups}" for meter, i in self.number.items()}
-        self.window_s = meters * _INTERVAL_S
+        # As many intervals as meters; `window_s` sets their length, `interval_s` makes room for more meters.
+        self.interval_s = interval_s if window_s is None else window_s // meters
+        self.window_s = meters * self.interval_s
         self.first_window = int(now_s // self.window_s) - windows
         self.settings = Settings(
-            ckks=CkksSettings(
-                ring_degree=ring.ring_degree, prime_bits=ring.prime_bits, flooding_bits=0
-            ),
+            ckks=CkksSettings(ring_degree=ring.ring_degree, prime_bits=ring.prime_bits, flooding_bits=0),
             plan=PlanSettings(
                 window_s=self.window_s,
-                interval_s=_INTERVAL_S,
+                interval_s=self.interval_s,
                 quantities=(QuantitySettings(largest=_LARGEST, statistics=("sum", "mean")),),
                 largest_group=max(2, meters),
                 largest_rollup=max(2, meters),

@@ -10,7 +10,7 @@ from gridhe.errors import ConfigError
 __all__ = ["NAMES", "load"]
 
 # In the order of a full run.
-NAMES = ("micro", "security", "batch-size", "service", "scale", "meters", "intervals")
+NAMES = ("micro", "peers", "security", "batch-size", "service", "scale", "meters", "intervals")
 
 
 def load(names: Sequence[str]) -> list[Suite]:

@@ -116,7 +116,11 @@ def _broken_run(simulation: Simulation, disk: BadDisk, rng: random.Random, fault
 def _batch(number: int) -> SealedBatch:
     payload = random.Random(number).randbytes(20_000)  # noqa: S311 - any bytes
     return SealedBatch(
-        meter=f"m{number % 3}", plan="p" + "0" * 16, window=number // 3, until_s=number // 3 + 1, payload=payload
+        meter=f"m{number % 3}",
+        plan="p" + "0" * 16,
+        window=number // 3,
+        until_s=number // 3 + 1,
+        payload=payload,
     )
 
 

@@ -78,7 +78,9 @@ def meter_kills(options: Options) -> Outcome:
             cluster.reaches(lambda fleet=fleet: not fleet.running, 8.0)  # type: ignore[misc]
             died = fleet.exit_code == -9
             hit += died
-            cluster.say(f"{cluster.settled()} settled: {fleet.name} {point}:{passage} {'died' if died else '-'}")
+            cluster.say(
+                f"{cluster.settled()} settled: {fleet.name} {point}:{passage} {'died' if died else '-'}"
+            )
             if not fleet.running and fleet.exit_code:
                 fleet.start()
         cluster.figures |= {

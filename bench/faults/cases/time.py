@@ -1,0 +1,158 @@
+"""Clocks that are wrong, and plans that change."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from gridhe.bench.faults.options import Options
+from gridhe.bench.faults.outcome import Outcome
+from gridhe.bench.faults.simulation import Envelopes, Simulation
+from gridhe.bench.faults.world import World
+from gridhe.config.settings import AggregatorSettings, MeterSettings
+from gridhe.meter_agent.sources.protocol import Sample
+from gridhe.meter_agent.sources.table import parse_time
+from gridhe.meter_agent.windows import Windower
+
+__all__ = ["clock", "rotations"]
+
+_MS = 0.001
+
+
+def clock(options: Options) -> Outcome:
+    """Jumps of an hour either way, a step back, a daylight-saving fold, a millisecond at every edge."""
+    begun = time.monotonic()
+    faults: list[str] = []
+    windows = options.count(60)
+    with options.folder("clock", memory=True) as folder:
+        world = World(folder, meters=6, groups=2, windows=windows, now_s=time.time(), window_s=600)
+        envelopes = Envelopes(world)
+        simulation = Simulation(envelopes, folder / "state", seed=options.seed)
+        simulation.start()
+        rng, plan = simulation.rng, world.key.plan
+        checked = 0
+        for window in world.all_windows:
+            end_s = plan.window_start_s(window + 1)
+            batches = [(meter, window) for meter in world.meters]
+            for offset_s in (-plan.early_s - _MS, -plan.early_s + _MS):
+                # A window may end `early_s` ahead of this clock, and not a millisecond more.
+                simulation.now = end_s + offset_s
+                seen = Counter(simulation.engine.counters.rejected)
+                simulation.send(batches[:1])
+                early = simulation.engine.counters.rejected["early"] - seen["early"]
+                checked += 1
+                if early != (offset_s < -plan.early_s):
+                    faults.append(f"window {window}, clock {offset_s:+.3f} s from its end: early={early}")
+            for batch in batches[1:]:
+                simulation.now = end_s + rng.choice([-3600.0, 3600.0, -5.0, 0.0, 1.0, 7200.0])
+                simulation.send([batch])
+                if rng.random() < 0.3:
+                    simulation.commit()
+            simulation.now = end_s + rng.uniform(-3600, 3600)
+            simulation.commit()
+            if rng.random() < 0.1:
+                simulation.start()
+        last = plan.window_start_s(world.first_window + windows)
+        for offset_s, late in ((plan.horizon_s - _MS, 0), (plan.horizon_s + _MS, 1)):
+            simulation.now = last + offset_s
+            seen = Counter(simulation.engine.counters.rejected)
+            simulation.send([(world.meters[0], world.all_windows[-1])])
+            if simulation.engine.counters.rejected["late"] - seen["late"] != late:
+                faults.append(f"clock {offset_s:.3f} s after the last window: late is not {late}")
+        simulation.now = last + 1.0
+        simulation.drain()
+        simulation.crash()
+        faults += simulation.oracle.faults + _edges() + _folds()
+        outcome = Outcome(
+            case="clock",
+            seed=options.seed,
+            sent=len(envelopes.sealed),
+            accepted=simulation.oracle.held(),
+            lost=len(simulation.oracle.lost()),
+            duplicated=len(simulation.oracle.duplicated()),
+            released=len(simulation.oracle.totals),
+            recovery_s=0.0,
+            rejected=simulation.refused,
+            faults=tuple(faults[:20]),
+            figures={"edges": checked, "totals_said_again": simulation.oracle.repeats},
+        )
+    return replace(outcome, seconds=round(time.monotonic() - begun, 1))
+
+
+def _edges() -> list[str]:
+    """A sample a millisecond before or after a window's edge belongs to one window, always the same."""
+    faults = []
+    for offset_s, window in ((-_MS, 9), (0.0, 10), (_MS, 10)):
+        windower = Windower(quantities=("import_wh",), kind="energy", window_s=600, interval_s=60)
+        windower.add(Sample(at_s=6000 + offset_s, values={"import_wh": 5}))
+        windower.add(Sample(at_s=6000 + offset_s - 3600, values={"import_wh": 9}))  # a step back: late
+        windower.finish(partial=True)
+        found = [closed.window for closed in windower.closed]
+        if found != [window] or windower.counts.late != 1:
+            faults.append(f"a sample {offset_s:+.3f} s from the edge is in {found}, not [{window}]")
+    return faults
+
+
+def _folds() -> list[str]:
+    """The hour that comes twice has two instants, whatever the machine's own time zone."""
+    stamps = ["2023-10-29T02:30:00+02:00", "2023-10-29T02:30:00+01:00", "2023-10-29T02:30:00"]
+    seen = set()
+    for zone in ("UTC", "Europe/Berlin", "America/New_York"):
+        with _time_zone(zone):
+            seen.add(tuple(parse_time(stamp) for stamp in stamps))
+    if len(seen) != 1:
+        return [f"stamps depend on the machine's time zone: {seen}"]
+    first, second, _ = next(iter(seen))
+    return [] if first is not None and second == first + 3600 else [f"the fold is folded: {seen}"]
+
+
+@contextmanager
+def _time_zone(zone: str) -> Iterator[None]:
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = zone
+    time.tzset()
+    try:
+        yield
+    finally:
+        os.environ.pop("TZ")
+        if before is not None:
+            os.environ["TZ"] = before
+        time.tzset()
+
+
+def rotations(options: Options) -> Outcome:
+    """20 new keys and plans in 10,000 batches, with kills of aggregator and fleet in between."""
+    count = options.count(20)
+    with options.cluster(
+        "rotations",
+        batches=10_000,
+        meters=40,
+        meter=MeterSettings(unreceipted_max=2),
+        aggregator=AggregatorSettings(commit_interval_s=0.3, redeliver_s=3.0),
+    ) as cluster:
+        world = cluster.world
+        cluster.start()
+        step = world.windows // (count + 1)
+        for number in range(1, count + 1):
+            first = number * step
+            # Known before the first meter gets there: meters seal a few windows ahead of their receipts.
+            cluster.after(max(0, first - 8) * len(world.meters))
+            world.add_key(world.first_window + first)
+            cluster.authority.publish()
+            cluster.idle(cluster.rng.uniform(0.2, 1.0))
+            kind = cluster.rng.choice(["aggregator", "fleet", "none"])
+            if kind == "aggregator":
+                cluster.kill_aggregator()
+            elif kind == "fleet":
+                cluster.kill_fleet()
+            cluster.say(f"rotation {number} at {cluster.settled()} settled, killed: {kind}")
+        outcome = cluster.finish()
+        plans = {plan for plan, _, _, _ in cluster.oracle.totals}
+        cluster.figures["plans_with_totals"] = len(plans)
+        by_window: dict[tuple[str, int], set[str]] = {}
+        for plan, group, window, _ in cluster.oracle.totals:
+            by_window.setdefault((group, window), set()).add(plan)
+        cluster.figures["windows_of_two_plans"] = sum(len(found) > 1 for found in by_window.values())
+        return options.require(outcome, len(plans) > count * 3 // 4, f"only {len(plans)} plans were used")

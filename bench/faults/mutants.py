@@ -1,0 +1,130 @@
+"""Safeguards taken out one at a time, to see that the faults notice: a suite that stays green proves nothing.
+
+`python -m gridhe.bench.faults.mutants NAME MODULE ARGUMENT...` runs a program of ours without one of them. The
+programs themselves have no such switch.
+
+    dedup         (a) the aggregator folds whatever comes, again and again
+    early-receipt (b) it sends receipts on arrival, and not after the commit
+    no-outbox     (c) a meter forgets a batch once it is published
+    two-steps     (d) totals are durable in one transaction, who is in them in the next
+    no-sync       SQLite does not wait for the disk (seen only by a power cut)
+    no-count      transactions are not counted a second time (seen only by flipped bytes)
+"""
+
+import runpy
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+__all__ = ["MUTATIONS", "mutated"]
+
+Patches = list[AbstractContextManager[Any]]
+
+
+def _dedup() -> Patches:
+    from gridhe.aggregator import engine
+
+    return [patch.object(engine._Reported, "has", lambda self, number: False)]
+
+
+def _early_receipt() -> Patches:
+    from gridhe.aggregator.service import Service
+    from gridhe.broker.session import Message
+
+    original = Service._on_message
+
+    def hear(self: Service, topic: str, payload: bytes) -> None:
+        original(self, topic, payload)
+        for one in self._engine._receipts():
+            self._session.publish(Message(topic=one.topic, payload=one.payload))
+
+    return [patch.object(Service, "_on_message", hear)]
+
+
+def _no_outbox() -> Patches:
+    from gridhe.meter_agent.agent import Agent
+    from gridhe.meter_agent.outbox import Settled, Waiting
+    from gridhe.meter_agent.service import Service
+
+    gone: list[Settled] = []
+    published, work = Agent.published, Service._work
+
+    def forget(self: Agent, batch: Waiting, now_s: float) -> None:
+        published(self, batch, now_s)
+        self._outstanding.pop((batch.plan, batch.window), None)
+        self._due_s = 0.0
+        gone.append(Settled(meter=self.meter, plan=batch.plan, window=batch.window))
+
+    def settle(self: Service) -> None:
+        if gone:
+            self._settled += gone
+            gone.clear()
+            self._since()
+        work(self)
+
+    return [patch.object(Agent, "published", forget), patch.object(Service, "_work", settle)]
+
+
+def _two_steps() -> Patches:
+    from gridhe.aggregator.totals import Totals
+    from gridhe.faults import point
+
+    original = Totals.save_reported
+
+    def later(self: Totals, *arguments: Any) -> None:
+        self._db.write("COMMIT")
+        point("commit.1.between")
+        self._db.write("BEGIN IMMEDIATE")
+        original(self, *arguments)
+
+    return [patch.object(Totals, "save_reported", later)]
+
+
+def _no_sync() -> Patches:
+    from gridhe.aggregator import database
+
+    original = database.Database._open_schema
+
+    def careless(self: database.Database, owner: dict[str, bytes]) -> None:
+        self._db.execute("PRAGMA synchronous = OFF")
+        original(self, owner)
+
+    return [patch.object(database.Database, "_open_schema", careless), *_no_count()]
+
+
+def _no_count() -> Patches:
+    from gridhe.commits import CommitCount
+
+    return [patch.object(CommitCount, "check", lambda self, found: None)]
+
+
+MUTATIONS: dict[str, Callable[[], Patches]] = {
+    "dedup": _dedup,
+    "early-receipt": _early_receipt,
+    "no-outbox": _no_outbox,
+    "two-steps": _two_steps,
+    "no-sync": _no_sync,
+    "no-count": _no_count,
+}
+
+
+@contextmanager
+def mutated(name: str) -> Any:
+    """This process without that safeguard."""
+    patches = MUTATIONS[name]()
+    for each in patches:
+        each.__enter__()
+    try:
+        yield
+    finally:
+        for each in reversed(patches):
+            each.__exit__(None, None, None)
+
+
+if __name__ == "__main__":
+    mutation, module, *arguments = sys.argv[1:]
+    sys.argv = [module, *arguments]
+    with mutated(mutation):
+        runpy.run_module(module, run_name="__main__")

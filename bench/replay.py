@@ -1,0 +1,62 @@
+"""One replay through the engine: `python -m gridhe.bench.replay STATE KILOBYTES METERS GROUPS SEED`.
+
+Prints one JSON object: batch_us (a value for each stretch of batches, its share of the commit
+included), grown_mb, resident_mb, disk_mb, whole_s, preset.
+"""
+
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from gridhe.aggregator.database import Database
+from gridhe.aggregator.engine import Engine
+from gridhe.bench.grid import RINGS, BenchGrid
+from gridhe.config.settings import AggregatorSettings
+
+__all__ = ["replay"]
+
+_STRETCH = 2_500  # batches from one commit to the next: about a second's
+
+
+def replay(state: Path, kilobytes: int, meters: int, groups: int, seed: int) -> dict[str, object]:
+    """Fold one batch of each of so many meters. Raises RuntimeError when one is not folded."""
+    grid = BenchGrid(RINGS[kilobytes], groups=groups, meters=meters, seed=seed)
+    database = Database(state, authority=grid.credential.authority, aggregator="main")
+    try:
+        engine = Engine(database=database, credential=grid.credential, settings=AggregatorSettings())
+        engine.take_bundle(grid.signed_bundle())
+        engine.take_roster(grid.roster(), grid.now)
+        gc.collect()
+        before = psutil.Process().memory_info().rss
+        taken = []
+        for start in range(0, meters, _STRETCH):
+            stretch = range(start, min(start + _STRETCH, meters))
+            parcels = [(parcel.topic, parcel.payload) for parcel in grid.parcels(stretch)]
+            started = time.perf_counter()
+            for topic, payload in parcels:
+                engine.receive(topic, payload, grid.now)
+            engine.commit(grid.now)
+            taken.append((time.perf_counter() - started) / len(parcels))
+            del parcels
+        if engine.counters.folded != meters:
+            raise RuntimeError(f"{engine.counters.folded} of {meters} batches were folded")
+        gc.collect()
+        resident = psutil.Process().memory_info().rss
+    finally:
+        database.close()
+    return {
+        "batch_us": [seconds * 1e6 for seconds in taken],
+        "grown_mb": max(0, resident - before) / 2**20,
+        "resident_mb": resident / 2**20,
+        "disk_mb": sum(file.stat().st_size for file in state.iterdir()) / 2**20,
+        "whole_s": sum(seconds * _STRETCH for seconds in taken[:-1]) + taken[-1] * len(stretch),
+        "preset": grid.preset,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(replay(Path(sys.argv[1]), *(int(one) for one in sys.argv[2:6]))))
