@@ -4,7 +4,6 @@ import json
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from gridhe.broker.reactor import Reactor
 from gridhe.broker.session import Message, Session
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError
-from gridhe_testing.commands import Shell, free_port
+from gridhe_testing.commands import Shell, free_port, wait_for
 
 pytestmark = pytest.mark.system
 
@@ -71,14 +70,7 @@ def mosquitto_of(shell: Shell, mosquitto: Path) -> Iterator[subprocess.Popen[byt
     with shell.running(
         str(mosquitto), "-c", "authority/broker/mosquitto.conf", log="mosquitto.log"
     ) as broker:
-        for _ in range(100):
-            assert broker.poll() is None, (shell.folder / "mosquitto.log").read_text()
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except ConnectionRefusedError:
-                with pytest.raises(subprocess.TimeoutExpired):
-                    broker.wait(0.05)
+        wait_for(port, broker)
         yield broker
 
 

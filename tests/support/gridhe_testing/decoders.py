@@ -112,7 +112,7 @@ def envelope() -> Decoder:
         seeds=_seeds(
             (seal_envelope(header, b"c" * 40, KEY), seal_envelope(header, ones, KEY)),
             encoded,
-            bytes([len(encoded)]) + encoded + b"\1\2",
+            bytes([len(encoded)]) + encoded + b"\1\0",
         ),
     )
 
