@@ -14,6 +14,7 @@ from gridhe.commands import CommonOptions, common_options, run_command, version_
 from gridhe.errors import ConfigError, StateError
 from gridhe.keyring.cli_ca import ca
 from gridhe.keyring.cli_enrol import enrol
+from gridhe.keyring.cli_passphrase import passphrase
 from gridhe.keyring.cli_release import release
 from gridhe.keyring.cli_shared import broker_option, home_option, open_home, passphrase_option
 
@@ -203,6 +204,7 @@ def inspect(home: Path, as_json: bool) -> None:
 
 cli.add_command(ca)
 cli.add_command(enrol)
+cli.add_command(passphrase)
 cli.add_command(release)
 
 

@@ -24,7 +24,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from gridhe.errors import CredentialError, VaultError
+from gridhe.errors import CredentialError, StateError, VaultError
 from gridhe.files import check_private, write_private
 
 __all__ = ["Kdf", "Secrets", "Vault", "check_private_dir"]
@@ -204,6 +204,17 @@ class Vault:
         if not known or not sized or len(salt) != _SALT_BYTES or len(nonce) != _NONCE_BYTES:
             raise VaultError(f"{path} is not a vault of this version of gridhe")
         return data[: start + length], kdf, salt, nonce
+
+    def change_passphrase(self, passphrase: bytes) -> None:
+        """Replace the file by one that only this passphrase opens. StateError: the old one stays."""
+        before = self._key, self._salt
+        self._salt = os.urandom(_SALT_BYTES)
+        self._key = self._kdf.derive(passphrase, self._salt)
+        try:
+            self.save(self.secrets)
+        except StateError:
+            self._key, self._salt = before
+            raise
 
     def save(self, secrets: Secrets) -> None:
         """Replace the vault's content on disk, then here. Raises StateError when the disk refuses."""

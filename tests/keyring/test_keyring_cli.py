@@ -148,6 +148,23 @@ def test_a_wrong_passphrase_is_one_quiet_line_and_exit_code_5(
     )
 
 
+def test_a_new_passphrase_opens_the_vault_and_the_old_one_no_longer(
+    run: Run, small_authority: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    new = tmp_path / "new"
+    new.touch(0o600)
+    new.write_text("short\n")
+    command = ("passphrase", "--home", small_authority.home, "--new-passphrase-file", new)
+    assert run(*command)[0] == 5  # too short: nothing is changed
+    new.write_text("another long phrase\n")
+    enrol = ("enrol", "--home", small_authority.home, "--group", "north", "anna")
+    assert run(*command)[0] == 0
+    assert run(*enrol)[0] == 5
+    monkeypatch.setenv("GRIDHE_PASSPHRASE", "another long phrase")
+    assert run(*enrol)[0] == 0
+    assert (small_authority.home / "vault").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_folder_that_is_no_home_is_said_before_a_passphrase_is_asked_for(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,7 +323,7 @@ def test_inspect_of_a_fresh_home_changes_nothing(run: Run, small_authority: Any)
 
 
 def test_every_command_explains_itself_with_an_example(run: Run) -> None:
-    for command in ("plan", "init", "enrol", "bundle", "release", "rotate"):
+    for command in ("plan", "init", "enrol", "bundle", "release", "rotate", "passphrase"):
         code, out, _ = run(command, "--help")
         assert code == 0
         assert f"gridhe-keyring {command}" in out

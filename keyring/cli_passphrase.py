@@ -1,0 +1,45 @@
+"""`gridhe-keyring passphrase`: give the vault another passphrase."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from gridhe.commands import CommonOptions, common_options
+from gridhe.keyring.cli_shared import home_option, open_home, passphrase_option
+
+__all__ = ["passphrase"]
+
+
+@click.command()
+@common_options
+@home_option
+@passphrase_option
+@click.option(
+    "--new-passphrase-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="File (0600) with the new passphrase. Else a prompt.",
+)
+def passphrase(
+    common: CommonOptions, home: Path, passphrase_file: Path | None, new_passphrase_file: Path | None
+) -> None:
+    """Give the vault another passphrase; its keys stay the same.
+
+    A `release --follow` that runs goes on with what it has and must be started again before it can learn of
+    new keys. Backups of the old vault still open with the old passphrase.
+
+    \b
+    Examples:
+      gridhe-keyring passphrase --home authority
+      gridhe-keyring passphrase --home authority --passphrase-file old --new-passphrase-file new
+    """
+    from gridhe.keyring.passphrase import ask_passphrase
+
+    common.load()
+    with ExitStack() as stack:
+        authority = open_home(stack, home, passphrase_file)
+        # Not from the environment: there stands the old one.
+        new = ask_passphrase(file=new_passphrase_file, environ={}, confirm=True)
+        authority.vault.change_passphrase(new)
+    click.echo(f"the vault of {home} has a new passphrase; delete copies of the old vault")
