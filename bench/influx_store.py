@@ -42,7 +42,9 @@ class InfluxSettings:
     token: str
 
     @classmethod
-    def load(cls, given: Mapping[str, str | None], environ: Mapping[str, str] = os.environ) -> "InfluxSettings":
+    def load(
+        cls, given: Mapping[str, str | None], environ: Mapping[str, str] = os.environ
+    ) -> "InfluxSettings":
         """From flags, else INFLUXDB_V2_URL, _ORG, _BUCKET and _TOKEN. Raises ConfigError."""
         found = {}
         for name, default in (("url", None), ("org", "gridhe"), ("bucket", None), ("token", "")):
@@ -96,7 +98,9 @@ class InfluxStore:
         """A run's records, in the order they were made."""
         found = self._query(f'|> filter(fn: (r) => r.run == "{check_run(run)}")')
         if not found:
-            raise StoreError(f"there is no run {run} in {self._settings.url}; see gridhe-bench list --store influx")
+            raise StoreError(
+                f"there is no run {run} in {self._settings.url}; see gridhe-bench list --store influx"
+            )
         return found
 
     def runs(self) -> list[RunSummary]:
@@ -121,19 +125,21 @@ class InfluxStore:
         except _TRANSPORT as error:
             raise self._away(error) from None
         rows = [row.values for table in tables for row in table.records]
-        records = [decode(_fields(row), f"{self._settings.url}, bucket {self._settings.bucket}") for row in rows]
+        records = [
+            decode(_fields(row), f"{self._settings.url}, bucket {self._settings.bucket}") for row in rows
+        ]
         return sorted(records, key=lambda record: record.at_ns)
 
     def _refused(self, error: ApiException) -> StoreError:
         where = f"InfluxDB at {self._settings.url}"
         if error.status in (401, 403):
             return StoreError(
-                f"{where} refuses the token (HTTP {error.status}); set INFLUXDB_V2_TOKEN to one that may read and "
-                f"write {self._settings.bucket} (InfluxDB 1.8: user:password)"
+                f"{where} refuses the token (HTTP {error.status}); set INFLUXDB_V2_TOKEN to one that may "
+                f"read and write {self._settings.bucket} (InfluxDB 1.8: user:password)"
             )
         if error.status == 404:
             return StoreError(
-                f"{where} has no bucket {self._settings.bucket!r} or no org {self._settings.org!r} (HTTP 404); "
+                f"{where} has no bucket {self._settings.bucket!r} or org {self._settings.org!r} (HTTP 404); "
                 "create them, or give --influx-bucket and --influx-org"
             )
         said = str(error.message or error.body or error.reason)[:200].strip()

@@ -18,9 +18,7 @@ class TensealPeer:
     share = 1
 
     def __init__(self) -> None:
-        self._context = ts.context(
-            ts.SCHEME_TYPE.CKKS, 4096, coeff_mod_bit_sizes=[48, 41, 20], n_threads=1
-        )
+        self._context = ts.context(ts.SCHEME_TYPE.CKKS, 4096, coeff_mod_bit_sizes=[48, 41, 20], n_threads=1)
         self._scale = 2.0**40
 
     def encrypt(self, numbers: NDArray[np.int64]) -> Any:

@@ -83,11 +83,15 @@ def _measure(setup: Setup, case: _Case, repeats: int) -> None:
         cpu = [one.cpu_us for one in found]
         add(NAME, f"{label} {name}", "processor time", cpu, "us/batch", preset=grid.preset)
     for other in consumers[::2] if len(consumers) > 2 else ["paho"]:
-        share = [mine.per_s / theirs.per_s for mine, theirs in zip(rates["gridhe"], rates[other], strict=True)]
+        share = [
+            mine.per_s / theirs.per_s for mine, theirs in zip(rates["gridhe"], rates[other], strict=True)
+        ]
         add(NAME, f"{label} gridhe", f"rate / {other}", share, "x", preset=grid.preset, better="higher")
     setup.progress.say(
         f"{label}, {grid.preset}: "
-        + ", ".join(f"{name} {statistics.median(r.per_s for r in found):,.0f}/s" for name, found in rates.items())
+        + ", ".join(
+            f"{name} {statistics.median(r.per_s for r in found):,.0f}/s" for name, found in rates.items()
+        )
     )
 
 
@@ -104,11 +108,11 @@ def _one(setup: Setup, grid: BenchGrid, case: _Case, parcels: Path, name: str) -
             counted = topics.receipt("+")
         else:
             counted = topics.batch("", "").rstrip("/") + "/#"
-        counter = stack.enter_context(
-            process(counting(broker, counted, bare_paho=name == "paho"), log)
-        )
+        counter = stack.enter_context(process(counting(broker, counted, bare_paho=name == "paho"), log))
         command = [sys.executable, "-P", "-m", "gridhe.bench.publisher", str(parcels), str(broker.port)]
         feed = stack.enter_context(process(command, log))
         wait_for_line(feed, b"ready")
         wait_until_counting(counter, broker)
-        return measure_rate(feed, counter, total=case.messages, window=case.window, watched_pid=pid or counter.pid)
+        return measure_rate(
+            feed, counter, total=case.messages, window=case.window, watched_pid=pid or counter.pid
+        )

@@ -1,0 +1,102 @@
+"""The report: one self-contained page, its plots as files, and the tables in Markdown."""
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from gridhe.bench.plots import Plot, draw
+from gridhe.bench.record import Record
+from gridhe.bench.table import HEADINGS, markdown, rows_of
+from gridhe.errors import StoreError
+
+__all__ = ["write_report"]
+
+_ABOUT = {
+    "micro": "Every step of a batch's life alone, in rounds with what it is measured against.",
+    "peers": "The same numbers and verbs. gridhe's load+add also checks tag, sizes and residue ranges.",
+    "security": "Plain TenSEAL on one thread: what a larger ring costs, whoever uses it.",
+    "batch-size": "A ciphertext weighs the same full or nearly empty, so fill it.",
+    "service": "One process, durable and with receipts, against subscribers that only count.",
+    "scale": "Distinct meters replayed through the engine: time and memory may not grow with their number.",
+    "meters": "The whole pipeline in real time: fleet, broker, aggregator and authority on this machine.",
+    "intervals": "The whole pipeline, a reading every 1 to 30 seconds, in real time and as fast as it goes.",
+}
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 60rem; margin: 2rem auto;
+  padding: 0 1rem }
+h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { margin: 2.5rem 0 .2rem; font-size: 1.2rem }
+p.machine, p.about { color: #4b5563; margin: .2rem 0 1rem } img { max-width: 100%; height: auto }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; width: 100% }
+th, td { padding: .2rem .5rem; border-bottom: 1px solid #e5e7eb; text-align: left; white-space: nowrap }
+th.n, td.n { text-align: right } td.w { white-space: normal }
+summary { cursor: pointer; color: #1b6ca8; margin: .5rem 0 }
+"""
+_NUMBERS_FROM = 4
+
+
+def write_report(runs: Sequence[Sequence[Record]], out: Path) -> Path:
+    """Write report.html, report.md and the plots into `out`; returns the page. Raises StoreError."""
+    records = list({record.key: record for run in runs for record in run}.values())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        plots = draw(records, out)
+        (out / "report.md").write_text(_markdown(records, plots), encoding="utf-8")
+        page = out / "report.html"
+        page.write_text(_page(records, plots), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write the report to {out}: {error.strerror or error}") from error
+    return page
+
+
+def _suites(records: Sequence[Record]) -> list[str]:
+    found = dict.fromkeys(record.suite for record in records)
+    return [suite for suite in _ABOUT if suite in found] + [suite for suite in found if suite not in _ABOUT]
+
+
+def _origin(records: Sequence[Record]) -> str:
+    runs = ", ".join(dict.fromkeys(record.run for record in records))
+    first = records[0]
+    return f"Run {runs}, gridhe {first.version}, on {first.host}: {first.machine}."
+
+
+def _markdown(records: Sequence[Record], plots: Sequence[Plot]) -> str:
+    parts = [_origin(records)]
+    for suite in _suites(records):
+        parts += [f"## {suite}", _ABOUT.get(suite, "")]
+        parts += [f"![{plot.title}]({plot.path.name})" for plot in plots if plot.suite == suite]
+        rows = rows_of(record for record in records if record.suite == suite)
+        parts.append(markdown(HEADINGS, rows, _NUMBERS_FROM))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _page(records: Sequence[Record], plots: Sequence[Plot]) -> str:
+    parts = [
+        "<!doctype html><html lang=en><head><meta charset=utf-8><title>gridhe bench</title>",
+        f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style></head><body>",
+        f"<h1>gridhe bench</h1><p class=machine>{html.escape(_origin(records))}</p>",
+    ]
+    for suite in _suites(records):
+        parts.append(f"<h2 id={suite}>{suite}</h2><p class=about>{html.escape(_ABOUT.get(suite, ''))}</p>")
+        for plot in plots:
+            if plot.suite == suite:
+                data = base64.b64encode(plot.path.read_bytes()).decode()
+                parts.append(f"<img alt='{html.escape(plot.title)}' src='data:image/png;base64,{data}'>")
+        mine = [record for record in records if record.suite == suite]
+        parts.append(f"<details><summary>{len(mine)} figures</summary>{_table(mine)}</details>")
+    return "\n".join(parts) + "\n</body></html>\n"
+
+
+def _table(records: Sequence[Record]) -> str:
+    head = "".join(
+        f"<th{' class=n' if i >= _NUMBERS_FROM else ''}>{name}</th>" for i, name in enumerate(HEADINGS)
+    )
+    rows = [f"<table><thead><tr>{head}</tr></thead><tbody>"]
+    for record, row in zip(records, rows_of(records), strict=True):
+        wide = "w" if record.unit == "note" else "n"
+        cells = "".join(
+            f"<td{f' class={wide}' if i >= _NUMBERS_FROM else ''}>{html.escape(cell)}</td>"
+            for i, cell in enumerate(row)
+        )
+        rows.append(f"<tr>{cells}</tr>")
+    return "".join([*rows, "</tbody></table>"])
