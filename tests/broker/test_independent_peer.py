@@ -6,8 +6,8 @@ import re
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 import tenseal as ts
@@ -20,7 +20,7 @@ from gridhe.broker.total import Total
 from gridhe_testing.grid import FIRST_WINDOW, Grid
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "wire.md"
-# What the issue allows, zstd until Python has its own, Ed25519 for the signatures, and the standard library's own.
+# What the issue allows, zstd until Python has its own, Ed25519 for the signatures, and the standard library.
 ALLOWED = {
     "tenseal",
     "numpy",
@@ -193,16 +193,10 @@ def test_the_page_names_every_reason_and_every_field() -> None:
     assert {reason for reason in reasons if f"`{reason}`" not in page} == set()
 
 
-def plan_fields(grid: Grid) -> Any:
-    import msgpack
-
-    return msgpack.unpackb(grid.plan.encode())
-
-
 def test_the_pages_plan_table_has_the_plans_fields_in_their_order(grid: Grid) -> None:
     page = PAGE.read_text(encoding="utf-8")
     table = page[page.index("The plan record is") : page.index("### Roster")]
     named = [
         name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)
     ]
-    assert named == list(plan_fields(grid))
+    assert named == list(msgpack.unpackb(grid.plan.encode()))
