@@ -1,0 +1,240 @@
+"""What release promises, measured: the noise's deviation, the rounding, and kills in the middle.
+
+make hostile      # runs this too, at full size
+
+noise      that many draws of one coefficient's and one slot's flooding noise, against the plan's
+rounding   totals of the plan's most meters, decrypted with flooding, against the integer sums
+kills      releases killed with SIGKILL at random moments: the same answer afterwards, one noise draw each
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import tenseal as ts
+
+from gridhe.aggregator.accumulator import Accumulator
+from gridhe.broker.planes import Planes
+from gridhe.broker.total import Piece, TotalHeader, open_total, seal_total
+from gridhe.config.settings import PlanSettings, QuantitySettings, ReleaseSettings, Settings
+from gridhe.keyring import decrypt
+from gridhe.keyring.authority import AuthorityHome
+from gridhe.keyring.bundle import Bundle, key_id_of
+from gridhe.keyring.credential import load_aggregator
+from gridhe.keyring.decrypt import Decryptor, embed, gaussian
+from gridhe.keyring.ledger import verify_ledger
+from gridhe.keyring.planner import choose, make_plan
+from gridhe.keyring.releaser import Releaser
+from gridhe.keyring.signing import SigningKey
+from gridhe.keyring.vault import Kdf
+from gridhe.meter_agent.sealing import Encryptor
+
+
+def noise(draws: int) -> dict[str, float]:
+    """Deviation over `draws` independent totals' noise, by the deviation the plan promises.
+
+    One coefficient and one slot of each: within a polynomial the slots are correlated.
+    """
+    plan = make_plan(Settings(), choose(Settings()), authority="a" * 17, key_id="k" * 17, first_window=0)
+    n, key = plan.parameters.ring_degree, os.urandom(32)
+    coefficient, slot = np.empty(draws), np.empty(draws)
+    for i in range(draws):
+        drawn = gaussian(key, i.to_bytes(32, "big"), n)
+        coefficient[i] = drawn[i % n]
+        slot[i] = embed(drawn)[i % (n // 2)] if i % 10 == 0 else np.nan
+    slots = slot[~np.isnan(slot)]
+    return {
+        "draws": draws,
+        "coefficient_by_planned": float(coefficient.std()),
+        "coefficient_mean": float(coefficient.mean()),
+        "slot_draws": len(slots),
+        "slot_by_planned": float(slots.std() / np.sqrt(n / 2)),
+        "slot_sigma_by_half_a_unit": float(np.sqrt(n / 2) * plan.flooding_sigma / plan.scale / 0.5),
+    }
+
+
+def rounding(slots: int, seed: int) -> dict[str, object]:
+    """At least this many slots of totals of the default plan's most meters, each compared."""
+    settings, rng = Settings(), np.random.default_rng(seed)
+    choice = choose(settings)
+    parameters = choice.parameters
+    context = ts.context(
+        ts.SCHEME_TYPE.CKKS,
+        parameters.ring_degree,
+        coeff_mod_bit_sizes=list(parameters.prime_bits),
+        n_threads=1,
+    )
+    public = context.serialize(
+        save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
+    )
+    secret = context.serialize(
+        save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
+    )
+    plan = make_plan(settings, choice, authority="a" * 17, key_id=key_id_of(public), first_window=0)
+    encryptor, planes = Encryptor(Bundle(plan=plan, public_key=public)), Planes(parameters)
+    decryptor = Decryptor(plan, secret, os.urandom(32))
+    quantity = plan.quantities[0]
+    batches = []
+    for _ in range(64):
+        values = {"import_wh": rng.integers(0, quantity.largest + 1, plan.intervals)}
+        batches.append((plan.layout.encode(values), planes.views(encryptor.encrypt(values))))
+    compared = wrong = totals = 0
+    while compared < slots:
+        total, expected = Accumulator(planes), np.zeros(plan.layout.used, np.int64)
+        for at in rng.integers(0, len(batches), plan.largest_rollup):
+            encoded, views = batches[at]
+            total.fold(views)
+            expected += encoded
+        found = decryptor.decrypt(total.pack())
+        wrong += int((found != expected).sum())
+        compared += len(expected)
+        totals += 1
+    return {"slots": compared, "totals": totals, "meters": plan.largest_rollup, "wrong": wrong, "seed": seed}
+
+
+class _Spied:
+    """Writes down each noise draw before it is used, so that a killed process has left it too."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._real = decrypt.gaussian
+
+    def __call__(self, key: bytes, label: bytes, count: int) -> object:
+        drawn = self._real(key, label, count)
+        digest = hashlib.sha256(drawn.tobytes()).hexdigest()
+        os.write(self._handle, f"{label.hex()} {digest}\n".encode())
+        return drawn
+
+
+def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
+    """`count` releases, each killed at a random moment, then asked for again twice."""
+    rng, settings = random.Random(seed), _small_settings()
+    home = AuthorityHome.init(folder / "home", settings, b"correct horse", kdf=Kdf(n=2**14))
+    credential = load_aggregator(home.enrol_aggregator("agg1", settings))
+    signer = SigningKey.from_private_bytes(credential.signing_key)
+    plan = home.bundle().plan
+    encryptor = Encryptor(home.bundle())
+    planes, log = Planes(plan.parameters), folder / "draws"
+    payloads, expected = [], []
+    for window in range(count + 1):
+        total, sums = Accumulator(planes), np.zeros(plan.layout.used, np.int64)
+        for meter in range(6):
+            values = {
+                "import_wh": np.random.default_rng([seed, window, meter]).integers(0, 1_001, plan.intervals)
+            }
+            total.fold(planes.views(encryptor.encrypt(values)))
+            sums += plan.layout.encode(values)
+        header = TotalHeader(
+            plan=plan.plan_id,
+            key=plan.key_id,
+            aggregator="agg1",
+            group="north",
+            window=window,
+            part=0,
+            meters=6,
+            members=bytes(32),
+            pieces=(Piece("north", 0, 6),),
+        )
+        payloads.append(seal_total(header, total.pack(), signer))
+        expected.append(sums)
+
+    def release(window: int) -> list[int]:
+        """In a process of its own, from opening the ledger on; its answer."""
+        with Releaser(
+            home.paths,
+            plans={plan.plan_id: plan},
+            secrets=lambda: home.vault.secrets,
+            aggregators=lambda: {"agg1": signer.verify_key},
+            settings=ReleaseSettings(),
+            now=lambda: "2026-01-01T00:00:00Z",
+        ) as releaser:
+            _, answer = releaser.release(open_total(payloads[window], 1 << 24))
+            return [v for kinds in answer.blocks.values() for block in kinds.values() for v in block]
+
+    def fork(window: int, kill_after_s: float | None) -> tuple[bytes, float]:
+        reading, writing = os.pipe()
+        started = time.perf_counter()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                decrypt.gaussian = _Spied(log)  # type: ignore[assignment]
+                os.write(writing, json.dumps(release(window)).encode())
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(writing)
+        if kill_after_s is not None:
+            time.sleep(kill_after_s)
+            os.kill(child, signal.SIGKILL)
+        with os.fdopen(reading, "rb") as pipe:
+            said = pipe.read()
+        os.waitpid(child, 0)
+        return said, time.perf_counter() - started
+
+    home.enrolment.close()  # no connection of ours in the children
+    _, usual_s = fork(count, None)
+    died = repeated = wrong = 0
+    for window in range(count):
+        said, _ = fork(window, rng.uniform(0.0, usual_s * 1.1))
+        died += not said
+        first, _ = fork(window, None)
+        second, _ = fork(window, None)
+        repeated += first == second and (not said or said == first)
+        wrong += json.loads(first) != expected[window].tolist()
+    records: list[dict[str, object]] = []
+    verify_ledger(home.paths.ledger, on_record=records.append)
+    draws: dict[str, set[str]] = defaultdict(set)
+    lines = log.read_text().split()
+    for label, digest in zip(lines[::2], lines[1::2], strict=True):
+        draws[label].add(digest)
+    kinds = [record["kind"] for record in records]
+    return {
+        "killed": count,
+        "died_before_answering": died,
+        "same_answer_afterwards": repeated,
+        "wrong_answers": wrong,
+        "decided": kinds.count("decided"),
+        "answered": kinds.count("answered"),
+        "totals": count + 1,
+        "drawn": len(lines) // 2,
+        "most_different_draws_of_a_total": max(map(len, draws.values())),
+        "seed": seed,
+    }
+
+
+def _small_settings() -> Settings:
+    return Settings(
+        plan=PlanSettings(
+            window_s=3_600,
+            interval_s=900,
+            largest_group=100,
+            largest_rollup=100,
+            quantities=(QuantitySettings(largest=1_000, bins=4),),
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--draws", type=int, default=100_000)
+    parser.add_argument("--slots", type=int, default=1_000_000)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        print(json.dumps({"kills": kills(options.kills, options.seed, Path(scratch))}), flush=True)
+    print(json.dumps({"noise": noise(options.draws)}), flush=True)
+    print(json.dumps({"rounding": rounding(options.slots, options.seed)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
