@@ -1,0 +1,247 @@
+"""Totals that must not be opened: refused by rule, written down, not decrypted. And figures of release."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gridhe.broker.planes import Planes
+from gridhe.broker.total import Piece, TotalHeader, open_total, seal_total
+from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, ReleaseSettings, Settings
+from gridhe.errors import ReleaseRefused, StateError
+from gridhe.keyring.authority import AuthorityHome
+from gridhe.keyring.credential import load_aggregator
+from gridhe.keyring.decrypt import Decryptor
+from gridhe.keyring.ledger import verify_ledger
+from gridhe.keyring.releaser import Releaser
+from gridhe.keyring.signing import SigningKey
+from gridhe.keyring.vault import Kdf
+from gridhe.meter_agent.sealing import Encryptor
+from gridhe_testing.release_figures import kills, noise, rounding
+
+BUDGET = 3
+MINIMUM = 5
+
+
+class Desk:
+    """A home, its aggregator, and a releaser that counts what it decrypts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(
+            ckks=CkksSettings(decryptions=BUDGET),
+            plan=PlanSettings(
+                window_s=3_600,
+                interval_s=900,
+                largest_group=50,
+                largest_rollup=50,
+                minimum_meters=MINIMUM,
+                quantities=(QuantitySettings(largest=1_000, bins=4),),
+            ),
+        )
+        self.home = AuthorityHome.init(folder / "home", self.settings, b"correct horse", kdf=Kdf(n=2**14))
+        credential = load_aggregator(self.home.enrol_aggregator("agg1", self.settings))
+        self.signer = SigningKey.from_private_bytes(credential.signing_key)
+        self.plan = self.home.bundle().plan
+        self.encryptor = Encryptor(self.home.bundle())
+        self.releaser = Releaser(
+            self.home.paths,
+            plans={self.plan.plan_id: self.plan},
+            secrets=lambda: self.home.vault.secrets,
+            aggregators=lambda: {"agg1": self.signer.verify_key},
+            settings=ReleaseSettings(),
+            now=lambda: "2026-01-01T00:00:00Z",
+        )
+
+    def total(
+        self,
+        group: str,
+        pieces: dict[str, int],
+        *,
+        window: int = 7,
+        key: SigningKey | None = None,
+        ciphertext: bytes | None = None,
+    ) -> bytes:
+        meters = sum(pieces.values())
+        header = TotalHeader(
+            plan=self.plan.plan_id,
+            key=self.plan.key_id,
+            aggregator="agg1",
+            group=group,
+            window=window,
+            part=0,
+            meters=meters,
+            members=bytes(32),
+            pieces=tuple(Piece(name, 0, count) for name, count in pieces.items()),
+        )
+        return seal_total(header, ciphertext or self.sum_of(meters), key or self.signer)
+
+    def sum_of(self, meters: int) -> bytes:
+        """A ciphertext that decrypts to a possible sum: every meter used 100."""
+        planes = Planes(self.plan.parameters)
+        one = planes.unpack(self.encryptor.encrypt({"import_wh": np.full(self.plan.intervals, 100)}))
+        primes = np.array(self.plan.parameters.primes, np.uint64)[None, :, None]
+        total = np.zeros_like(one)
+        for _ in range(meters):
+            total = (total + one) % primes
+        return planes.pack(total)
+
+    def release(self, payload: bytes) -> Any:
+        return self.releaser.release(open_total(payload, 1 << 24))[1]
+
+    def refusals(self) -> list[str]:
+        found: list[dict[str, Any]] = []
+        verify_ledger(self.home.paths.ledger, on_record=found.append)
+        return [record["rule"] for record in found if record["kind"] == "refused"]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.releaser.close()
+    made.home.close()
+
+
+@pytest.fixture
+def decrypted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of each ciphertext that met the secret key."""
+    met: list[int] = []
+    real = Decryptor.decrypt
+
+    def spy(self: Decryptor, ciphertext: bytes) -> Any:
+        met.append(len(ciphertext))
+        return real(self, ciphertext)
+
+    monkeypatch.setattr(Decryptor, "decrypt", spy)
+    return met
+
+
+def below_the_minimum(desk: Desk) -> bytes:
+    return desk.total("north/f1", {"north/f1": MINIMUM - 1})
+
+
+def same_total_other_content(desk: Desk) -> bytes:
+    desk.release(desk.total("north/f1", {"north/f1": 6}))
+    return desk.total("north/f1", {"north/f1": 6})  # encrypted anew: another ciphertext
+
+
+def a_region_that_less_its_feeders_is_four(desk: Desk) -> bytes:
+    desk.release(desk.total("north/f1", {"north/f1": 6}))
+    return desk.total("north", {"north/f1": 6, "north/f2": MINIMUM - 1})
+
+
+def two_regions_that_share_a_feeder(desk: Desk) -> bytes:
+    desk.release(desk.total("north", {"north/f1": 6, "north/f2": 7}))
+    return desk.total("grid", {"north/f1": 6, "south/f1": 7})
+
+
+def one_more_than_the_budget(desk: Desk) -> bytes:
+    for window in range(BUDGET):
+        desk.release(desk.total("north/f1", {"north/f1": 6}, window=window))
+    return desk.total("north/f1", {"north/f1": 6}, window=BUDGET)
+
+
+def more_than_is_exact(desk: Desk) -> bytes:
+    return desk.total("north/f1", {"north/f1": 51}, ciphertext=desk.sum_of(1))
+
+
+def a_piece_of_elsewhere(desk: Desk) -> bytes:
+    return desk.total("north", {"north/f1": 6, "south/f1": 6})
+
+
+@pytest.mark.parametrize(
+    ("rule", "attack", "released"),
+    [
+        ("minimum", below_the_minimum, 0),
+        ("changed_content", same_total_other_content, 1),
+        ("isolates", a_region_that_less_its_feeders_is_four, 1),
+        ("overlap", two_regions_that_share_a_feeder, 1),
+        ("budget", one_more_than_the_budget, BUDGET),
+        ("capacity", more_than_is_exact, 0),
+        ("pieces", a_piece_of_elsewhere, 0),
+    ],
+)
+def test_a_total_that_must_stay_closed_is_refused_by_rule_before_any_decryption(
+    desk: Desk, decrypted: list[int], rule: str, attack: Callable[[Desk], bytes], released: int
+) -> None:
+    payload = attack(desk)
+    for _ in range(3):  # insisting changes nothing
+        with pytest.raises(ReleaseRefused) as refused:
+            desk.release(payload)
+        assert refused.value.rule == rule
+    assert len(decrypted) == released
+    assert desk.refusals() == [rule]
+
+
+def test_an_unsigned_and_a_foreign_total_are_refused_and_cannot_fill_the_ledger(
+    desk: Desk, decrypted: list[int]
+) -> None:
+    stranger = SigningKey.generate()
+    for window in range(100):
+        for payload in (
+            desk.total("north/f1", {"north/f1": 6}, window=window, key=stranger, ciphertext=b"x"),
+            desk.total("north/f1", {"north/f1": 6}, window=window, ciphertext=b"x")[:-64] + bytes(64),
+        ):
+            with pytest.raises(ReleaseRefused) as refused:
+                desk.release(payload)
+            assert refused.value.rule == "signature"
+    assert decrypted == []
+    assert desk.refusals() == []  # anybody could write these; the ledger is for what an aggregator signed
+
+
+def test_numbers_that_cannot_be_a_sum_of_batches_are_not_given_out(desk: Desk, decrypted: list[int]) -> None:
+    # Ten meters' worth of batches under a header that says six: bins and counts do not fit.
+    with pytest.raises(ReleaseRefused) as refused:
+        desk.release(desk.total("north/f1", {"north/f1": 6}, ciphertext=desk.sum_of(10)))
+    assert refused.value.rule == "inconsistent"
+    assert len(decrypted) == 1
+    assert desk.refusals() == ["inconsistent"]
+
+
+def test_every_changed_byte_of_the_ledger_is_noticed(desk: Desk) -> None:
+    for window in range(2):
+        desk.release(desk.total("north/f1", {"north/f1": 6}, window=window))
+    with pytest.raises(ReleaseRefused):
+        desk.release(below_the_minimum(desk))
+    head, path = desk.releaser.answers.head(), desk.home.paths.ledger
+    whole = path.read_bytes()
+    kinds = [json.loads(line)["kind"] for line in whole.splitlines()]
+    assert kinds == ["decided", "answered", "decided", "answered", "refused"]
+    # Each line is held by the next, decisions also by the head that the answers keep. (A changed `answered`
+    # is noticed by its digest. Only refusals after the last answer could be cut off unseen.)
+    guarded = len(b"\n".join(whole.splitlines()[:4]))
+    for at in range(guarded):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(StateError):
+            verify_ledger(path, on_record=lambda record: None, least=head)
+    path.write_bytes(whole)
+    verify_ledger(path, on_record=lambda record: None, least=head)
+
+
+def test_fifty_kills_in_the_middle_of_a_release_give_one_answer_and_one_noise_each(tmp_path: Path) -> None:
+    found = kills(50, 20_261_123, tmp_path)
+    assert found["same_answer_afterwards"] == 50, found
+    assert found["wrong_answers"] == 0
+    assert found["decided"] == found["answered"] == found["totals"]
+    assert found["most_different_draws_of_a_total"] == 1
+    # Kills came at moments that matter: some before the answer, some that made a later run draw again.
+    assert 0 < found["died_before_answering"] <= 50, json.dumps(found)
+
+
+def test_the_flooding_noise_has_the_planned_deviation() -> None:
+    found = noise(10_000)
+    # Five standard errors of a standard deviation from n draws: 5 / sqrt(2 n).
+    assert abs(found["coefficient_by_planned"] - 1) < 5 / np.sqrt(2 * found["draws"])
+    assert abs(found["slot_by_planned"] - 1) < 5 / np.sqrt(2 * found["slot_draws"])
+    assert abs(found["coefficient_mean"]) < 5 / np.sqrt(found["draws"])
+    # So the whole of it fits 9.3 times into what rounding forgives.
+    assert found["slot_sigma_by_half_a_unit"] * 9.3 < 1
+
+
+def test_rounding_changes_no_answer_of_the_largest_totals() -> None:
+    found = rounding(20_000, 20_261_123)
+    assert found["wrong"] == 0
+    assert found["slots"] >= 20_000
