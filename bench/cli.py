@@ -60,7 +60,21 @@ def _store_options(function: Callable[P, R]) -> Callable[P, R]:
     return function
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Lazy(click.Group):
+    """`faults` is loaded when it is asked for: it brings brokers, processes and a secret key with it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "faults"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "faults":
+            return super().get_command(ctx, cmd_name)
+        from gridhe.bench.faults.command import faults
+
+        return faults
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @version_option
 def cli() -> None:
     """Measure what encryption costs and how far the pipeline carries, and compare runs."""

@@ -1,4 +1,4 @@
-"""Stands in for the authority on the wire: publishes plans and roster, takes totals, receipts them, judges them.
+"""Stands in for the authority on the wire: publishes plans and roster, takes totals and receipts them.
 
 It decrypts with plain TenSEAL in this process, so that a run's verdict leans on nothing that is under test.
 """

@@ -39,8 +39,9 @@ class _Methods(ctypes.Structure):
     _fields_: ClassVar[Any] = [("version", _i)] + [
         (name, _p)
         for name in (
-            "close", "read", "write", "truncate", "sync", "file_size", "lock", "unlock", "check_reserved_lock",
-            "file_control", "sector_size", "device_characteristics", "shm_map", "shm_lock", "shm_barrier",
+            "close", "read", "write", "truncate", "sync", "file_size", "lock", "unlock",
+            "check_reserved_lock", "file_control", "sector_size", "device_characteristics",
+            "shm_map", "shm_lock", "shm_barrier",
             "shm_unmap", "fetch", "unfetch",
         )
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from gridhe.bench.faults.authority import Authority
 from gridhe.bench.faults.oracle import Oracle
@@ -60,8 +60,8 @@ class Cluster:
     ) -> None:
         """`mutate` maps a program's name to the safeguard taken out of it (gridhe.bench.faults.mutants).
 
-        `speed`: simulated seconds a second, instead of as fast as receipts come. `device`: one meter more runs as `gridhe-meter run`, with samples and a journal, in the last fleet's
-        place.
+        `speed`: simulated seconds a second, instead of as fast as receipts come. `device`: one meter runs
+        as `gridhe-meter run`, with samples and a journal, in the last fleet's place.
         """
         self.world, self.case, self.seed, self.say = world, case, seed, say
         self.rng = random.Random(seed)  # noqa: S311 - a schedule, no secret
@@ -70,7 +70,7 @@ class Cluster:
         self._mutate = mutate or {}
         self.oracle = Oracle(world)
         self.recoveries: list[float] = []
-        self.figures: dict[str, object] = {}
+        self.figures: dict[str, Any] = {}
         self.draining: list[list[tuple[str, int]]] = []  # per fleet, the newest batch that waited
         self.drained: list[float] = []  # seconds from a broker's return until those were gone
         self._broker_back = 0.0
@@ -337,7 +337,7 @@ class Cluster:
             self.say(f"lost: {lost[:8]}")
         if doubled:
             self.say(f"duplicated: {doubled[:8]}")
-        for fault in faults:
+        for fault in faults[:8]:
             self.say(f"fault: {fault}")
         slowest = max([*self.recoveries, *self.drained], default=0.0)
         for name, taken in (("recovery", self.recoveries), ("drained", self.drained)):
@@ -366,7 +366,7 @@ class Cluster:
         latest: dict[str, int] = {}
         for line in _lines(self.aggregator.log):
             if line.get("event") == "progress":
-                now = {str(k): int(v) for k, v in dict(line.get("rejected") or {}).items()}
+                now = {str(reason): int(count) for reason, count in (line.get("rejected") or {}).items()}
                 if sum(now.values()) < sum(latest.values()):
                     counts.update(latest)
                 latest = now
@@ -374,7 +374,7 @@ class Cluster:
         return dict(counts)
 
 
-def _lines(path: Path) -> Iterator[dict[str, object]]:
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,7 +1,7 @@
 """Safeguards taken out one at a time, to see that the faults notice: a suite that stays green proves nothing.
 
-`python -m gridhe.bench.faults.mutants NAME MODULE ARGUMENT...` runs a program of ours without one of them. The
-programs themselves have no such switch.
+`python -m gridhe.bench.faults.mutants NAME MODULE ARGUMENT...` runs a program of ours without one of
+them. The programs themselves have no such switch.
 
     dedup         (a) the aggregator folds whatever comes, again and again
     early-receipt (b) it sends receipts on arrival, and not after the commit

@@ -38,7 +38,7 @@ class Options:
 
     @contextmanager
     def folder(self, case: str, *, memory: bool = False) -> Iterator[Path]:
-        """A private folder, gone at the end unless it is to be kept; `memory`: where nothing waits for a disk."""
+        """A private folder, gone at the end unless kept; `memory`: where nothing waits for a disk."""
         root = self.root or (_MEMORY if memory and _MEMORY.is_dir() else None)
         path = Path(tempfile.mkdtemp(prefix=f"gridhe-faults-{case}-", dir=root))
         try:

@@ -54,8 +54,10 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cut()
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
 
     def cut(self) -> None:
         """Close every connection, and refuse new ones until `restore`."""
@@ -74,6 +76,13 @@ class Proxy:
 
     def _run(self, work: object) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)  # type: ignore[arg-type]
+
+    async def _end(self) -> None:
+        mine = asyncio.current_task()
+        others = [task for task in asyncio.all_tasks() if task is not mine]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _listen(self) -> None:
         if self._server is None:
@@ -108,7 +117,9 @@ class Proxy:
             asyncio.ensure_future(self._pump(reader, to_writer)),
             asyncio.ensure_future(self._pump(to_reader, writer)),
         ]
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        # Cancelled at the end; asyncio's server makes a noise about handlers that pass that on.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         for each in both:
             each.cancel()
         await asyncio.gather(*both, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The aggregator's engine in this process, with a network and a disk that misbehave by a seed: fast, repeatable.
+"""The aggregator's engine in this process, with a network and a disk that misbehave by a seed.
 
 Meters are their outboxes only: an envelope stays until a receipt for it has come.
 """
@@ -122,7 +122,7 @@ class Simulation:
         self.commit()
 
     def digest(self) -> str:
-        """Of everything that is counted: sets of meters, and totals without the moment of their first batch."""
+        """Of everything that is counted: sets of meters, and totals without their first moment."""
         database = self._database
         if database is None:
             raise RuntimeError("the simulation is not running")
@@ -130,8 +130,9 @@ class Simulation:
         for row in database.query("SELECT plan, window, grp, members FROM reported ORDER BY 1, 2, 3"):
             state.update(msgpack.packb(row))
         columns = "plan, window, grp, part, closed, meters, digest, pieces, ciphertext"
-        for *row, pieces, ciphertext in database.query(f"SELECT {columns} FROM totals ORDER BY 1, 2, 3, 4"):  # noqa: S608
-            state.update(msgpack.packb([*row, sorted(msgpack.unpackb(pieces)), ciphertext]))
+        query = f"SELECT {columns} FROM totals ORDER BY 1, 2, 3, 4"  # noqa: S608 - a constant
+        for *fields, pieces, ciphertext in database.query(query):
+            state.update(msgpack.packb([*fields, sorted(msgpack.unpackb(pieces)), ciphertext]))
         return state.hexdigest()
 
     @staticmethod

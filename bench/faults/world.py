@@ -1,7 +1,7 @@
 """A grid whose readings name their batch: from a total's integers one sees which is missing or doubled.
 
-With M meters a window has M intervals. Meter i reads `mark(i, window)`, which is above 0, in interval i, and 0
-in all others: slot i of any total is then mark times how often meter i's batch was added.
+With M meters a window has M intervals. Meter i reads `mark(i, window)`, which is above 0, in interval i,
+and 0 in all others: slot i of any total is then the mark times how often meter i's batch was added.
 """
 
 import json
@@ -48,8 +48,9 @@ class Key:
         """int64[used]: the slots, by plain TenSEAL."""
         residues = self.planes.unpack(ciphertext)
         sealed = to_tenseal(residues, self.plan.parameters, self.plan.scale)
-        slots = np.array(ts.ckks_vector_from(self.context, sealed).decrypt())
-        return np.rint(slots).astype(np.int64)[: self.plan.layout.used]
+        slots = np.array(ts.ckks_vector_from(self.context, sealed).decrypt(), np.float64)
+        whole: NDArray[np.int64] = np.rint(slots).astype(np.int64)
+        return whole[: self.plan.layout.used]
 
 
 class World:
@@ -71,7 +72,7 @@ class World:
         window_s: int | None = None,
         interval_s: int = 1,
     ) -> None:
-        """`windows` of the past, the last just over at `now_s`. Raises PlanError when no such plan is exact."""
+        """`windows` of the past, the last just over at `now_s`. Raises PlanError if no such plan is exact."""
         self.folder, self.windows, self.aggregator = folder, windows, aggregator
         self.meters = [f"m{i:04d}" for i in range(meters)]
         self.number = {meter: i for i, meter in enumerate(self.meters)}
@@ -101,7 +102,7 @@ class World:
         self.add_key(self.first_window)
 
     def add_key(self, first_window: int) -> Key:
-        """A new key pair and the plan that uses it from `first_window` on: a rotation, if it isn't the first."""
+        """A new key pair and the plan that uses it from `first_window` on: a rotation, after the first."""
         parameters = self._choice.parameters
         context = ts.context(
             ts.SCHEME_TYPE.CKKS,
@@ -169,7 +170,7 @@ class World:
         return DeviceCredential(
             meter=meter,
             group=self.group[meter],
-            password="x" * 16,  # noqa: S106 - this broker asks for none
+            password="x" * 16,
             ingest_key=derive_key(self.secret, meter),
             authority_key=self.authority.verify_key,
         )
@@ -179,7 +180,7 @@ class World:
         """The aggregator's."""
         return AggregatorCredential(
             aggregator=self.aggregator,
-            password="x" * 16,  # noqa: S106 - this broker asks for none
+            password="x" * 16,
             ingest_secret=self.secret,
             signing_key=self.aggregator_key.private_bytes(),
             authority_key=self.authority.verify_key,

@@ -136,7 +136,7 @@ def _outbox_life(outbox: Outbox, told: dict[tuple[str, int], bytes], gone: set[t
 
 
 def outbox_disk(options: Options) -> Outcome:
-    """The outbox and the ledger with the nth operation failing: what was said to be safe is, byte for byte."""
+    """The outbox and the ledger with the nth operation failing: what was told safe is, byte for byte."""
     begun, rng = time.monotonic(), random.Random(options.seed)  # noqa: S311 - a schedule
     counts: Counter[str] = Counter()
     faults: list[str] = []
@@ -272,7 +272,7 @@ def _ledger_run(
 
 
 def flipped_bytes(options: Options) -> Outcome:
-    """One byte of one state file changed while the aggregator was down: told, or without effect; never a wrong total."""
+    """One bit of a state file changed while nobody ran: told or harmless, never a wrong total."""
     begun, rng = time.monotonic(), random.Random(options.seed)  # noqa: S311 - a schedule
     counts: Counter[str] = Counter()
     faults: list[str] = []

@@ -1,5 +1,7 @@
 """SIGKILL for every process of the pipeline."""
 
+from typing import Any
+
 from gridhe.bench.faults.options import Options
 from gridhe.bench.faults.outcome import Outcome
 from gridhe.config.settings import AggregatorSettings, MeterSettings
@@ -7,7 +9,7 @@ from gridhe.config.settings import AggregatorSettings, MeterSettings
 __all__ = ["SLOW", "aggregator_kills", "commit_points", "everybody_killed"]
 
 # About 80 batches a second, so that the faults of a run fall into it and not behind its end.
-SLOW = {
+SLOW: dict[str, Any] = {
     "meter": MeterSettings(unreceipted_max=1),
     "aggregator": AggregatorSettings(commit_interval_s=0.4, redeliver_s=3.0),
 }

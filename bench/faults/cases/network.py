@@ -18,7 +18,7 @@ _GROWTH = 0.10
 
 
 def network(options: Options) -> Outcome:
-    """Cuts of 10 and 30 s, half-open, resets, a slow drip, 1-byte chunks, latency: each while batches flow."""
+    """Cuts of 10 and 30 s, half-open, resets, a slow drip, 1-byte chunks, latency, while batches flow."""
     long = options.scale >= 1
     with options.cluster(
         "network",

@@ -1,0 +1,132 @@
+"""The other way round: with a safeguard taken out, the faults must be noticed."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from gridhe.bench.faults.bad_disk import installed
+from gridhe.bench.faults.cases.disk import aggregator_disk, flipped_bytes
+from gridhe.bench.faults.cases.kills import SLOW
+from gridhe.bench.faults.mutants import mutated
+from gridhe.bench.faults.options import Options
+from gridhe.bench.faults.outcome import Outcome
+from gridhe.bench.faults.program import ProgramFailed
+from gridhe.config.settings import AggregatorSettings, MeterSettings
+
+__all__ = ["MUTANTS", "mutants"]
+
+
+def mutants(options: Options) -> Outcome:
+    """Each safeguard taken out in turn: it is a fault if that is not noticed."""
+    begun = time.monotonic()
+    red: dict[str, str] = {}
+    faults = []
+    for name, run in MUTANTS.items():
+        outcome = run(options)
+        verdict = "green" if outcome.passed else f"red(lost_{outcome.lost},doubled_{outcome.duplicated})"
+        if not outcome.passed and outcome.faults:
+            options.say(f"{name}: {outcome.faults[0][:300]}")
+        options.say(f"{name}: {verdict}")
+        red[name] = verdict
+        if outcome.passed:
+            faults.append(f"nobody noticed that {name} was switched off")
+    return Outcome(
+        case="mutants",
+        seed=options.seed,
+        sent=0,
+        accepted=0,
+        lost=0,
+        duplicated=0,
+        released=0,
+        recovery_s=0.0,
+        faults=tuple(faults),
+        figures=red,
+        seconds=round(time.monotonic() - begun, 1),
+    )
+
+
+def dedup(options: Options) -> Outcome:
+    """Without (a): a killed broker makes meters repeat themselves."""
+    with options.cluster(
+        "without-dedup", batches=400, meters=20, whole=True, mutate={"aggregator": "dedup"}, **SLOW
+    ) as cluster:
+        cluster.start()
+        for moment in cluster.moments(3):
+            cluster.after(moment)
+            cluster.kill_broker()
+        return cluster.finish(timeout_s=60)
+
+
+def early_receipt(options: Options) -> Outcome:
+    """Without (b): what was receipted and not committed dies with the process."""
+    with options.cluster(
+        "early-receipt",
+        batches=600,
+        meters=20,
+        whole=True,
+        mutate={"aggregator": "early-receipt"},
+        meter=MeterSettings(unreceipted_max=2),
+        aggregator=AggregatorSettings(commit_interval_s=1.0, redeliver_s=3.0),
+    ) as cluster:
+        cluster.start()
+        for moment in cluster.moments(4):
+            cluster.after(moment)
+            cluster.kill_aggregator()
+        return cluster.finish(timeout_s=40)
+
+
+def no_outbox(options: Options) -> Outcome:
+    """Without (c), the control run: a broker killed without a memory must cost batches."""
+    with options.cluster(
+        "without-outbox",
+        batches=800,
+        meters=20,
+        whole=True,
+        mutate={"fleet": "no-outbox"},
+        speed=100.0,
+        **SLOW,
+    ) as cluster:
+        cluster.start()
+        cluster.wait(lambda: cluster.sealed() > 40, 60, "sealed batches")
+        for _ in range(4):
+            cluster.idle(cluster.rng.uniform(0.8, 1.5))
+            cluster.kill_broker()
+        return cluster.finish(timeout_s=60)
+
+
+def two_steps(options: Options) -> Outcome:
+    """Without (d): a crash between totals and members makes them disagree."""
+    with options.cluster(
+        "two-steps", batches=400, meters=20, whole=True, mutate={"aggregator": "two-steps"}, **SLOW
+    ) as cluster:
+        cluster.prepare()
+        cluster.start_aggregator(fault_point="commit.1.between:6")
+        cluster.fleets[0].start()
+        cluster.reaches(lambda: not cluster.aggregator.running, 30.0)
+        try:
+            cluster.kill_aggregator()
+            return cluster.finish(timeout_s=40)
+        except ProgramFailed as failed:  # it will not go on with a state that contradicts itself
+            return cluster.outcome([str(failed)])
+
+
+def no_sync(options: Options) -> Outcome:
+    """Without synchronous=FULL: only a power cut shows it."""
+    with installed(), mutated("no-sync"):
+        return aggregator_disk(replace(options, scale=0.1))
+
+
+def no_count(options: Options) -> Outcome:
+    """Without the second count: a damaged log is taken for a short one."""
+    with mutated("no-count"):
+        return flipped_bytes(replace(options, scale=0.05, batches=None))
+
+
+MUTANTS: dict[str, Callable[[Options], Outcome]] = {
+    "dedup": dedup,
+    "early-receipt": early_receipt,
+    "no-outbox": no_outbox,
+    "two-steps": two_steps,
+    "no-sync": no_sync,
+    "no-count": no_count,
+}

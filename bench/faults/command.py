@@ -1,0 +1,111 @@
+"""`gridhe-bench faults`: run cases, one line each, and exit 1 if a promise was broken."""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from gridhe.bench.faults.cases import CASES
+from gridhe.bench.faults.cases.full_disk import can_mount
+from gridhe.bench.faults.options import Options
+from gridhe.bench.faults.outcome import Outcome
+from gridhe.errors import GridHEError
+
+__all__ = ["faults", "run_case"]
+
+
+def run_case(name: str, options: Options) -> Outcome:
+    """One case; a process that failed is a fault of the run, not of this program."""
+    begun = time.monotonic()
+    try:
+        outcome = CASES[name](options)
+    except GridHEError as error:
+        outcome = Outcome(
+            case=name,
+            seed=options.seed,
+            sent=0,
+            accepted=0,
+            lost=0,
+            duplicated=0,
+            released=0,
+            recovery_s=0.0,
+            faults=(str(error),),
+        )
+    return replace(outcome, seconds=round(time.monotonic() - begun, 1))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("names", metavar="[CASE]...", nargs=-1)
+@click.option(
+    "--seed", type=int, default=1, show_default=True, help="Draws the schedule: the same again with it."
+)
+@click.option("--batches", type=click.IntRange(100), metavar="N", help="Instead of each case's own number.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(0.001, 1.0),
+    default=1.0,
+    show_default=True,
+    help="Shrinks batches and repetitions: 0.1 is a quick look, 1 the figures of docs/reliability.md.",
+)
+@click.option("--minutes", type=float, default=60.0, show_default=True, help="How long `soak` takes.")
+@click.option("--large-ring", is_flag=True, help="96 KB batches, as in the default plan, and not 24 KB.")
+@click.option("--dir", "root", type=click.Path(path_type=Path), help="Where the runs have their folders.")
+@click.option("--keep", is_flag=True, help="Leave the folders, with state and logs, for a look.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a case.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--list", "only_list", is_flag=True, help="Name the cases and exit.")
+def faults(
+    names: Sequence[str],
+    seed: int,
+    batches: int | None,
+    scale: float,
+    minutes: float,
+    large_ring: bool,
+    root: Path | None,
+    keep: bool,
+    as_json: bool,
+    quiet: bool,
+    only_list: bool,
+) -> None:
+    """Kill, cut, fill, flip and delay; then check that every batch was counted exactly once.
+
+    Real processes against a real Mosquitto (`apt install mosquitto`). Without CASE all run.
+
+    \b
+    Example:
+      gridhe-bench faults everybody aggregator-kills --seed 7
+    """
+    if only_list:
+        for name, case in CASES.items():
+            click.echo(f"{name:<24} {(case.__doc__ or '').splitlines()[0]}")
+        return
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        raise click.BadParameter(f"no case {unknown[0]!r}; they are {', '.join(CASES)}", param_hint="CASE")
+    logging.getLogger("gridhe").setLevel(logging.CRITICAL)  # our own session says much of killed brokers
+    logging.getLogger("gridhe").addHandler(logging.NullHandler())
+    options = Options(
+        seed=seed,
+        batches=batches,
+        scale=scale,
+        minutes=minutes,
+        large_ring=large_ring,
+        root=root,
+        keep=keep,
+        say=(lambda line: None) if quiet else (lambda line: click.echo(f"  {line}", err=True)),
+    )
+    failed = False
+    for name in names or CASES:
+        if name == "full-disk" and not can_mount():
+            click.echo("skip full-disk: it mounts small disks, and for that one has to be root", err=True)
+            continue
+        outcome = run_case(name, options)
+        click.echo(outcome.to_json() if as_json else outcome.line())
+        for fault in outcome.faults:
+            click.echo(f"     {fault}", err=True)
+        failed = failed or not outcome.passed
+    sys.exit(1 if failed else 0)
