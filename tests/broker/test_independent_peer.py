@@ -15,8 +15,10 @@ from cryptography.exceptions import InvalidSignature
 
 from gridhe.broker import topics
 from gridhe.broker.envelope import open_envelope
+from gridhe.broker.planes import Planes
 from gridhe.broker.tenseal_format import to_tenseal
 from gridhe.broker.total import Total
+from gridhe.keyring.parameters import CkksParameters
 from gridhe_testing.grid import FIRST_WINDOW, Grid
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "wire.md"
@@ -174,6 +176,23 @@ def test_the_pages_signature_checks_refuse_other_makers(peer: types.ModuleType, 
     for wrong in (grid.aggregator_key.verify_key, bytes(32)):
         with pytest.raises(InvalidSignature):
             peer.check_record(bundle, wrong)
+
+
+@pytest.mark.parametrize(
+    "prime_bits", [(32, 32, 20), (33, 32, 20), (48, 41, 20), (60, 33, 16), (49, 40, 20)], ids=str
+)
+def test_the_pages_planes_are_ours_for_primes_of_every_width(
+    peer: types.ModuleType, prime_bits: tuple[int, ...]
+) -> None:
+    parameters = CkksParameters(4096, prime_bits)
+    rng = np.random.default_rng(1)
+    residues = np.array(
+        [[rng.integers(0, q, 4096, dtype=np.uint64) for q in parameters.primes] for _ in range(2)]
+    )
+    plan = {"ring_degree": 4096, "prime_bits": list(prime_bits)}
+    body = bytes(97) + residues.astype("<u8").tobytes()
+    assert peer.planes_of(body, plan) == Planes(parameters).pack(residues)
+    np.testing.assert_array_equal(peer.residues_of(peer.planes_of(body, plan), plan), residues)
 
 
 def test_the_page_names_every_reason_and_every_field() -> None:
