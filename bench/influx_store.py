@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import urllib3
-from influxdb_client import InfluxDBClient, Point
+from influxdb_client.client.influxdb_client import InfluxDBClient
+from influxdb_client.client.write.point import Point
 from influxdb_client.client.write_api import SYNCHRONOUS
 from influxdb_client.domain.write_precision import WritePrecision
 from influxdb_client.rest import ApiException
@@ -76,7 +77,7 @@ class InfluxStore:
             retries=urllib3.Retry(total=2, backoff_factor=0.2, allowed_methods=None),
         )
         self._writer = self._client.write_api(write_options=SYNCHRONOUS)
-        self._waiting: list[Point] = []
+        self._waiting: list[Any] = []
 
     def write(self, record: Record) -> None:
         """Keep a record until the next `flush`."""
@@ -109,8 +110,8 @@ class InfluxStore:
 
     def close(self) -> None:
         """Let go; what was not flushed is given up here."""
-        self._writer.close()
-        self._client.close()
+        self._writer.close()  # type: ignore[no-untyped-call]  # the client has no types there
+        self._client.close()  # type: ignore[no-untyped-call]
 
     def _query(self, condition: str) -> list[Record]:
         flux = (
@@ -150,8 +151,9 @@ class InfluxStore:
         return StoreError(f"no InfluxDB at {self._settings.url} ({reason}); start it, or give --influx-url")
 
 
-def _point(record: Record) -> Point:
-    point = Point(_MEASUREMENT).time(record.at_ns, WritePrecision.NS)
+def _point(record: Record) -> Any:
+    point: Any = Point(_MEASUREMENT)  # type: ignore[no-untyped-call]  # the client has no types there
+    point.time(record.at_ns, WritePrecision.NS)
     for name in _TAGS:
         # An empty tag is no tag to InfluxDB.
         point.tag(name, getattr(record, name) or "-")

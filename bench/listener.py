@@ -31,7 +31,10 @@ def listen(port: int, filters: list[str]) -> None:
             os.write(1, b"." * waiting)
             waiting, told_s = 0, now
 
-    client.on_connect = lambda *_: client.subscribe([(one, 1) for one in filters])
+    def on_connect(client: paho.Client, *_: object) -> None:
+        client.subscribe([(one, 1) for one in filters])
+
+    client.on_connect = on_connect
     client.on_message = on_message
     client.connect("127.0.0.1", port)
     while client.loop(timeout=0.1) == paho.MQTT_ERR_SUCCESS:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ from gridhe.bench.table import figure as number
 __all__ = ["Plot", "draw"]
 
 _COLOURS = ("#1b6ca8", "#e07a1f", "#3a8f5c", "#8a4fa3", "#b23a48", "#6b7280", "#c9a227", "#2a9d8f")
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -134,7 +135,9 @@ def _service(axes: Axes, records: Sequence[Record]) -> bool:
             groups, _, who = record.case.rpartition(" ")
             label = f"{record.preset.rpartition('-')[2].upper()}B, {groups}: {who}"
             bars.append((label, record.figures.median, colours[who]))
-    axes.figure.set_figheight(max(3.0, 0.28 * len(bars) + 1.2))
+    picture = axes.get_figure(root=True)
+    if picture is not None:
+        picture.set_figheight(max(3.0, 0.28 * len(bars) + 1.2))
     return _bars(axes, bars, "batches per second, median of the turns", log=False)
 
 

@@ -21,14 +21,22 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import paho.mqtt.publish
 import psutil
 
+from gridhe.bench.messages import put
 from gridhe.broker.embedded import EmbeddedBroker
 from gridhe.errors import GridHEError
 
-__all__ = ["Rate", "StreamFailed", "counting", "measure_rate", "mosquitto_sub", "process",
- "wait_for_line", "wait_until_counting"]
+__all__ = [
+    "Rate",
+    "StreamFailed",
+    "counting",
+    "measure_rate",
+    "mosquitto_sub",
+    "process",
+    "wait_for_line",
+    "wait_until_counting",
+]
 
 _STALLED_S = 60.0
 _PROBE, _PROBE_S = "gridhe-bench/probe", 0.3
@@ -100,7 +108,7 @@ def wait_until_counting(counter: subprocess.Popen[bytes], broker: EmbeddedBroker
             elif heard:
                 return
             else:
-                paho.mqtt.publish.single(_PROBE, b"?", qos=1, hostname="127.0.0.1", port=broker.port)
+                put(broker.port, [(_PROBE, b"?")])
     raise StreamFailed("a counter of messages did not start")
 
 

@@ -39,7 +39,8 @@ class DesiloPeer:
 
     def decrypt(self, total: Any) -> NDArray[np.int64]:
         """Rounded."""
-        return np.rint(self._engine.decrypt(total, self._secret)[:SLOTS]).astype(np.int64)
+        sums: NDArray[np.int64] = np.rint(self._engine.decrypt(total, self._secret)[:SLOTS]).astype(np.int64)
+        return sums
 
 
 def make(seed: int) -> DesiloPeer:

@@ -53,7 +53,8 @@ class OpenFhePeer:
         """Rounded."""
         plaintext = self._context.Decrypt(total, self._keys.secretKey)
         plaintext.SetLength(SLOTS)
-        return np.rint(np.array(plaintext.GetRealPackedValue())).astype(np.int64)
+        sums: NDArray[np.int64] = np.rint(np.array(plaintext.GetRealPackedValue())).astype(np.int64)
+        return sums
 
 
 def make(seed: int) -> OpenFhePeer:

@@ -53,7 +53,10 @@ class SealPeer:
 
     def decrypt(self, total: Any) -> NDArray[np.int64]:
         """Rounded."""
-        return np.rint(self._encoder.decode(self._decryptor.decrypt(total))).astype(np.int64)
+        sums: NDArray[np.int64] = np.rint(self._encoder.decode(self._decryptor.decrypt(total))).astype(
+            np.int64
+        )
+        return sums
 
 
 def make(seed: int) -> SealPeer:

@@ -40,7 +40,8 @@ class TensealPeer:
 
     def decrypt(self, total: Any) -> NDArray[np.int64]:
         """Rounded."""
-        return np.rint(np.array(total.decrypt())).astype(np.int64)
+        sums: NDArray[np.int64] = np.rint(np.array(total.decrypt())).astype(np.int64)
+        return sums
 
 
 def make(seed: int) -> TensealPeer:

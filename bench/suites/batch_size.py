@@ -1,6 +1,7 @@
 """What a reading costs when a batch holds 1, 5, 10 ... of them: a ciphertext weighs the same, full or not."""
 
 from collections.abc import Callable
+from functools import partial
 
 from gridhe.bench.grid import FIRST_WINDOW, RINGS, BenchGrid
 from gridhe.bench.measure import side_by_side
@@ -31,7 +32,7 @@ def _measure(setup: Setup, kilobytes: int, sizes: tuple[int, ...]) -> None:
         grid = BenchGrid(RINGS[kilobytes], groups=1, meters=16, seed=setup.seed, intervals=readings)
         sealer, values = grid.sealer(0), {"import_wh": grid.readings(0)}
         envelope = len(sealer.seal(FIRST_WINDOW, values))
-        calls[str(readings)] = lambda sealer=sealer, values=values: sealer.seal(FIRST_WINDOW, values)
+        calls[str(readings)] = partial(sealer.seal, FIRST_WINDOW, values)
         setup.recorder.add(
             NAME, f"{readings} readings", "size", envelope / readings, "B/reading", preset=grid.preset
         )

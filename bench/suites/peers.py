@@ -5,6 +5,7 @@ latter checks tag, sizes and residue ranges too, which no other one does.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def _decrypt(setup: Setup, peers: dict[str, Peer], numbers: np.ndarray, budget_s
         if not np.array_equal(sums, 2 * share[: len(sums)]):
             raise RuntimeError(f"{name} does not give the sums it should")
     samples = side_by_side(
-        {name: (lambda name=name: peers[name].decrypt(totals[name])) for name in peers},
+        {name: partial(peer.decrypt, totals[name]) for name, peer in peers.items()},
         budget_s=budget_s,
         seed=setup.seed,
     )

@@ -1,0 +1,229 @@
+"""The whole pipeline as processes of its own: authority, Mosquitto, aggregator and a fleet of made-up meters.
+
+In real time (`speed` "1") windows end as the clock goes, and latency is from a window's end to the moment
+its released totals stand in the authority's file. As fast as it goes (`speed` "max") windows are of the past,
+and what counts is how many batches a second come out at the far end.
+"""
+
+import contextlib
+import json
+import secrets
+import sqlite3
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gridhe.bench.throughput import StreamFailed
+from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.config.settings import BrokerSettings, PlanSettings, QuantitySettings, Settings
+from gridhe.demo.children import Children, clean_environment
+from gridhe.files import make_private_dir, write_private
+
+__all__ = ["Load", "Passed", "run_pipeline"]
+
+_LEAD_S = 12.0  # for the processes to be up before the first window begins
+_STALLED_S = 120.0
+_LOOK_S = 0.05
+_PAST_WINDOW_START_S = 1_440_000_000  # of 2015: for windows as fast as they go
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What goes through the pipeline."""
+
+    meters: int
+    groups: int
+    window_s: int
+    interval_s: int
+    windows: int
+    speed: str  # "1" or "max"
+
+
+@dataclass(slots=True, kw_only=True)
+class Passed:
+    """What came of it. A total is one (group, window)."""
+
+    latency_s: list[float] = field(default_factory=list)  # of leaf totals and roll-ups; real time only
+    batches: int = 0
+    bytes_sent: int = 0
+    whole_s: float = 0.0  # what the fleet took, from its first reading to its last receipt
+    cpu_s: dict[str, float] = field(default_factory=dict)  # by process
+    memory_mb: dict[str, float] = field(default_factory=dict)  # the most that was seen, resident
+    seal_ms: float = 0.0
+    backlog: int = 0  # the most batches that were sealed and not yet receipted
+
+
+def run_pipeline(folder: Path, load: Load, seed: int) -> Passed:
+    """Run it once. Raises StreamFailed and the processes' own errors."""
+    with ExitStack() as stack:
+        passphrase = folder / "passphrase"
+        write_private(passphrase, secrets.token_urlsafe(32).encode())
+        env = clean_environment(GRIDHE_PASSPHRASE_FILE=str(passphrase), PYTHONUNBUFFERED="1")
+        children = stack.enter_context(Children(folder, env))
+        home = folder / "home"
+        settings = _settings(load)
+        _configure(folder, settings)
+        _enrol(children, folder, home, load)
+        broker = stack.enter_context(
+            EmbeddedBroker(
+                folder / "broker",
+                prefer="mosquitto",
+                passwords=(home / "broker" / "passwords").read_text(),
+                acl=(home / "broker" / "acl").read_text(),
+            )
+        )
+        _configure(folder, settings.model_copy(update={"broker": BrokerSettings(url=broker.url)}))
+        return _passed(children, folder, home, broker, load, seed)
+
+
+def _settings(load: Load) -> Settings:
+    group = -(-load.meters // load.groups)
+    return Settings(
+        plan=PlanSettings(
+            window_s=load.window_s,
+            interval_s=load.interval_s,
+            quantities=(QuantitySettings(name="import_w", unit="W", largest=9_999, bins=16),),
+            largest_group=max(group, 2),
+            largest_rollup=max(load.meters, 2),
+            minimum_meters=2,
+            grace_s=60.0,
+            horizon_s=1e10,
+        )
+    )
+
+
+def _configure(folder: Path, settings: Settings) -> None:
+    write_private(folder / "gridhe.yaml", settings.model_dump_json().encode())
+
+
+def _enrol(children: Children, folder: Path, home: Path, load: Load) -> None:
+    rows = [f"m{i},region/f{i % load.groups}" for i in range(load.meters)]
+    write_private(folder / "meters.csv", "\n".join(["meter,group", *rows, ""]).encode())
+    keyring, common = "gridhe.keyring.cli", ("--home", str(home), "--config", "gridhe.yaml")
+    children.run("init", keyring, "init", *common)
+    children.run(
+        "enrol", keyring, "enrol", *common, "--from-csv", "meters.csv", "--fleet", str(folder / "fleet.json")
+    )
+    children.run("enrol-aggregator", keyring, "enrol", *common, "--aggregator", "main")
+
+
+def _passed(
+    children: Children, folder: Path, home: Path, broker: EmbeddedBroker, load: Load, seed: int
+) -> Passed:
+    released = folder / "releases.jsonl"
+    config = ("--config", "gridhe.yaml")
+    authority = children.start(
+        "authority", "gridhe.keyring.cli", "release", "--home", str(home), "--follow",
+        "--out", str(released), *config,
+    )  # fmt: skip
+    aggregator = children.start(
+        "aggregator", "gridhe.aggregator.cli",
+        "--credential", str(home / "credentials" / "aggregator-main.json"),
+        "--state-dir", str(folder / "aggregator"), "--no-live", *config,
+    )  # fmt: skip
+    first_s = _PAST_WINDOW_START_S // load.window_s * load.window_s
+    if load.speed == "1":
+        first_s = int((time.time() + _LEAD_S) // load.window_s + 1) * load.window_s
+    make_private_dir(folder / "fleet")
+    fleet = children.start(
+        "fleet", "gridhe.meter_agent.cli", "fleet", "--credentials", str(folder / "fleet.json"),
+        "--state-dir", str(folder / "fleet"), "--source", "synthetic", "--seed", str(seed),
+        "--start", str(first_s), "--windows", str(load.windows), "--speed", load.speed, "--json", *config,
+    )  # fmt: skip
+    watch = _Watch({"authority": authority.pid, "aggregator": aggregator.pid, "fleet": fleet.pid})
+    if broker.pid is not None:
+        watch.add("broker", broker.pid)
+    passed = Passed()
+    # Every group, its region and the grid, for each window.
+    wanted = (load.groups + 2) * load.windows
+    totals = _Totals(released)
+    moved = time.monotonic()
+    while totals.count < wanted or fleet.exit_code is None:
+        children.check()
+        for window in totals.new():
+            moved = time.monotonic()
+            passed.latency_s.append(time.time() - (window + 1) * load.window_s)
+        watch.look()
+        passed.backlog = max(passed.backlog, _waiting(folder / "fleet"))
+        if time.monotonic() - moved > _STALLED_S + load.window_s + (_LEAD_S if load.speed == "1" else 0):
+            raise StreamFailed(f"only {totals.count} of {wanted} totals were released, then nothing moved")
+        if fleet.exit_code is None:
+            fleet.ended_within(_LOOK_S)
+        else:
+            authority.ended_within(_LOOK_S)
+    if load.speed != "1":
+        passed.latency_s.clear()
+    summary = json.loads(fleet.output.read_text().splitlines()[-1])
+    passed.batches, passed.bytes_sent = summary["receipted"], summary["bytes"]
+    passed.seal_ms, passed.whole_s = summary["ms_per_batch"], summary["seconds"]
+    passed.cpu_s, passed.memory_mb = watch.cpu_s, watch.memory_mb
+    return passed
+
+
+def _waiting(state: Path) -> int:
+    """Batches that the fleet has sealed and that are not receipted, from its outbox."""
+    path = state / "outbox.db"
+    if not path.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)) as outbox:
+        try:
+            count: int = outbox.execute("SELECT COUNT(*) FROM batches WHERE state = 'waiting'").fetchone()[0]
+        except sqlite3.OperationalError:  # it is only now being made
+            return 0
+    return count
+
+
+class _Totals:
+    """The authority's answers, as they are written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self.count = 0
+
+    def new(self) -> list[int]:
+        """The windows of the totals since the last call. Raises StreamFailed for one that was refused."""
+        if not self._path.exists():
+            return []
+        found = []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                record: dict[str, Any] = json.loads(line)
+                if "refused" in record:
+                    raise StreamFailed(
+                        f"the authority refused {record.get('group')}: {record.get('message')}"
+                    )
+                found.append(int(record["window"]))
+        self.count += len(found)
+        return found
+
+
+class _Watch:
+    """Processor time and memory of processes."""
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+        self.cpu_s: dict[str, float] = {}
+        self.memory_mb: dict[str, float] = {}
+
+    def add(self, name: str, pid: int) -> None:
+        """Watch one more."""
+        self._processes[name] = psutil.Process(pid)
+
+    def look(self) -> None:
+        """Take a look at each that is still there."""
+        for name, process in self._processes.items():
+            try:
+                times, memory = process.cpu_times(), process.memory_info().rss / 2**20
+            except psutil.NoSuchProcess:
+                continue
+            self.cpu_s[name] = times.user + times.system
+            self.memory_mb[name] = max(memory, self.memory_mb.get(name, 0.0))

@@ -1,0 +1,58 @@
+"""2 to 1,000 meters through the whole pipeline in real time: rates, latency, and what each process takes."""
+
+from gridhe.bench.pipeline import Load, Passed, run_pipeline
+from gridhe.bench.recorder import Setup
+
+__all__ = ["ABOUT", "NAME", "record_passed", "run"]
+
+NAME = "meters"
+ABOUT = "2 to 1,000 meters through the whole pipeline: rates, latency, processor time and memory"
+
+# (meters, seconds of a window): one fleet process seals them all, some 100 to 200 a second.
+_QUICK = ((20, 4),)
+_FULL = ((2, 4), (5, 4), (10, 4), (20, 4), (50, 4), (100, 8), (500, 20), (1_000, 40))
+_WINDOWS = 3
+
+
+def run(setup: Setup) -> None:
+    """Measure every number of meters."""
+    cases = _QUICK if setup.quick else _FULL
+    setup.progress.suite(NAME, len(cases))
+    for meters, window_s in cases:
+        load = Load(
+            meters=meters,
+            groups=max(1, min(10, meters // 5)),
+            window_s=window_s,
+            interval_s=1,
+            windows=2 if setup.quick else _WINDOWS,
+            speed="1",
+        )
+        with setup.progress.case(f"{meters} meters"):
+            passed = run_pipeline(setup.subfolder(NAME), load, setup.seed)
+        record_passed(setup, NAME, f"{meters} meters", load, passed)
+
+
+def record_passed(setup: Setup, suite: str, case: str, load: Load, passed: Passed) -> None:
+    """Keep what a pipeline came to."""
+    add = setup.recorder.add
+    live = load.speed == "1"
+    seconds = load.windows * load.window_s if live else passed.whole_s
+    readings = passed.batches * load.window_s / load.interval_s
+    add(suite, case, "readings", readings / seconds * 60, "readings/min", better="higher")
+    add(suite, case, "batches", passed.batches / seconds, "batches/s", better="higher")
+    add(
+        suite,
+        case,
+        "sent by a meter",
+        passed.bytes_sent / load.meters / seconds,
+        "B/s",
+        better="lower" if live else "neither",
+    )
+    if live:
+        add(suite, case, "latency", passed.latency_s, "s")
+    add(suite, case, "backlog", float(passed.backlog), "batches", better="neither")
+    add(suite, case, "seal", passed.seal_ms, "ms/batch")
+    for name in passed.cpu_s:
+        cpu = passed.cpu_s[name] / max(1, passed.batches) * 1e3
+        add(suite, case, f"processor time, {name}", cpu, "ms/batch", better="neither")
+        add(suite, case, f"memory, {name}", passed.memory_mb[name], "MB", better="neither")
