@@ -97,7 +97,7 @@ def test_latency_and_drip_slow_every_byte(echo: int) -> None:
         got = b""
         while len(got) < 200:
             got += client.recv(200)
-        assert time.monotonic() - begun >= 0.2
+        assert time.monotonic() - begun >= 0.15  # the last of four pieces goes at once
 
 
 @pytest.mark.usefixtures("mosquitto")
