@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def mosquitto() -> Path:
             pytest.fail(f"{reason} (GRIDHE_REQUIRE_MOSQUITTO=1)")
         pytest.skip(reason)
     return Path(found)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> None:
+    """A shell that starts a job with `&` makes it deaf to SIGINT, and so would be every process we start."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
