@@ -3,7 +3,7 @@
 With N the ring degree, K the most meters ever summed, v the largest slot of one meter, Q the
 product of the data primes and `bound` what a slot's error stays below (`gridhe.keyring.noise`):
 
-    bound / scale + K * v * 2^-51 <= 1/2           noise, and what doubles lose in decoding
+    bound / scale + K * v * 2^-50 <= 1/2           noise, and what doubles lose in encoding and decoding
     scale * K * v + noise < Q / 2                  no wrap: one that wraps gives garbage, no error
     K * v <= 2^46                                  doubles carry it
 """
@@ -18,12 +18,12 @@ from gridhe.keyring.parameters import CkksParameters
 __all__ = ["capacity", "check_exact", "largest_slot", "limit", "rounding_room", "scale_range"]
 
 _DOUBLE_BITS = 46  # K * v may reach 2^46
-_DECODE_BITS = 51  # decoding loses about max * 2^-51 (measured)
+_DOUBLES_LOSE_BITS = 50  # encoding and decoding lose up to max * 2^-50.7 (measured, N = 32768)
 
 
 def rounding_room(meters: int, largest: int) -> float:
     """How far noise may move a slot, in units of the reading; 0 or less when doubles lose it all."""
-    return 0.5 - meters * largest * 2.0**-_DECODE_BITS
+    return 0.5 - meters * largest * 2.0**-_DOUBLES_LOSE_BITS
 
 
 def scale_range(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSettings) -> tuple[int, int]:
