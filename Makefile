@@ -1,5 +1,9 @@
 # make demo     a whole grid on this machine, with the proof that it is exact
 # make test     every test, with real brokers and processes
+# make soak     faults at length: every case, then SOAK_MINUTES of all at once; docs/reliability.md has the figures
+# make hostile  a million hostile envelopes, 200 kills in the middle of a release, noise and rounding at length
+# make fuzz     coverage-guided fuzzing of every decoder, FUZZ_SECONDS=600 each
+# make audit    are advisories known for what requirements.lock pins? (make lock: pin anew)
 # make check    what a change has to pass: lint, format, types, tests, coverage
 # make venv     only .venv
 # make clean    what builds and tools leave behind; distclean: .venv and the demo's out/ too
@@ -13,8 +17,11 @@ BIN := $(VENV)/bin
 PYTHON ?=
 DEMO ?=
 TESTS ?=
+SEED ?= 1
+FUZZ_SECONDS ?= 600
+SOAK_MINUTES ?= 60
 
-.PHONY: demo test check lint coverage venv clean distclean help
+.PHONY: demo test soak hostile fuzz audit lock check lint coverage venv clean distclean help
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +32,33 @@ demo: $(VENV)/installed-demo
 
 test: $(VENV)/installed-test
 	$(BIN)/pytest $(TESTS)
+
+# About 45 minutes of cases on two cores before the soak; another SEED is another schedule.
+soak: $(VENV)/installed-test
+	$(BIN)/gridhe-bench faults --seed $(SEED) --minutes $(SOAK_MINUTES)
+
+hostile: $(VENV)/installed-test
+	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.hostile --count 1000000 --seed $(SEED)
+	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.release_figures --kills 200 --seed $(SEED)
+
+# One decoder after the other; the first finding ends it and lies in out/fuzz/. FUZZ='receipt' chooses.
+FUZZ ?= envelope receipt total bundle roster credential state
+fuzz: $(VENV)/installed-fuzz
+	@set -e; for each in $(FUZZ); do \
+	  echo "fuzzing $$each for $(FUZZ_SECONDS) s"; \
+	  $(BIN)/python tests/fuzz/fuzz.py $$each --seconds $(FUZZ_SECONDS) --seed $(SEED) --out out/fuzz; \
+	done
+
+# --strict: a package whose advisories cannot be reached is a failure, not a pass.
+audit: $(VENV)/installed-audit
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
+
+LOCKED := annotate header emit-index-url emit-trusted-host emit-find-links emit-options
+lock: $(VENV)/installed-audit
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --extra bench --strip-extras --allow-unsafe \
+	  $(addprefix --no-,$(LOCKED)) --output-file requirements.new pyproject.toml
+	{ sed -n '1,/^[^#]/{/^#/p}' requirements.lock; sed '/^gridhe @/d; /^#/d; /^ *#/d; /^$$/d' requirements.new; } > requirements.tmp
+	mv requirements.tmp requirements.lock && rm requirements.new
 
 check: lint coverage
 

@@ -123,6 +123,7 @@ class Ledger:
         """
         self.path = path
         self._now = now
+        self._broken = False
         try:
             handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -180,6 +181,10 @@ class Ledger:
             "prev": self.head.hash,
         }
         line = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        if self._broken:
+            raise StateError(
+                f"cannot write {self.path}: an earlier write failed; start again once the disk is well"
+            )
         start = os.fstat(self._file.fileno()).st_size
         try:
             rest = memoryview(line + b"\n")
@@ -188,7 +193,12 @@ class Ledger:
             point("ledger.written")
             os.fsync(self._file.fileno())
         except OSError as error:
-            os.ftruncate(self._file.fileno(), start)
+            try:
+                os.ftruncate(self._file.fileno(), start)
+            except OSError:
+                self._broken = (
+                    True  # the next open reads what stands there
+                )
             raise StateError(f"cannot write {self.path}: {error.strerror or error}") from None
         self.head = Head(self.head.count + 1, _hash(line))
         return record

@@ -12,12 +12,17 @@
 The watermark (`sealed`: per meter, the end of the last sealed window in UTC epoch seconds) outlives
 the batches. A window that ends at or before it is never sealed again.
 
+Everything here carries a checksum, and transactions are counted twice (gridhe.commits): a flipped byte on the
+disk is a StateError, and never another reading.
+
 When the batch would be next sent is not kept: after a restart everything that waits is sent at once.
 """
 
 import fcntl
+import hashlib
 import logging
 import os
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +30,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgpack
 
 from gridhe.commits import CommitCount
 from gridhe.errors import StateError
@@ -39,10 +46,12 @@ if TYPE_CHECKING:
 __all__ = ["Committed", "Outbox", "OutboxFull", "SealedBatch", "Settled", "Waiting"]
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 1
+_VERSION = 2  # 2: checksums
 _FILE, _LOCK, _COMMITS = "outbox.sqlite", "lock", "commits"
 _CHECK_MAX_BYTES = 128 << 20  # a larger file is not read through at every start
 _CACHE_KIB = 2_048
+_CHECKSUM_BYTES = 16
+_HEX = re.compile(r"[0-9a-f]{32}")
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE batches (
@@ -52,12 +61,14 @@ CREATE TABLE batches (
     window INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('waiting', 'refused')),
     reason TEXT,
-    payload BLOB NOT NULL
+    payload BLOB NOT NULL,
+    checksum BLOB NOT NULL
 );
 CREATE UNIQUE INDEX batch ON batches (meter, plan, window);
 CREATE INDEX queue ON batches (meter, state, id);
-CREATE TABLE sealed (meter TEXT PRIMARY KEY, until_s INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE journal (meter TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE sealed (meter TEXT PRIMARY KEY, until_s INTEGER NOT NULL, checksum BLOB NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE journal (meter TEXT PRIMARY KEY, state BLOB NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -150,7 +161,7 @@ class Outbox:
         db.execute("PRAGMA secure_delete = FAST")  # the journal holds readings: none in free pages
         db.execute("PRAGMA journal_size_limit = 16777216")
         if 0 < size <= _CHECK_MAX_BYTES:
-            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
         fresh = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -214,6 +225,13 @@ class Outbox:
         except sqlite3.Error as error:
             raise self._explained(error) from None
 
+    def _checked(self, *row: Any) -> tuple[Any, ...]:
+        """A row without its last column, which must be the others' checksum."""
+        *values, checksum = row
+        if _checksum(*values) != checksum:
+            raise self._explained(sqlite3.DatabaseError("a row fails its checksum"))
+        return tuple(values)
+
     # -- reading -------------------------------------------------------------------------------
 
     def waiting(self, meter: str, *, after: int = 0, limit: int = 1_000) -> list[Waiting]:
@@ -229,17 +247,18 @@ class Outbox:
 
     def payload(self, id_: int) -> bytes | None:
         """A batch's bytes; None when it is gone."""
-        rows = self._rows("SELECT payload FROM batches WHERE id = ?", id_)
-        return bytes(rows[0][0]) if rows else None
+        rows = self._rows("SELECT meter, plan, window, payload, checksum FROM batches WHERE id = ?", id_)
+        return bytes(self._checked(*rows[0])[-1]) if rows else None
 
     def sealed_until_s(self) -> dict[str, int]:
         """Per meter: the end of its last sealed window."""
-        return dict(self._rows("SELECT meter, until_s FROM sealed"))
+        rows = self._rows("SELECT meter, until_s, checksum FROM sealed")
+        return {str(meter): int(until_s) for meter, until_s in (self._checked(*row) for row in rows)}
 
     def journal(self, meter: str) -> bytes | None:
         """The meter's open readings as last committed."""
-        rows = self._rows("SELECT state FROM journal WHERE meter = ?", meter)
-        return bytes(rows[0][0]) if rows else None
+        rows = self._rows("SELECT meter, state, checksum FROM journal WHERE meter = ?", meter)
+        return bytes(self._checked(*rows[0])[-1]) if rows else None
 
     def backlog(self, meter: str) -> int:
         """How many of a meter's batches wait for a receipt."""
@@ -258,7 +277,11 @@ class Outbox:
     def note(self, name: str) -> str | None:
         """A remark kept with the outbox (where a simulation started, say)."""
         rows = self._rows("SELECT value FROM meta WHERE name = ?", f"note:{name}")
-        return str(rows[0][0]) if rows else None
+        if not rows:
+            return None
+        value, _, checksum = str(rows[0][0]).rpartition(" ")
+        self._checked(name, value, bytes.fromhex(checksum) if _HEX.fullmatch(checksum) else b"")
+        return value
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -266,7 +289,8 @@ class Outbox:
         """Keep a remark."""
         try:
             with self._transaction() as db:
-                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note:{name}", value))
+                marked = f"{value} {_checksum(name, value).hex()}"
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note:{name}", marked))
         except sqlite3.Error as error:
             raise self._explained(error) from None
 
@@ -297,7 +321,8 @@ class Outbox:
                     elif kept.id:
                         stored.append((batch.meter, kept))
                 for meter, state in (journals or {}).items():
-                    db.execute("INSERT OR REPLACE INTO journal VALUES (?, ?)", (meter, state))
+                    checksum = _checksum(meter, state)
+                    db.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", (meter, state, checksum))
         except sqlite3.Error as error:
             self._held, self._aside = held, aside
             raise self._explained(error) from None
@@ -336,13 +361,16 @@ class Outbox:
         row = db.execute("SELECT until_s FROM sealed WHERE meter = ?", (batch.meter,)).fetchone()
         if row is not None and batch.until_s <= row[0]:
             return None
-        db.execute("INSERT OR REPLACE INTO sealed VALUES (?, ?)", (batch.meter, batch.until_s))
+        until = (batch.meter, batch.until_s)
+        db.execute("INSERT OR REPLACE INTO sealed VALUES (?, ?, ?)", (*until, _checksum(*until)))
         if self._held[batch.meter] >= self._max and not self._make_room(db, batch.meter, dropped):
             dropped.append((batch.meter, 0))
             return Waiting(id=0, plan=batch.plan, window=batch.window)
+        content = (batch.meter, batch.plan, batch.window, batch.payload)
         cursor = db.execute(
-            "INSERT INTO batches (meter, plan, window, state, payload) VALUES (?, ?, ?, 'waiting', ?)",
-            (batch.meter, batch.plan, batch.window, batch.payload),
+            "INSERT INTO batches (meter, plan, window, state, payload, checksum) "
+            "VALUES (?, ?, ?, 'waiting', ?, ?)",
+            (*content, _checksum(*content)),
         )
         self._held[batch.meter] += 1
         return Waiting(id=int(cursor.lastrowid or 0), plan=batch.plan, window=batch.window)
@@ -380,6 +408,11 @@ class Outbox:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _checksum(*values: object) -> bytes:
+    """BLAKE2b-128 over a row's values."""
+    return hashlib.blake2b(msgpack.packb(values), digest_size=_CHECKSUM_BYTES).digest()
 
 
 def _lock(state_dir: Path) -> int:

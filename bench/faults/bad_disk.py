@@ -11,6 +11,7 @@ Layouts: sqlite3.h, struct sqlite3_vfs (version 3) and sqlite3_io_methods (versi
 """
 
 import ctypes
+import errno
 import os
 import random
 import re
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-__all__ = ["BadDisk", "Mode", "installed"]
+__all__ = ["BadDisk", "BadOs", "Mode", "installed"]
 
 Mode = Literal["full", "error", "power"]
 
@@ -226,6 +227,43 @@ class _Shim:
 
 
 _shim: _Shim | None = None
+
+
+class BadOs:
+    """The `os` of a module that writes files itself: write, fsync and ftruncate go through the disk too."""
+
+    def __init__(self, disk: BadDisk) -> None:
+        self._disk = disk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def _path(self, handle: int) -> str:
+        return str(Path(f"/proc/self/fd/{handle}").readlink())
+
+    def _refuse(self) -> OSError:
+        code = errno.ENOSPC if self._disk.mode == "full" else errno.EIO
+        return OSError(code, os.strerror(code))
+
+    def write(self, handle: int, data: bytes) -> int:
+        """Half of it is written before it fails."""
+        self._disk.note(self._path(handle), os.fstat(handle).st_size, len(data))
+        if self._disk.fails():
+            os.write(handle, data[: len(data) // 2])
+            raise self._refuse()
+        return os.write(handle, data)
+
+    def fsync(self, handle: int) -> None:
+        """What was written stays, if this works."""
+        if self._disk.fails() and self._disk.mode != "full":
+            raise self._refuse()
+        self._disk.synced(self._path(handle))
+
+    def ftruncate(self, handle: int, size: int) -> None:
+        """Fails like the others; a full disk can still be made emptier."""
+        if self._disk.fails() and self._disk.mode != "full":
+            raise self._refuse()
+        os.ftruncate(handle, size)
 
 
 @contextmanager

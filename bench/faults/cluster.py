@@ -9,16 +9,16 @@ import math
 import os
 import random
 import signal
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from gridhe.bench.faults.authority import Authority
+from gridhe.bench.faults.backlog import Backlog, Drains
 from gridhe.bench.faults.oracle import Oracle
 from gridhe.bench.faults.outcome import Outcome
 from gridhe.bench.faults.program import Program, ProgramFailed
@@ -69,11 +69,10 @@ class Cluster:
         self._speed = "max" if speed is None else f"{speed:g}"
         self._mutate = mutate or {}
         self.oracle = Oracle(world)
+        self.backlog = Backlog(world.folder, [f"fleet{number}" for number in range(fleets)])
+        self.drains = Drains(self.backlog)
         self.recoveries: list[float] = []
         self.figures: dict[str, Any] = {}
-        self.draining: list[list[tuple[str, int]]] = []  # per fleet, the newest batch that waited
-        self.drained: list[float] = []  # seconds from a broker's return until those were gone
-        self._broker_back = 0.0
         self._begun = time.monotonic()
         self.meter_settings = meter or MeterSettings(unreceipted_max=2)
         self.aggregator_settings = aggregator or AggregatorSettings(commit_interval_s=0.3, redeliver_s=3.0)
@@ -86,11 +85,9 @@ class Cluster:
         )
         self._listens_to, self._hear = listens_to, hear
         self.reactor = Reactor()
-        self.armed: set[str] = set()  # programs that are expected to kill themselves
         self.fleets: list[Program] = []
         self.aggregator: Program
         self.authority: Authority
-        self._stack = ExitStack()
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -105,7 +102,6 @@ class Cluster:
             program.kill()
         self.reactor.close()
         self.broker.stop()
-        self._stack.close()
 
     def prepare(self, *, url: str | None = None) -> None:
         """Broker and authority, and everything written that the processes read; none of them started yet."""
@@ -120,7 +116,7 @@ class Cluster:
         self.authority = Authority(
             self.world, self.oracle, self.reactor, own, listens_to=self._listens_to, hear=self._hear
         )
-        self.reactor.every(_DRAIN_S, self._look_at_drains)
+        self.reactor.every(_DRAIN_S, self.drains.look)
         if not self.reactor.run_until(lambda: self.authority.session.connected, _READY_MOST_S):
             raise ProgramFailed(f"no broker: {self.authority.session.last_error}")
         arguments = [
@@ -215,31 +211,17 @@ class Cluster:
 
     # -- how far things are ------------------------------------------------------------------------
 
-    def outbox(self, name: str, query: str) -> int:
-        """A number out of a fleet's outbox; 0 while there is none."""
-        path = self.world.folder / name / "outbox.sqlite"
-        if not path.exists():
-            return 0
-        try:
-            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)) as db:
-                row = db.execute(query).fetchone()
-        except sqlite3.Error:  # just being made, or just being recovered
-            return 0
-        return int(row[0] or 0) if row else 0
-
     def sealed(self) -> int:
         """Batches that ever reached an outbox."""
-        query = "SELECT seq FROM sqlite_sequence WHERE name = 'batches'"
-        return sum(self.outbox(fleet.name, query) for fleet in self.fleets)
+        return self.backlog.sealed()
 
     def waiting(self) -> int:
         """Batches in outboxes without a receipt."""
-        query = "SELECT count(*) FROM batches WHERE state = 'waiting'"
-        return sum(self.outbox(fleet.name, query) for fleet in self.fleets)
+        return self.backlog.waiting()
 
     def settled(self) -> int:
         """Batches that were receipted (or refused)."""
-        return self.sealed() - self.waiting()
+        return self.backlog.settled()
 
     def after(self, batches: int, timeout_s: float = 120.0) -> None:
         """Wait until so many batches are settled, or no more will come."""
@@ -279,20 +261,9 @@ class Cluster:
             self.broker.kill()
         if away_s:
             self.idle(away_s)
-        marks = [
-            (fleet.name, self.outbox(fleet.name, "SELECT max(id) FROM batches WHERE state = 'waiting'"))
-            for fleet in self.fleets
-        ]
+        marks = self.backlog.newest()
         self.broker.start()
-        self._broker_back = time.monotonic()
-        self.draining.append(marks)
-
-    def _look_at_drains(self) -> None:
-        query = "SELECT count(*) FROM batches WHERE state = 'waiting' AND id <= "
-        for marks in list(self.draining):
-            if all(self.outbox(name, f"{query}{most}") == 0 for name, most in marks):
-                self.draining.remove(marks)
-                self.drained.append(time.monotonic() - self._broker_back)
+        self.drains.begin(marks)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -339,8 +310,8 @@ class Cluster:
             self.say(f"duplicated: {doubled[:8]}")
         for fault in faults[:8]:
             self.say(f"fault: {fault}")
-        slowest = max([*self.recoveries, *self.drained], default=0.0)
-        for name, taken in (("recovery", self.recoveries), ("drained", self.drained)):
+        slowest = max([*self.recoveries, *self.drains.taken], default=0.0)
+        for name, taken in (("recovery", self.recoveries), ("drained", self.drains.taken)):
             if taken:
                 self.figures[f"{name}_p50"] = round(_percentile(taken, 0.5), 2)
                 self.figures[f"{name}_p99"] = round(_percentile(taken, 0.99), 2)

@@ -206,7 +206,7 @@ class World:
             for interval in range(len(self.meters)):
                 cells = ["0"] * len(self.meters)
                 cells[interval] = str(self.mark(interval, window))
-                rows.append(",".join([str(window), *cells]))
+                rows.append(",".join([f"w{window}", *cells]))  # no time stamp: `--start` says when
         write_private(self.folder / "meters.csv", ("\n".join(rows) + "\n").encode())
 
     def write_fleet(self, name: str, meters: Sequence[str]) -> Path:

@@ -31,9 +31,9 @@ def _kills(options: Options, case: str, *, persistence: bool) -> Outcome:
             cluster.say(f"{cluster.settled()} settled: {'SIGTERM' if gently else 'SIGKILL'}")
         cluster.figures["kills"] = len(kinds)
         outcome = cluster.finish()
-        slowest = max(cluster.drained, default=0.0)
+        slowest = max(cluster.drains.taken, default=0.0)
         return options.require(
             outcome,
-            not cluster.draining and slowest <= _DRAINED_S,
-            f"drained after {slowest:.1f} s, not {_DRAINED_S:.0f}; {len(cluster.draining)} never",
+            not cluster.drains.open and slowest <= _DRAINED_S,
+            f"drained after {slowest:.1f} s, not {_DRAINED_S:.0f}; {cluster.drains.open} never",
         )

@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
-from gridhe.bench.faults.bad_disk import BadDisk, Mode, installed
+from gridhe.bench.faults.bad_disk import BadDisk, BadOs, Mode, installed
 from gridhe.bench.faults.options import Options
 from gridhe.bench.faults.outcome import Outcome
 from gridhe.bench.faults.simulation import Envelopes, Simulation
 from gridhe.bench.faults.world import World
 from gridhe.config.settings import MeterSettings
 from gridhe.errors import StateError
+from gridhe.keyring import ledger as ledger_module
 from gridhe.keyring.answers import Answers, digest_of
 from gridhe.keyring.ledger import Ledger
 from gridhe.meter_agent.outbox import Outbox, SealedBatch, Settled
@@ -236,15 +238,18 @@ def _ledger_run(
     answers = ledger = None
     survived = False
     disk.arm(mode, at)
+    decided = 0
     try:
-        answers = Answers(state / "answers.db")
-        ledger = Ledger(state / "ledger", now=lambda: "2026-01-01T00:00:00Z", least=answers.head())
-        for window in range(3):
-            ledger.append("decided", plan="p", window=window, group="g", part=0)
-            body = b"answer %d" % window
-            answers.store(("p", window, "g", 0), body, ledger.head)
-            ledger.append("answered", plan="p", window=window, group="g", part=0, answer=digest_of(body))
-            given[window] = body
+        with patch.object(ledger_module, "os", BadOs(disk)):
+            answers = Answers(state / "answers.db")
+            ledger = Ledger(state / "ledger", now=lambda: "2026-01-01T00:00:00Z", least=answers.head())
+            for window in range(3):
+                ledger.append("decided", plan="p", window=window, group="g", part=0)
+                decided += 1
+                body = b"answer %d" % window
+                answers.store(("p", window, "g", 0), body, ledger.head)
+                ledger.append("answered", plan="p", window=window, group="g", part=0, answer=digest_of(body))
+                given[window] = body
         survived = disk.failed == 0
     except StateError:
         pass
@@ -254,15 +259,26 @@ def _ledger_run(
     if mode == "power" and disk.failed:
         disk.aftermath(rng)
     disk.mend()
+    kinds: Counter[str] = Counter()
     try:
         answers = Answers(state / "answers.db")
-        ledger = Ledger(state / "ledger", now=lambda: "2026-01-01T00:00:00Z", least=answers.head())
+        ledger = Ledger(
+            state / "ledger",
+            now=lambda: "2026-01-01T00:00:00Z",
+            least=answers.head(),
+            on_record=lambda record: kinds.update([record["kind"]]),
+        )
     except StateError as error:
         faults.append(f"ledger, {mode} at {at}: no recovery: {error}")
         return survived
     for window, body in given.items():
         if answers.get(("p", window, "g", 0)) != body:
             faults.append(f"ledger, {mode} at {at}: the answer of window {window} is missing")
+    if kinds["decided"] < decided or kinds["answered"] < len(given):
+        faults.append(
+            f"ledger, {mode} at {at}: {dict(kinds)}, not {decided} decided, {len(given)} answered: missing"
+        )
+    ledger.append("decided", plan="p", window=9, group="g", part=0)
     ledger.close()
     answers.close()
     return survived

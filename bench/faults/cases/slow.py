@@ -59,7 +59,7 @@ def outbox_bound(options: Options) -> Outcome:
         cluster.fleets[0].start()
         last = world.first_window + world.windows
         until = f"SELECT count(*) FROM sealed WHERE until_s >= {last * world.window_s}"  # noqa: S608
-        cluster.wait(lambda: cluster.outbox("fleet0", until) == meters, 120, "every window sealed")
+        cluster.wait(lambda: cluster.backlog.number("fleet0", until) == meters, 120, "every window sealed")
         kept = cluster.waiting()
         cluster.start_aggregator()
         outcome = cluster.finish(expect_all=False)
