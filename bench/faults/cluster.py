@@ -267,9 +267,10 @@ class Cluster:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def finish(self, *, timeout_s: float = 120.0, expect_all: bool = True) -> Outcome:
+    def finish(self, *, timeout_s: float = 300.0, expect_all: bool = True) -> Outcome:
         """Wait until every batch is settled and released, stop, and judge."""
         self.reaches(lambda: not any(f.running or self._revive(f) for f in self.fleets), timeout_s)
+        unfinished = [f"{f.name} did not finish in {timeout_s:.0f} s" for f in self.fleets if f.running]
         for fleet in self.fleets:
             if fleet.running:
                 fleet.stop()
@@ -288,7 +289,7 @@ class Cluster:
         self.reaches(done, timeout_s)
         self.idle(0.3)
         code = self.aggregator.stop()
-        faults = list(self.oracle.faults)
+        faults = [*unfinished, *self.oracle.faults]
         if code not in (0, -signal.SIGKILL):
             faults.append(f"the aggregator ended with {code}{self.aggregator.tail()}")
         return self.outcome(faults, expect_all=expect_all)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from gridhe.bench.faults.cases.broker import broker_kills, persistent_broker_kills
 from gridhe.bench.faults.cases.clocks import clock, rotations
-from gridhe.bench.faults.cases.disk import aggregator_disk, flipped_bytes, outbox_disk
+from gridhe.bench.faults.cases.disk import aggregator_disk, outbox_disk
+from gridhe.bench.faults.cases.flips import flipped_bytes
 from gridhe.bench.faults.cases.full_disk import full_disk
 from gridhe.bench.faults.cases.kills import aggregator_kills, commit_points, everybody_killed
 from gridhe.bench.faults.cases.meters import meter_kills

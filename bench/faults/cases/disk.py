@@ -1,4 +1,4 @@
-"""A disk that is full, fails, loses power, or has changed a byte behind our back."""
+"""A disk that is full, fails or loses power."""
 
 import random
 import shutil
@@ -21,7 +21,7 @@ from gridhe.keyring.answers import Answers, digest_of
 from gridhe.keyring.ledger import Ledger
 from gridhe.meter_agent.outbox import Outbox, SealedBatch, Settled
 
-__all__ = ["aggregator_disk", "flipped_bytes", "outbox_disk"]
+__all__ = ["aggregator_disk", "outbox_disk"]
 
 _METERS, _WINDOWS = 4, 4
 _MODES: tuple[Mode, ...] = ("error", "full", "power")
@@ -282,97 +282,3 @@ def _ledger_run(
     ledger.close()
     answers.close()
     return survived
-
-
-# -- flipped bytes -----------------------------------------------------------------------------------
-
-
-def flipped_bytes(options: Options) -> Outcome:
-    """One bit of a state file changed while nobody ran: told or harmless, never a wrong total."""
-    begun, rng = time.monotonic(), random.Random(options.seed)  # noqa: S311 - a schedule
-    counts: Counter[str] = Counter()
-    faults: list[str] = []
-    tries = options.batches or options.count(2_000)
-    with options.folder("flipped", memory=True) as folder:
-        world = World(folder, meters=_METERS, groups=2, windows=_WINDOWS, now_s=time.time())
-        envelopes = Envelopes(world)
-        for clean in (False, True):
-            source = folder / f"source-{clean}"
-            first = _half_life(envelopes, source, clean=clean)
-            files = [path for path in sorted(source.iterdir()) if path.is_file() and path.stat().st_size]
-            sizes = {path.name: path.stat().st_size for path in files}
-            options.say(f"{'stopped cleanly' if clean else 'killed'}: {sizes}")
-            for number in range(tries // 2):
-                copy = folder / "copy"
-                shutil.copytree(source, copy)
-                name = rng.choices(list(sizes), weights=[max(1.0, size**0.5) for size in sizes.values()])[0]
-                path = copy / name
-                offset, bit = rng.randrange(sizes[name]), 1 << rng.randrange(8)
-                data = bytearray(path.read_bytes())
-                data[offset] ^= bit
-                path.write_bytes(data)
-                what = _life_after(first, envelopes, copy, number, faults, f"{name} byte {offset} bit {bit}")
-                counts[what] += 1
-                counts[f"{name}: {what}"] += 1
-                shutil.rmtree(copy)
-    return Outcome(
-        case="flipped-bytes",
-        seed=options.seed,
-        sent=sum(counts[what] for what in ("told", "harmless", "wrong")),
-        accepted=counts["told"] + counts["harmless"],
-        lost=counts["wrong"],
-        duplicated=0,
-        released=0,
-        recovery_s=0.0,
-        faults=tuple(faults[:20]),
-        figures=dict(counts),
-        seconds=round(time.monotonic() - begun, 1),
-    )
-
-
-def _half_life(envelopes: Envelopes, folder: Path, *, clean: bool) -> Simulation:
-    """A state with closed windows, an open one, receipted batches and others to come; killed, or stopped."""
-    simulation = Simulation(envelopes, folder / "live" if not clean else folder, seed=1)
-    simulation.start()
-    windows = list(simulation.world.all_windows)
-    for window in windows[:-2]:
-        simulation.send((meter, window) for meter in simulation.world.meters)
-        simulation.commit()
-    simulation.send((meter, windows[-2]) for meter in simulation.world.meters[:3])
-    simulation.commit()
-    simulation.send([(simulation.world.meters[0], windows[-1])])
-    simulation.commit()
-    if not clean:
-        # As a kill leaves it: the log not yet brought into the database.
-        for path in sorted((folder / "live").iterdir()):
-            if not path.name.endswith("-shm"):
-                shutil.copy(path, folder / path.name)
-    simulation.crash()
-    shutil.rmtree(folder / "live", ignore_errors=True)
-    return simulation
-
-
-def _life_after(
-    first: Simulation, envelopes: Envelopes, folder: Path, seed: int, faults: list[str], where: str
-) -> str:
-    """Go on with this state until all is released: "told", "harmless" or "wrong"."""
-    simulation = Simulation(envelopes, folder, seed=seed)
-    simulation.outbox = dict(first.outbox)
-    simulation.oracle.totals.update(first.oracle.totals)
-    simulation.oracle.content.update(first.oracle.content)
-    simulation.oracle.counted.update({place: times.copy() for place, times in first.oracle.counted.items()})
-    told = False
-    try:
-        simulation.start()
-        simulation.drain()
-    except StateError:
-        told = True
-    finally:
-        simulation.crash()
-    wrong = list(simulation.oracle.faults) + [str(each) for each in simulation.oracle.duplicated()]
-    if not told:
-        wrong += [f"missing {each}" for each in simulation.oracle.lost()]
-    if wrong:
-        faults.append(f"{where}: {wrong[:2]}")
-        return "wrong"
-    return "told" if told else "harmless"

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gridhe.bench.faults.bad_disk import installed
-from gridhe.bench.faults.cases.disk import aggregator_disk, flipped_bytes
+from gridhe.bench.faults.cases.disk import aggregator_disk
+from gridhe.bench.faults.cases.flips import flipped_bytes
 from gridhe.bench.faults.cases.kills import SLOW
 from gridhe.bench.faults.mutants import mutated
 from gridhe.bench.faults.options import Options

@@ -22,7 +22,7 @@ def network(options: Options) -> Outcome:
     long = options.scale >= 1
     with options.cluster(
         "network",
-        batches=6_000,
+        batches=3_000,
         meters=20,
         meter=MeterSettings(unreceipted_max=1),
         aggregator=AggregatorSettings(commit_interval_s=0.4, redeliver_s=3.0),
