@@ -67,8 +67,9 @@ class InfluxStore:
     def __init__(self, settings: InfluxSettings) -> None:
         """Connects on first use."""
         self._settings = settings
-        # The client's own warnings repeat, with headers, what is raised here in one line.
-        logging.getLogger("influxdb_client").setLevel(logging.CRITICAL)
+        # Their own warnings repeat, at length and with headers, what is raised here in one line.
+        for name in ("influxdb_client", "urllib3"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._client = InfluxDBClient(
             url=settings.url,
             token=settings.token,

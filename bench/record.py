@@ -81,7 +81,8 @@ class Record:
 def encode_line(record: Record) -> str:
     """The record as one flat line of JSON, which pandas reads with `read_json(path, lines=True)`."""
     fields = dataclasses.asdict(record)
-    return json.dumps({"format": FORMAT, **fields, **fields.pop("figures")}, allow_nan=False)
+    figures = fields.pop("figures")
+    return json.dumps({"format": FORMAT, **fields, **figures}, allow_nan=False)
 
 
 _TEXTS = ("run", "suite", "case", "preset", "metric", "unit", "host", "machine", "version", "note")

@@ -22,6 +22,7 @@ from typing import IO
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from gridhe.bench.messages import put
 from gridhe.broker.embedded import EmbeddedBroker
@@ -34,6 +35,7 @@ __all__ = [
     "measure_rate",
     "mosquitto_sub",
     "process",
+    "slope",
     "wait_for_line",
     "wait_until_counting",
 ]
@@ -148,13 +150,14 @@ def measure_rate(
             times.append(time.monotonic() - started)
             counts.append(done)
     return Rate(
-        per_s=_slope(np.array(times), np.array(counts), total),
+        per_s=slope(np.array(times), np.array(counts), total),
         whole_s=times[-1],
         cpu_us=(_cpu_s(watched_pid) - cpu_s) / total * 1e6,
     )
 
 
-def _slope(times: np.ndarray, counts: np.ndarray, total: int) -> float:
+def slope(times: NDArray[np.float64], counts: NDArray[np.int64], total: int) -> float:
+    """Messages a second in the steady part: `counts[i]` were dealt with at `times[i]` seconds."""
     steady = (counts >= _FROM_SHARE * total) & (counts <= _TO_SHARE * total)
     if steady.sum() < 2 or times[steady][-1] == times[steady][0]:
         return float(total / times[-1])

@@ -30,7 +30,7 @@ from gridhe.config.settings import AggregatorSettings
 from gridhe.keyring.decrypt import Decryptor
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
 
-__all__ = ["ABOUT", "NAME", "SLOW_FOLD", "run"]
+__all__ = ["ABOUT", "NAME", "SLOW_FOLD", "measure_aggregator", "run"]
 
 NAME = "micro"
 ABOUT = "every step of a batch's life alone: sample ... seal, open ... fold, commit, receipt, release"
@@ -50,7 +50,7 @@ def run(setup: Setup) -> None:
         with setup.progress.case(f"meter, {grid.preset}"):
             _meter_steps(setup, grid, budget_s)
         with setup.progress.case(f"aggregator, {grid.preset}"):
-            _aggregator_steps(setup, grid, budget_s)
+            measure_aggregator(setup, grid, budget_s)
     with setup.progress.case("sample"):
         _sample(setup)
     with setup.progress.case("commit"):
@@ -80,7 +80,8 @@ def _meter_steps(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
     )
 
 
-def _aggregator_steps(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
+def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
+    """What an aggregator does for a batch, beside TenSEAL and numpy."""
     payloads = [grid.envelope(i) for i in range(POOL)]
     limit = OVERHEAD_BYTES + grid.planes.size
     envelopes = [open_envelope(payload, limit) for payload in payloads]
@@ -101,16 +102,15 @@ def _aggregator_steps(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
 
     def open_check_fold(i: int) -> None:
         open_and_check(i)
-        fold(i)
+        total.fold(views[i])
 
-    fold = _slowed(lambda i: total.fold(views[i]))
     samples = side_by_side(
         {
             "open": _each(lambda i: open_envelope(payloads[i], limit)),
             "check tag": _each(lambda i: envelopes[i].check_tag(keys[i])),
             "check range": _each(lambda i: grid.planes.check(views[i])),
             "open+check": _each(open_and_check),
-            "fold": _each(fold),
+            "fold": _each(_slowed(lambda i: total.fold(views[i]))),
             "open+check+fold": _each(open_check_fold),
             "tenseal load+add": _each(load_and_add),
             "numpy add": _each(lambda i: np.add(bare, words[i], out=bare)),

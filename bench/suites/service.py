@@ -32,7 +32,7 @@ from gridhe.broker import topics
 from gridhe.broker.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
 
-__all__ = ["ABOUT", "NAME", "run"]
+__all__ = ["ABOUT", "NAME", "Case", "measure", "run"]
 
 NAME = "service"
 ABOUT = "committed batches a second of gridhe-aggregate, against bare subscribers of the same messages"
@@ -41,20 +41,22 @@ _QUEUE_MB = 12_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class Case:
+    """One stream of messages."""
+
     kilobytes: int
     groups: int
     messages: int
     window: int  # how far ahead the publisher may be: some commits of batches
 
 
-_QUICK = (_Case(96, 10, 9_000, 5_000),)
+_QUICK = (Case(96, 10, 9_000, 5_000),)
 _FULL = (
-    _Case(24, 10, 40_000, 14_000),
-    _Case(64, 10, 25_000, 9_000),
-    _Case(96, 1, 20_000, 7_000),
-    _Case(96, 10, 20_000, 7_000),
-    _Case(96, 1_000, 40_000, 14_000),
+    Case(24, 10, 40_000, 14_000),
+    Case(64, 10, 25_000, 9_000),
+    Case(96, 1, 20_000, 7_000),
+    Case(96, 10, 20_000, 7_000),
+    Case(96, 1_000, 40_000, 14_000),
 )
 
 
@@ -64,10 +66,11 @@ def run(setup: Setup) -> None:
     setup.progress.suite(NAME, len(cases))
     for case in cases:
         with setup.progress.case(f"{case.kilobytes} KB, {case.groups} groups"):
-            _measure(setup, case, repeats)
+            measure(setup, case, repeats)
 
 
-def _measure(setup: Setup, case: _Case, repeats: int) -> None:
+def measure(setup: Setup, case: Case, repeats: int) -> None:
+    """Let every consumer take its turns, and record what each carried."""
     grid = BenchGrid(RINGS[case.kilobytes], groups=case.groups, meters=case.messages, seed=setup.seed)
     parcels = setup.folder / "parcels"
     write_parcels(parcels, grid.parcels(range(case.messages)))
@@ -95,7 +98,7 @@ def _measure(setup: Setup, case: _Case, repeats: int) -> None:
     )
 
 
-def _one(setup: Setup, grid: BenchGrid, case: _Case, parcels: Path, name: str) -> Rate:
+def _one(setup: Setup, grid: BenchGrid, case: Case, parcels: Path, name: str) -> Rate:
     """One consumer's turn, with a broker of its own."""
     folder = setup.subfolder(f"service-{name}")
     settings = BrokerSettings(max_queued_mb=_QUEUE_MB)
