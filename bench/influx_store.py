@@ -67,9 +67,6 @@ class InfluxStore:
     def __init__(self, settings: InfluxSettings) -> None:
         """Connects on first use."""
         self._settings = settings
-        # Their own warnings repeat, at length and with headers, what is raised here in one line.
-        for name in ("influxdb_client", "urllib3"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._client = InfluxDBClient(
             url=settings.url,
             token=settings.token,
@@ -77,6 +74,9 @@ class InfluxStore:
             timeout=_TIMEOUT_MS,
             retries=urllib3.Retry(total=2, backoff_factor=0.2, allowed_methods=None),
         )
+        # Their own warnings repeat, at length, what is raised here in one line. After the client: it sets levels.
+        for name in ("influxdb_client", "urllib3"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._writer = self._client.write_api(write_options=SYNCHRONOUS)
         self._waiting: list[Any] = []
 
