@@ -16,6 +16,7 @@ A command line is built like this:
 """
 
 import functools
+import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,8 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> No
     A GridHEError becomes `error: ...` on stderr (a line for each line of it) and its exit code; a wrong
     flag click's own message and 2; Ctrl-C 130. Anything else is a bug, and keeps its traceback and code 1.
     """
+    # Every role holds keys in memory: a crash in a native library must not write them to a disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
         result = command.main(args=args, standalone_mode=False)
     except GridHEError as error:

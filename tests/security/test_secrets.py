@@ -218,6 +218,15 @@ def test_a_credential_that_others_can_read_is_refused_with_the_command_that_mend
         load_device(path)
 
 
+def test_no_command_leaves_a_core_file() -> None:
+    program = (
+        "import resource, click; from gridhe.commands import run_command; "
+        "run_command(click.Command('x', callback=lambda: print(resource.getrlimit(resource.RLIMIT_CORE)[0])))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
 def test_a_wrong_passphrase_is_slow_and_says_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)

@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -132,9 +133,10 @@ def test_with_client_certificates_the_certificates_name_is_the_identity(
     enrol_everybody(shell, "--clients")
     conf = (shell.folder / "authority/broker/mosquitto.conf").read_text()
     assert "use_identity_as_username true" in conf
-    with mosquitto_of(shell, mosquitto):
+    with mosquitto_of(shell, mosquitto) as broker:
         assert len(released(shell, mutual=True)) == 6
         refused_without_a_fitting_certificate(shell)
+        revoked_though_its_certificate_is_still_valid(shell, broker)
 
 
 def refused_without_a_fitting_certificate(shell: Shell) -> None:
@@ -174,6 +176,31 @@ def refused_without_a_fitting_certificate(shell: Shell) -> None:
                 assert session.refused == 2
             reactor.remove(session)
     assert set(heard) <= {"gridhe/v1/plan/current"} | {t for t in heard if t.startswith("gridhe/v1/plan/p")}
+
+
+def revoked_though_its_certificate_is_still_valid(shell: Shell, broker: "subprocess.Popen[bytes]") -> None:
+    own = shell.folder / "authority/credentials"
+    settings = BrokerSettings(
+        url=shell.environment["GRIDHE_BROKER__URL"],
+        ca_file=shell.environment["GRIDHE_BROKER__CA_FILE"],
+        client_cert_file=str(own / "m2.crt"),
+        client_key_file=str(own / "m2.key"),
+    )
+    mine = Message(topic="gridhe/v1/batch/north/f1/m2", payload=b"x")
+    with Reactor() as reactor:
+        session = Session(settings=settings, client_id="m2", on_message=lambda *_: None)
+        reactor.add(session)
+        assert reactor.run_until(lambda: session.connected, 5)
+        assert session.publish(mine)
+        assert reactor.run_until(lambda: session.in_flight == 0, 5)
+        assert session.refused == 0
+        shell.run("gridhe-keyring", "enrol", "--home", "authority", "--revoke", "m2")
+        broker.send_signal(signal.SIGHUP)
+
+        def refused() -> bool:  # by then it has been thrown off, or its messages are not taken
+            return session.connected and session.publish(mine) and session.refused > 0
+
+        assert reactor.run_until(refused, 10) or not session.connected
 
 
 def stays_away_from_a_broker_it_cannot_trust(shell: Shell) -> None:
