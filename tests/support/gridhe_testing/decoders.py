@@ -4,6 +4,8 @@ Signatures and tags would stop a fuzzer at the door. So the first byte of an inp
 the rest begins: as it came, or sealed again with the real key, as only an authentic but hostile sender could.
 """
 
+import json
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from gridhe.broker.planes import Planes
 from gridhe.broker.receipt import Receipt, TotalReceipt
 from gridhe.broker.status import Status
 from gridhe.broker.total import Piece, TotalHeader, open_total, seal_total
-from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
+from gridhe.config.settings import CkksSettings, MeterSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import BundleError, CredentialError, EnvelopeError, StateError
 from gridhe.keyring.answers import Answer
 from gridhe.keyring.bundle import Bundle, key_id_of
@@ -39,6 +41,7 @@ from gridhe.keyring.planner import choose, make_plan
 from gridhe.keyring.releaser import claim_of_record
 from gridhe.keyring.roster import Roster, RosterEntry
 from gridhe.keyring.signing import SigningKey, authority_id, sign_record
+from gridhe.meter_agent.outbox import Outbox
 from gridhe.meter_agent.windows import Windower
 
 MAX_BYTES = 1 << 20
@@ -243,6 +246,7 @@ def state(directory: Path) -> Decoder:
         payload=None,
     )
     ledger = directory / "ledger.jsonl"
+    outbox = Outbox(directory / "outbox", authority="a" * 17, settings=MeterSettings())
 
     def insert(sql: str, *values: object) -> None:
         # The database may refuse a value (an integer too large, text that is no UTF-8): nothing to read then.
@@ -284,14 +288,28 @@ def state(directory: Path) -> Decoder:
         insert("INSERT INTO plans VALUES (?, ?)", "p" + "0" * 16, data)
         database.plans()
 
+    def read_outbox(data: bytes) -> None:
+        values = columns(data, 8)
+        with suppress(OverflowError, UnicodeEncodeError, sqlite3.IntegrityError):
+            rows = outbox._connection
+            rows.execute("DELETE FROM batches")
+            rows.execute("INSERT OR REPLACE INTO journal VALUES ('m1', ?, ?)", values[:2])
+            rows.execute("INSERT OR REPLACE INTO sealed VALUES ('m1', ?, ?)", values[2:4])
+            rows.execute(
+                "INSERT INTO batches VALUES (1, 'm1', ?, ?, 'waiting', NULL, ?, ?)",
+                (values[4], values[5], values[6], values[7]),
+            )
+        for read in (lambda: outbox.journal("m1"), lambda: outbox.payload(1), outbox.sealed_until_s):
+            with suppress(StateError):
+                read()
+        outbox.waiting("m1")
+
     def read_ledger(data: bytes) -> None:
         ledger.write_bytes(data)
         verify_ledger(ledger, on_record=lambda record: None)
 
     def read_decision(data: bytes) -> None:
         with suppress(ValueError, RecursionError):
-            import json
-
             record = json.loads(data)
             if isinstance(record, dict):
                 claim_of_record(record)
@@ -318,6 +336,7 @@ def state(directory: Path) -> Decoder:
             read_ledger,
             read_decision,
             Windower.from_state,
+            read_outbox,
         ),
         errors=(StateError,),
         seeds=_seeds(
@@ -329,6 +348,7 @@ def state(directory: Path) -> Decoder:
             ledger.read_bytes(),
             decision,
             windower.state(),
+            pack([windower.state(), bytes(16), 7_200, bytes(16), "p", 7, b"payload", bytes(16)]),
         ),
     )
 
