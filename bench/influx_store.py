@@ -74,7 +74,7 @@ class InfluxStore:
             timeout=_TIMEOUT_MS,
             retries=urllib3.Retry(total=2, backoff_factor=0.2, allowed_methods=None),
         )
-        # Their own warnings repeat, at length, what is raised here in one line. After the client: it sets levels.
+        # Their own warnings repeat at length what is raised here in one line. (The client has set levels.)
         for name in ("influxdb_client", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._writer = self._client.write_api(write_options=SYNCHRONOUS)

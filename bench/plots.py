@@ -109,7 +109,7 @@ def _micro(axes: Axes, records: Sequence[Record]) -> bool:
     bars = []
     for record in records:
         if record.metric == "time" and record.preset in ("4096-96k", ""):
-            theirs = record.case.startswith(("tenseal", "numpy"))
+            theirs = record.case.startswith(("tenseal", "numpy", "seal-python"))
             value = record.figures.median * {"us": 1.0, "ms": 1e3, "s": 1e6}[record.unit]
             bars.append((record.case, value, _COLOURS[5] if theirs else _COLOURS[0]))
     return _bars(axes, sorted(bars, key=lambda bar: bar[1]), "µs, median, logarithmic; grey: not gridhe")
@@ -207,7 +207,7 @@ _PICTURES: dict[str, tuple[tuple[str, str, Callable[[Axes, Sequence[Record]], bo
     "service": (("rate", "Batches carried, committed and receipted, against bare subscribers", _service),),
     "scale": (
         ("time", "Time of a batch, commit included", _scale("time per batch", "µs")),
-        ("memory", "Memory beyond what the process began with", _scale("memory grown", "MB")),
+        ("memory", "Memory beyond what it held after the first commit", _scale("memory grown", "MB")),
     ),
     "meters": (
         (

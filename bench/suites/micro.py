@@ -22,6 +22,9 @@ from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine
 from gridhe.bench.grid import FIRST_WINDOW, POOL, RINGS, BenchGrid
 from gridhe.bench.measure import side_by_side
+from gridhe.bench.peers.protocol import PeerAbsent
+from gridhe.bench.peers.seal_python import SealPeer
+from gridhe.bench.peers.seal_python import make as make_seal
 from gridhe.bench.recorder import Setup
 from gridhe.broker import topics
 from gridhe.broker.envelope import OVERHEAD_BYTES, open_envelope
@@ -37,6 +40,7 @@ ABOUT = "every step of a batch's life alone: sample ... seal, open ... fold, com
 
 # A test of `compare` asks for a fold this many times slower; nothing outside of this suite reads it.
 SLOW_FOLD = "GRIDHE_BENCH_SLOW_FOLD"
+_SEAL_ENCRYPT, _SEAL_ADD = "seal-python encrypt+serialize", "seal-python load+add"
 _COMMIT_GROUPS = (1, 10, 100)
 
 
@@ -65,18 +69,23 @@ def _meter_steps(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
     padded = np.zeros(grid.plan.parameters.slots)
     padded[: layout.used] = layout.encode(readings)
     slots = padded.tolist()
+    seal = _seal_python()
+    numbers = padded.astype(np.int64)
+    rival = {} if seal is None else {_SEAL_ENCRYPT: lambda: seal.serialize(seal.encrypt(numbers))}
     samples = side_by_side(
         {
             "encode": lambda: layout.encode(readings),
             "encrypt": lambda: grid.encryptor.encrypt(readings),
             "seal": lambda: sealer.seal(FIRST_WINDOW, readings),
             "tenseal encrypt+serialize": lambda: ts.ckks_vector(grid.context, slots, scale).serialize(),
+            **(rival if grid.plan.parameters == RINGS[96] else {}),
         },
         budget_s=budget_s,
         seed=setup.seed,
     )
+    others = [name for name in ("tenseal encrypt+serialize", _SEAL_ENCRYPT) if name in samples]
     setup.recorder.add_times(
-        NAME, "", samples, preset=grid.preset, ratios=[("seal", "tenseal encrypt+serialize")]
+        NAME, "", samples, preset=grid.preset, ratios=[("seal", other) for other in others]
     )
 
 
@@ -94,6 +103,13 @@ def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
 
     def load_and_add(i: int) -> None:
         summed[0] += ts.ckks_vector_from(grid.context, sealed[i])
+
+    seal = _seal_python() if grid.plan.parameters == RINGS[96] else None
+    rival: dict[str, Callable[[], object]] = {}
+    if seal is not None:
+        data = [seal.serialize(seal.encrypt(grid.readings(i))) for i in range(POOL)]
+        running = seal.add(None, data[0])
+        rival[_SEAL_ADD] = _each(lambda i: seal.add(running, data[i]))
 
     def open_and_check(i: int) -> None:
         envelope = open_envelope(payloads[i], limit)
@@ -113,6 +129,7 @@ def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
             "fold": _each(_slowed(lambda i: total.fold(views[i]))),
             "open+check+fold": _each(open_check_fold),
             "tenseal load+add": _each(load_and_add),
+            **rival,
             "numpy add": _each(lambda i: np.add(bare, words[i], out=bare)),
             "receipt": _each(
                 lambda i: Receipt(
@@ -131,6 +148,7 @@ def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
         ratios=[
             ("fold", "tenseal load+add"),
             ("fold", "numpy add"),
+            *(("fold", name) for name in rival),
             ("open+check+fold", "tenseal load+add"),
         ],
     )
@@ -144,6 +162,14 @@ def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
         preset=grid.preset,
         better="neither",
     )
+
+
+def _seal_python() -> SealPeer | None:
+    """SEAL without TenSEAL between, on the ring of 96 KB, where it is installed."""
+    try:
+        return make_seal(1)
+    except PeerAbsent:
+        return None
 
 
 def _tenseal_bytes(grid: BenchGrid, number: int) -> bytes:

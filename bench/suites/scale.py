@@ -2,7 +2,7 @@
 
 The engine is driven directly, in a process of its own for each number of meters, with a commit every so
 many batches; meters are re-tagged ciphertexts out of a small pool. The time to make envelopes is not
-counted. Memory is what the process holds beyond what it held before the first batch.
+counted. Memory is what the process holds beyond what it held after the first commit.
 """
 
 import json

@@ -62,7 +62,7 @@ _FULL = (
 
 def run(setup: Setup) -> None:
     """Measure every case; the consumers take turns within it."""
-    cases, repeats = (_QUICK, 1) if setup.quick else (_FULL, 3)
+    cases, repeats = (_QUICK, 1) if setup.quick else (_FULL, 2)
     setup.progress.suite(NAME, len(cases))
     for case in cases:
         with setup.progress.case(f"{case.kilobytes} KB, {case.groups} groups"):
