@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -80,7 +80,7 @@ class _Client(paho.Client):
     def _create_socket(self) -> Any:
         return self.stream
 
-    def _handle_publish(self) -> paho.MQTTErrorCode:
+    def _handle_publish(self) -> MQTTErrorCode:
         """Take a PUBLISH apart with one copy of its payload.
 
         paho's own makes five, and for MQTT 5 a table of all properties there are: a quarter of what an
@@ -102,7 +102,7 @@ class _Client(paho.Client):
         if at > len(packet) or not topic:
             raise ValueError("a PUBLISH that is cut short, or without a topic")
         self.take(topic, bytes(memoryview(packet)[at:]))
-        return self._send_puback(mid) if qos else paho.MQTTErrorCode.MQTT_ERR_SUCCESS
+        return self._send_puback(mid) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 def _variable_number(packet: bytearray, at: int) -> tuple[int, int]:

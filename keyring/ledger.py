@@ -196,9 +196,7 @@ class Ledger:
             try:
                 os.ftruncate(self._file.fileno(), start)
             except OSError:
-                self._broken = (
-                    True  # the next open reads what stands there
-                )
+                self._broken = True  # the next open reads what stands there
             raise StateError(f"cannot write {self.path}: {error.strerror or error}") from None
         self.head = Head(self.head.count + 1, _hash(line))
         return record
