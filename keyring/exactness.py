@@ -9,6 +9,7 @@ product of the data primes and `bound` what a slot's error stays below (`gridhe.
 """
 
 import math
+from collections.abc import Callable
 
 from gridhe.config.settings import CkksSettings
 from gridhe.errors import PlanError
@@ -65,28 +66,23 @@ def limit(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSetti
     return "noise against wrap" if least > greatest else None
 
 
-def capacity(parameters: CkksParameters, largest: int, ckks: CkksSettings) -> int:
-    """The most meters whose slots of up to `largest` this ring sums exactly; 0 if not even one.
-
-    Both limits only tighten as meters are added, so a bisection finds it.
-    """
+def _most(exact: Callable[[int], bool]) -> int:
+    """The largest number that is exact, 0 if not even 1: every limit only tightens, so a bisection finds it."""
     low, high = 0, 2**_DOUBLE_BITS + 1
     while high - low > 1:
         middle = (low + high) // 2
-        if limit(parameters, middle, largest, ckks) is None:
+        if exact(middle):
             low = middle
         else:
             high = middle
     return low
+
+
+def capacity(parameters: CkksParameters, largest: int, ckks: CkksSettings) -> int:
+    """The most meters whose slots of up to `largest` this ring sums exactly; 0 if not even one."""
+    return _most(lambda meters: limit(parameters, meters, largest, ckks) is None)
 
 
 def largest_slot(parameters: CkksParameters, meters: int, ckks: CkksSettings) -> int:
-    """The largest slot value that `meters` can sum exactly in this ring."""
-    low, high = 0, 2**_DOUBLE_BITS + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if limit(parameters, meters, middle, ckks) is None:
-            low = middle
-        else:
-            high = middle
-    return low
+    """The largest slot value that `meters` can sum exactly in this ring; 0 if none."""
+    return _most(lambda largest: limit(parameters, meters, largest, ckks) is None)
