@@ -67,7 +67,7 @@ def limit(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSetti
 
 
 def _most(exact: Callable[[int], bool]) -> int:
-    """The largest number that is exact, 0 if not even 1: every limit only tightens, so a bisection finds it."""
+    """The largest number that is exact, 0 if none: every limit only tightens, so a bisection finds it."""
     low, high = 0, 2**_DOUBLE_BITS + 1
     while high - low > 1:
         middle = (low + high) // 2
