@@ -208,7 +208,8 @@ class ReleaseService:
 def publish_bundles(authority: AuthorityHome, settings: Settings) -> int:
     """Publish all plans and the roster, retained; how many plans. Raises BrokerError.
 
-    Under a client id of its own, so that an authority that is online is not pushed off the broker.
+    Under a client id of its own, so that an authority that is online is not pushed off the broker; one that
+    gives every user its name as client id pushes it off for a moment all the same.
     """
     bundles = list(authority.paths.read_bundles().values())
     messages = [
