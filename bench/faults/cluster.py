@@ -230,6 +230,8 @@ class Cluster:
             timeout_s,
             f"{batches} settled batches",
         )
+        for fleet in self.fleets:
+            fleet.check()
 
     def moments(self, count: int) -> list[int]:
         """So many random points of the run, in batches, rising; the last twentieth is left alone."""
@@ -276,7 +278,7 @@ class Cluster:
                 fleet.stop()
             fleet.check()
         wanted = self.world.batches
-        quiet_s = 10.0
+        quiet_s = 10.0 if expect_all else 4.0  # more than `redeliver_s`
 
         def done() -> bool:
             everything = self.oracle.held() >= wanted and all(

@@ -57,9 +57,7 @@ class Options:
         batches = batches if whole else self.batches or self.count(batches)
         windows = max(2, -(-batches // meters))
         of_world = {
-            k: more.pop(k)
-            for k in ("minimum_meters", "grace_s", "late_s", "window_s", "interval_s")
-            if k in more
+            k: more.pop(k) for k in ("minimum_meters", "grace_s", "late_s", "window_s", "ring") if k in more
         }
         with self.folder(case) as folder:
             world = World(
@@ -68,8 +66,7 @@ class Options:
                 groups=groups,
                 windows=windows,
                 now_s=time.time(),
-                ring=LARGE_RING if self.large_ring else SMALL_RING,
-                **of_world,
+                **{"ring": LARGE_RING if self.large_ring else SMALL_RING, **of_world},
             )
             more.setdefault("mutate", self.mutate)
             with Cluster(world, case=case, seed=self.seed, say=self.say, **more) as cluster:

@@ -70,15 +70,14 @@ class World:
         late_s: float = 86_400.0,
         aggregator: str = "main",
         window_s: int | None = None,
-        interval_s: int = 1,
     ) -> None:
         """`windows` of the past, the last just over at `now_s`. Raises PlanError if no such plan is exact."""
         self.folder, self.windows, self.aggregator = folder, windows, aggregator
         self.meters = [f"m{i:04d}" for i in range(meters)]
         self.number = {meter: i for i, meter in enumerate(self.meters)}
         self.group = {meter: f"r{i % groups % 2}/f{i % groups}" for meter, i in self.number.items()}
-        # As many intervals as meters; `window_s` sets their length, `interval_s` makes room for more meters.
-        self.interval_s = interval_s if window_s is None else window_s // meters
+        # As many intervals as meters; `window_s` makes them longer than a second.
+        self.interval_s = 1 if window_s is None else window_s // meters
         self.window_s = meters * self.interval_s
         self.first_window = int(now_s // self.window_s) - windows
         self.settings = Settings(

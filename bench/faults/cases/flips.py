@@ -5,6 +5,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gridhe.bench.faults.options import Options
@@ -33,14 +34,11 @@ def flipped_bytes(options: Options) -> Outcome:
         for clean in (False, True):
             source = folder / f"aggregator-{clean}"
             first = _half_life(envelopes, source, clean=clean)
-
-            def go_on(copy: Path, first: Simulation = first) -> list[str] | None:
-                return _life_after(first, envelopes, copy)
-
+            go_on = partial(_life_after, first=first, envelopes=envelopes)
             _flip(source, tries * 3 // 8, rng, counts, faults, go_on)
             source = folder / f"outbox-{clean}"
             kept = _outbox(source, clean=clean)
-            _flip(source, tries // 8, rng, counts, faults, lambda copy, kept=kept: _reread(copy, kept))
+            _flip(source, tries // 8, rng, counts, faults, partial(_reread, kept=kept))
             options.say(f"{'stopped cleanly' if clean else 'killed'}: {dict(counts)}")
     return Outcome(
         case="flipped-bytes",
@@ -79,7 +77,7 @@ def _half_life(envelopes: Envelopes, folder: Path, *, clean: bool) -> Simulation
     return simulation
 
 
-def _life_after(first: Simulation, envelopes: Envelopes, folder: Path) -> list[str] | None:
+def _life_after(folder: Path, *, first: Simulation, envelopes: Envelopes) -> list[str] | None:
     """Go on with this state until all is released: what is wrong; None when the damage was told."""
     simulation = Simulation(envelopes, folder, seed=1)
     simulation.outbox = dict(first.outbox)
@@ -162,7 +160,7 @@ def _held(outbox: Outbox) -> Kept:
     return batches, outbox.journal("m0"), outbox.sealed_until_s(), outbox.note("start_s")
 
 
-def _reread(folder: Path, kept: Kept) -> list[str] | None:
+def _reread(folder: Path, *, kept: Kept) -> list[str] | None:
     """What an outbox holds other than before; None when it told of the damage."""
     try:
         with Outbox(folder, authority=_AUTHORITY, settings=MeterSettings()) as outbox:

@@ -49,13 +49,13 @@ def mutants(options: Options) -> Outcome:
 def dedup(options: Options) -> Outcome:
     """Without (a): a killed broker makes meters repeat themselves."""
     with options.cluster(
-        "without-dedup", batches=400, meters=20, whole=True, mutate={"aggregator": "dedup"}, **SLOW
+        "without-dedup", batches=300, meters=20, whole=True, mutate={"aggregator": "dedup"}, **SLOW
     ) as cluster:
         cluster.start()
         for moment in cluster.moments(3):
             cluster.after(moment)
             cluster.kill_broker()
-        return cluster.finish(timeout_s=60)
+        return cluster.finish(timeout_s=15)
 
 
 def early_receipt(options: Options) -> Outcome:
@@ -73,7 +73,7 @@ def early_receipt(options: Options) -> Outcome:
         for moment in cluster.moments(4):
             cluster.after(moment)
             cluster.kill_aggregator()
-        return cluster.finish(timeout_s=40)
+        return cluster.finish(timeout_s=12)
 
 
 def no_outbox(options: Options) -> Outcome:
@@ -92,7 +92,7 @@ def no_outbox(options: Options) -> Outcome:
         for _ in range(4):
             cluster.idle(cluster.rng.uniform(0.8, 1.5))
             cluster.kill_broker()
-        return cluster.finish(timeout_s=60)
+        return cluster.finish(timeout_s=15)
 
 
 def two_steps(options: Options) -> Outcome:
@@ -106,7 +106,7 @@ def two_steps(options: Options) -> Outcome:
         cluster.reaches(lambda: not cluster.aggregator.running, 30.0)
         try:
             cluster.kill_aggregator()
-            return cluster.finish(timeout_s=40)
+            return cluster.finish(timeout_s=5)
         except ProgramFailed as failed:  # it will not go on with a state that contradicts itself
             return cluster.outcome([str(failed)])
 
@@ -114,7 +114,7 @@ def two_steps(options: Options) -> Outcome:
 def no_sync(options: Options) -> Outcome:
     """Without synchronous=FULL: only a power cut shows it."""
     with installed(), mutated("no-sync"):
-        return aggregator_disk(replace(options, scale=0.1))
+        return aggregator_disk(replace(options, scale=0.04))
 
 
 def no_count(options: Options) -> Outcome:

@@ -10,6 +10,7 @@ from gridhe.bench.faults.outcome import Outcome
 from gridhe.bench.faults.processes import resident_mb
 from gridhe.bench.faults.proxy import Proxy
 from gridhe.config.settings import AggregatorSettings, MeterSettings
+from gridhe.keyring.parameters import CkksParameters
 
 __all__ = ["network", "reconnect_storm"]
 
@@ -82,7 +83,8 @@ def reconnect_storm(options: Options) -> Outcome:
         "reconnect-storm",
         batches=meters * 3,
         meters=meters,
-        interval_s=4,
+        whole=True,
+        ring=CkksParameters(4096, (32, 32, 20)),  # a slot for each of 1,000
         meter=MeterSettings(unreceipted_max=1),
     ) as cluster:
         cluster.broker.start()

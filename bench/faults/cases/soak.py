@@ -89,8 +89,8 @@ def _strike(kind: str, cluster: Cluster, proxy: Proxy) -> None:
         cluster.aggregator.signal(signal.SIGCONT)
     elif kind == "rotate":
         world = cluster.world
-        # The stream's place in time: a few windows ahead of what is sealed.
-        first = world.first_window + cluster.sealed() // len(world.meters) + 10
+        # 40 s ahead: longer than anybody here is cut off, so that all know it in time.
+        first = world.first_window + cluster.sealed() // len(world.meters) + 40
         if first < world.first_window + world.windows and first > world.key.plan.first_window:
             world.add_key(first)
             cluster.authority.publish()
