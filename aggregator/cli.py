@@ -12,8 +12,10 @@ from gridhe.aggregator.database import Database
 from gridhe.aggregator.quarantine import Quarantine
 from gridhe.aggregator.service import Service
 from gridhe.aggregator.view import LiveView, LogView
-from gridhe.commands import CommonOptions, common_options, run_command, version_option
+from gridhe.commands import CommonOptions, common_options, run_command, timings_option, version_option
+from gridhe.config.settings import Settings
 from gridhe.keyring.credential import AggregatorCredential, load_aggregator
+from gridhe.timings import timings_to
 
 __all__ = ["cli", "main"]
 
@@ -44,6 +46,7 @@ __all__ = ["cli", "main"]
 @click.option("--broker", "broker_url", metavar="URL", help="The same as --set broker.url=URL.")
 @click.option("--no-live", is_flag=True, help="Log lines instead of the live table, also on a terminal.")
 @click.option("--quarantine", is_flag=True, help="List the newest rejected payloads and exit.")
+@timings_option
 @version_option
 @common_options
 def cli(
@@ -53,6 +56,7 @@ def cli(
     broker_url: str | None,
     no_live: bool,
     quarantine: bool,
+    timings: Path | None,
     common: CommonOptions,
 ) -> None:
     """Fold meters' encrypted batches into group totals that this machine cannot read.
@@ -72,7 +76,11 @@ def cli(
     if quarantine:
         _list_quarantine(who, state_dir)
         return
-    service = Service(settings=settings, credential=who, state_dir=state_dir)
+    with timings_to(timings, "aggregator"):
+        _run(Service(settings=settings, credential=who, state_dir=state_dir), settings, no_live=no_live)
+
+
+def _run(service: Service, settings: Settings, *, no_live: bool) -> None:
     live = sys.stdout.isatty() and not no_live and settings.logging.format != "json"
     view = LiveView() if live and importlib.util.find_spec("rich") is not None else LogView()
     # Nothing on a batch's way is a cycle: looking for some after every 700 allocations, among all that is

@@ -38,6 +38,7 @@ from gridhe.keyring.bundle import Bundle
 from gridhe.keyring.credential import AggregatorCredential
 from gridhe.keyring.roster import Roster
 from gridhe.keyring.signing import SigningKey
+from gridhe.timings import timed
 
 __all__ = ["Engine", "Outgoing"]
 
@@ -102,6 +103,7 @@ class Engine:
             self._admission.add_plan(plan)
         self.counters = Counters()
         self._parts = OpenParts(self._totals, self._admission.plans, settings.open_totals_mb << 20)
+        self._fold = timed("fold", self._parts.fold)
         self._closing = Closing(
             parts=self._parts,
             totals=self._totals,
@@ -199,7 +201,7 @@ class Engine:
             self._reject(error.reason, topic, payload, header, now)
             return
         part = self._parts.take((header.plan, header.window, header.group), now)
-        self._parts.fold(part, planes)
+        self._fold(part, planes)
         part.count(1, member_digest(header.meter))
         reported.add(place.number)
         self._answer(header).committed.add(header.window)

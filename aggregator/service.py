@@ -24,6 +24,7 @@ from gridhe.config.settings import Settings
 from gridhe.errors import EnvelopeError
 from gridhe.faults import point
 from gridhe.keyring.credential import AggregatorCredential
+from gridhe.timings import timed
 
 __all__ = ["Service"]
 
@@ -52,6 +53,7 @@ class Service:
         self._now = now
         self._database = Database(state_dir, authority=credential.authority, aggregator=credential.aggregator)
         self._engine = Engine(database=self._database, credential=credential, settings=settings.aggregator)
+        self._commit_engine = timed("commit", self._engine.commit)
         self._reactor = Reactor()
         self._incarnation = secrets.token_hex(8)
         self._status_topic = topics.status_aggregator(credential.aggregator)
@@ -172,7 +174,7 @@ class Service:
         self._reactor.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
 
     def _commit(self) -> None:
-        outgoing = self._engine.commit(self._now())
+        outgoing = self._commit_engine(self._now())
         point("commit.2.before")
         for one in outgoing:
             self._session.publish(Message(topic=one.topic, payload=one.payload))

@@ -15,7 +15,8 @@ from gridhe.bench.influx_store import InfluxSettings, InfluxStore
 from gridhe.bench.local_store import LocalStore, default_folder
 from gridhe.bench.record import Record
 from gridhe.bench.recorder import Progress, Recorder, Setup
-from gridhe.bench.store import TimingsStore, new_run
+from gridhe.bench.steps import add_steps
+from gridhe.bench.store import new_run
 from gridhe.bench.stores import BothStores, open_store, push
 from gridhe.bench.table import HEADINGS, aligned, rows_of
 from gridhe.commands import run_command, version_option
@@ -116,14 +117,8 @@ def run_suites(
       gridhe-bench run micro service --out report
     """
     chosen = suites.load(names)
-    local = LocalStore(home or default_folder())
-    both = None
-    if store == "influx":
-        both = BothStores(
-            local, InfluxStore(InfluxSettings.load(_influx(influx_url, influx_org, influx_bucket)))
-        )
+    kept = _open_to_write(store, home, _influx(influx_url, influx_org, influx_bucket))
     run = new_run(time.time())
-    kept: TimingsStore = both or local
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gridhe-bench-") as folder, Progress() as progress:
         setup = Setup(
@@ -133,11 +128,10 @@ def run_suites(
             for suite in chosen:
                 suite.run(setup)
         progress.say(f"{time.monotonic() - started:.0f} s; gridhe-bench show {run}")
-    if both is not None and both.missed is not None:
-        click.echo(f"warning: {both.missed}\nwarning: send it later with: gridhe-bench push {run}", err=True)
+    _warn_of_missed(kept, run)
     click.echo(run)
     if out is not None:
-        _write_report([local.read(run)], out)
+        _write_report([kept.read(run)], out)
 
 
 @cli.command("list")
@@ -233,6 +227,42 @@ def push_run(
     with contextlib.closing(InfluxStore(settings)) as influx:
         sent = push(run, LocalStore(home or default_folder()), influx)
     click.echo(f"{sent} records are in {settings.url}, bucket {settings.bucket}")
+
+
+@cli.command("import")
+@click.argument(
+    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False)
+)
+@_store_options
+def import_steps(
+    files: Sequence[Path],
+    store: str,
+    home: Path | None,
+    influx_url: str | None,
+    influx_org: str | None,
+    influx_bucket: str | None,
+) -> None:
+    """Keep what processes of the pipeline wrote with their --timings, as a run of its own."""
+    run = new_run(time.time())
+    kept = _open_to_write(store, home, _influx(influx_url, influx_org, influx_bucket))
+    with contextlib.closing(kept):
+        for file in files:
+            add_steps(Recorder(kept, run), file, suite="pipeline")
+    _warn_of_missed(kept, run)
+    click.echo(run)
+
+
+def _open_to_write(store: str, home: Path | None, influx: dict[str, str | None]) -> LocalStore | BothStores:
+    local = LocalStore(home or default_folder())
+    if store == "local":
+        return local
+    return BothStores(local, InfluxStore(InfluxSettings.load(influx)))
+
+
+def _warn_of_missed(kept: LocalStore | BothStores, run: str) -> None:
+    if isinstance(kept, BothStores) and kept.missed is not None:
+        text = f"warning: {kept.missed}\nwarning: send it later with: gridhe-bench push {run}"
+        click.echo(text, err=True)
 
 
 def _influx(url: str | None, org: str | None, bucket: str | None) -> dict[str, str | None]:

@@ -20,6 +20,7 @@ _ABOUT = {
     "service": "One process, durable and with receipts, against subscribers that only count.",
     "scale": "Distinct meters replayed through the engine: time and memory may not grow with their number.",
     "meters": "The whole pipeline in real time: fleet, broker, aggregator and authority on this machine.",
+    "pipeline": "What steps of the pipeline's own processes took, from their --timings.",
     "intervals": "The whole pipeline, a reading every 1 to 30 seconds, in real time and as fast as it goes.",
 }
 _STYLE = """

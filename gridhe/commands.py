@@ -32,7 +32,7 @@ from gridhe.config.settings import LoggingSettings
 from gridhe.errors import ConfigError, GridHEError
 from gridhe.logs import set_up_logging
 
-__all__ = ["CommonOptions", "common_options", "run_command", "version_option"]
+__all__ = ["CommonOptions", "common_options", "run_command", "timings_option", "version_option"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +40,13 @@ R = TypeVar("R")
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 version_option = click.version_option(__version__, "--version", message="%(prog)s %(version)s")
+
+timings_option = click.option(
+    "--timings",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="At the end, append what the steps of the work took; `gridhe-bench import FILE` keeps it.",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from gridhe.commands import CommonOptions, common_options
+from gridhe.commands import CommonOptions, common_options, timings_option
 from gridhe.errors import ConfigError, ReleaseRefused, StateError
 from gridhe.keyring.cli_shared import broker_option, home_option, open_home, passphrase_option
+from gridhe.timings import timings_to
 
 if TYPE_CHECKING:
     from gridhe.keyring.desk import Outcome
@@ -22,6 +23,7 @@ __all__ = ["release"]
 
 @click.command()
 @common_options
+@timings_option
 @home_option
 @passphrase_option
 @broker_option
@@ -50,6 +52,7 @@ __all__ = ["release"]
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout instead of a table.")
 def release(
     common: CommonOptions,
+    timings: Path | None,
     home: Path,
     passphrase_file: Path | None,
     broker: str | None,
@@ -81,6 +84,7 @@ def release(
     settings = common.load({"broker.url": broker})
     asked = bool(groups or windows)
     with ExitStack() as stack:
+        stack.enter_context(timings_to(timings, "authority"))
         printer = _Printer(as_json=as_json, follow=follow, out=_open_out(stack, out, append=follow))
         authority = open_home(stack, home, passphrase_file)
         service = stack.enter_context(

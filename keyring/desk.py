@@ -10,6 +10,7 @@ from gridhe.keyring.inbox import Inbox, Letter
 from gridhe.keyring.plan import Plan
 from gridhe.keyring.releaser import Releaser, claim_of
 from gridhe.keyring.report import record_of
+from gridhe.timings import timed
 
 __all__ = ["Desk", "Outcome"]
 
@@ -52,6 +53,7 @@ class Desk:
         wanted: Callable[[Letter], bool] = lambda letter: True,
     ) -> None:
         self._inbox, self._releaser, self._wanted = inbox, releaser, wanted
+        self._release = timed("release", releaser.release)
         self._probabilities = settings.quantile_probabilities
 
     def work(self, *, states: Sequence[str] = ("waiting",)) -> list[Outcome]:
@@ -67,7 +69,7 @@ class Desk:
             return Outcome(letter=letter, plan=plan, record=record)
         total = self._inbox.total(letter.digest)
         try:
-            plan, answer = self._releaser.release(total)
+            plan, answer = self._release(total)
         except ReleaseRefused as refused:
             self._inbox.mark(letter.digest, "refused", rule=refused.rule, message=str(refused))
             return Outcome(letter=letter, rule=refused.rule, message=str(refused))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gridhe.commands import CommonOptions, common_options, run_command, version_option
+from gridhe.commands import CommonOptions, common_options, run_command, timings_option, version_option
+from gridhe.timings import timings_to
 
 if TYPE_CHECKING:
     from gridhe.meter_agent.readings import SourceOptions
@@ -106,6 +107,7 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--json", "as_json", is_flag=True, help="End with a summary, one JSON object on one line."
         ),
+        timings_option,
     ]
     for option in reversed(options):
         function = option(function)
@@ -176,15 +178,16 @@ def run(common: CommonOptions, credential: Path, state_dir: Path, broker: str | 
     from gridhe.meter_agent.process import MeterProcess
 
     device = load_device(credential)
-    summary = MeterProcess(
-        credentials=[device],
-        state_dir=state_dir,
-        settings=settings,
-        options=_options(given),
-        devices=True,
-        stop_when_receipted=_stops(given),
-        column=given["column"],
-    ).run()
+    with timings_to(given["timings"], "meter"):
+        summary = MeterProcess(
+            credentials=[device],
+            state_dir=state_dir,
+            settings=settings,
+            options=_options(given),
+            devices=True,
+            stop_when_receipted=_stops(given),
+            column=given["column"],
+        ).run()
     _finish(summary, given["as_json"])
 
 
@@ -225,7 +228,7 @@ def fleet(
     from gridhe.meter_agent.process import MeterProcess
 
     loaded = load_fleet(credentials)
-    with _Bar() as bar:
+    with _Bar() as bar, timings_to(given["timings"], "fleet"):
         summary = MeterProcess(
             credentials=loaded.devices,
             state_dir=state_dir,

@@ -29,6 +29,7 @@ from gridhe.errors import EnvelopeError
 from gridhe.faults import point
 from gridhe.meter_agent.outbox import OutboxFull, SealedBatch, Settled
 from gridhe.meter_agent.sealing import Sealer
+from gridhe.timings import timed
 
 if TYPE_CHECKING:
     from gridhe.broker.reactor import Reactor
@@ -263,7 +264,7 @@ class Service:
         point("meter.2.before")
         begun_s = time.perf_counter()
         encryptor = self._book.encryptor(plan)
-        payload = Sealer(encryptor, unit.credential).seal(closed.window, readings)
+        payload = timed("seal", Sealer(encryptor, unit.credential).seal)(closed.window, readings)
         point("meter.2.sealed")
         if len(self.counts.seal_ms) < _TIMINGS_MAX:
             self.counts.seal_ms.append((time.perf_counter() - begun_s) * 1e3)

@@ -1,7 +1,8 @@
 """Readings every 1, 5, 10 and 30 seconds through the whole pipeline: in real time, and as fast as it goes."""
 
-from gridhe.bench.pipeline import Load, run_pipeline
+from gridhe.bench.pipeline import STEPS, Load, run_pipeline
 from gridhe.bench.recorder import Setup
+from gridhe.bench.steps import add_steps
 from gridhe.bench.suites.meters import record_passed
 
 __all__ = ["ABOUT", "NAME", "run"]
@@ -31,5 +32,8 @@ def run(setup: Setup) -> None:
                 speed=speed,
             )
             with setup.progress.case(f"{interval_s} s, {label}"):
-                passed = run_pipeline(setup.subfolder(NAME), load, setup.seed)
-            record_passed(setup, NAME, f"{interval_s} s, {label}", load, passed)
+                folder = setup.subfolder(NAME)
+                passed = run_pipeline(folder, load, setup.seed)
+            case = f"{interval_s} s, {label}"
+            record_passed(setup, NAME, case, load, passed)
+            add_steps(setup.recorder, folder / STEPS, suite=NAME, case=case)

@@ -1,7 +1,8 @@
 """2 to 1,000 meters through the whole pipeline in real time: rates, latency, and what each process takes."""
 
-from gridhe.bench.pipeline import Load, Passed, run_pipeline
+from gridhe.bench.pipeline import STEPS, Load, Passed, run_pipeline
 from gridhe.bench.recorder import Setup
+from gridhe.bench.steps import add_steps
 
 __all__ = ["ABOUT", "NAME", "record_passed", "run"]
 
@@ -28,8 +29,10 @@ def run(setup: Setup) -> None:
             speed="1",
         )
         with setup.progress.case(f"{meters} meters"):
-            passed = run_pipeline(setup.subfolder(NAME), load, setup.seed)
+            folder = setup.subfolder(NAME)
+            passed = run_pipeline(folder, load, setup.seed)
         record_passed(setup, NAME, f"{meters} meters", load, passed)
+        add_steps(setup.recorder, folder / STEPS, suite=NAME, case=f"{meters} meters")
 
 
 def record_passed(setup: Setup, suite: str, case: str, load: Load, passed: Passed) -> None:
@@ -51,7 +54,6 @@ def record_passed(setup: Setup, suite: str, case: str, load: Load, passed: Passe
     if live:
         add(suite, case, "latency", passed.latency_s, "s")
     add(suite, case, "backlog", float(passed.backlog), "batches", better="neither")
-    add(suite, case, "seal", passed.seal_ms, "ms/batch")
     for name in passed.cpu_s:
         cpu = passed.cpu_s[name] / max(1, passed.batches) * 1e3
         add(suite, case, f"processor time, {name}", cpu, "ms/batch", better="neither")

@@ -1,0 +1,1 @@
+../../gridhe/timings.py

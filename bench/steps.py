@@ -1,0 +1,34 @@
+"""Timings that the pipeline's own processes wrote (`--timings FILE`), as records."""
+
+import json
+import math
+from pathlib import Path
+
+from gridhe.bench.recorder import Recorder
+from gridhe.errors import StoreError
+
+__all__ = ["add_steps"]
+
+
+def add_steps(recorder: Recorder, path: Path, *, suite: str, case: str = "") -> int:
+    """Keep every step in a file; returns how many there were. Raises StoreError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            step = json.loads(line)
+            process, name, count = str(step["process"]), str(step["step"]), int(step["count"])
+            seconds = [float(one) for one in step["seconds"]]
+            if not seconds or not all(map(math.isfinite, seconds)):
+                raise ValueError("no seconds")
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(
+                f"{path}, line {number}: not what --timings writes ({type(error).__name__}: {error})"
+            ) from None
+        note = "" if count == len(seconds) else f"a sample of {count:,}"
+        recorder.add(
+            suite, f"{case} {process}".strip(), name, [one * 1e3 for one in seconds], "ms", note=note
+        )
+    return len(lines)
