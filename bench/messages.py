@@ -10,7 +10,7 @@ from gridhe.errors import BrokerError
 
 __all__ = ["first_message", "put"]
 
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 60.0  # a process that starts on a busy machine takes its time
 
 
 def put(port: int, messages: Sequence[tuple[str, bytes]], *, retain: bool = False) -> None:
