@@ -72,7 +72,7 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, float, str]], unit: str, *, log:
     if log:
         axes.set_xscale("log")
         low = min(value for _, value, _ in bars)
-        axes.set_xlim(10 ** math.floor(math.log10(low) - 0.1), max(value for _, value, _ in bars) * 4)
+        axes.set_xlim(10 ** math.floor(math.log10(low) - 0.1), max(value for _, value, _ in bars) * 8)
     else:
         axes.set_xlim(0, max(value for _, value, _ in bars) * 1.15)
     for place, (_, value, _) in zip(places, bars, strict=True):
@@ -96,7 +96,7 @@ def _lines(axes: Axes, points: Points, x: str, y: str, *, log_y: bool = True) ->
     else:
         axes.set_ylim(bottom=0)
     places = sorted({place for line in points.values() for place, _ in line})
-    axes.set_xticks(places, [number(place) for place in places])
+    axes.set_xticks(places, [f"{place:,g}" if place < 1e5 else f"{place:.0e}" for place in places])
     axes.xaxis.minorticks_off()
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -23,6 +23,10 @@ _ABOUT = {
     "pipeline": "What steps of the pipeline's own processes took, from their --timings.",
     "intervals": "The whole pipeline, a reading every 1 to 30 seconds, in real time and as fast as it goes.",
 }
+_ABOUT_RATIOS = (
+    "Both sides were measured in the same rounds of the same run, so these say more than any single time. "
+    "time / other: how many times longer (less is better); rate / other: the share of the other's rate."
+)
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 60rem; margin: 2rem auto;
   padding: 0 1rem }
@@ -55,6 +59,11 @@ def _suites(records: Sequence[Record]) -> list[str]:
     return [suite for suite in _ABOUT if suite in found] + [suite for suite in found if suite not in _ABOUT]
 
 
+def _ratios(records: Sequence[Record]) -> list[Record]:
+    """What was measured against something else in the same rounds: the figures that travel."""
+    return [record for record in records if record.unit == "x"]
+
+
 def _origin(records: Sequence[Record]) -> str:
     runs = ", ".join(dict.fromkeys(record.run for record in records))
     first = records[0]
@@ -63,6 +72,10 @@ def _origin(records: Sequence[Record]) -> str:
 
 def _markdown(records: Sequence[Record], plots: Sequence[Plot]) -> str:
     parts = [_origin(records)]
+    ratios = _ratios(records)
+    if ratios:
+        rows = [(record.suite, *row) for record, row in zip(ratios, rows_of(ratios), strict=True)]
+        parts += ["## Ratios", _ABOUT_RATIOS, markdown(("suite", *HEADINGS), rows, _NUMBERS_FROM + 1)]
     for suite in _suites(records):
         parts += [f"## {suite}", _ABOUT.get(suite, "")]
         parts += [f"![{plot.title}]({plot.path.name})" for plot in plots if plot.suite == suite]
@@ -77,6 +90,11 @@ def _page(records: Sequence[Record], plots: Sequence[Plot]) -> str:
         f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style></head><body>",
         f"<h1>gridhe bench</h1><p class=machine>{html.escape(_origin(records))}</p>",
     ]
+    ratios = _ratios(records)
+    if ratios:
+        parts.append(
+            f"<h2 id=ratios>Ratios</h2><p class=about>{html.escape(_ABOUT_RATIOS)}</p>{_table(ratios)}"
+        )
     for suite in _suites(records):
         parts.append(f"<h2 id={suite}>{suite}</h2><p class=about>{html.escape(_ABOUT.get(suite, ''))}</p>")
         for plot in plots:
