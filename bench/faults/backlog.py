@@ -42,6 +42,10 @@ class Backlog:
         """Batches that were receipted (or refused)."""
         return self.sealed() - self.waiting()
 
+    def sealed_until_s(self) -> int:
+        """The end of the furthest window that any meter has sealed, UTC epoch seconds; 0 before any."""
+        return max(self.number(name, "SELECT max(until_s) FROM sealed") for name in self._names)
+
     def newest(self) -> dict[str, int]:
         """The newest batch that waits, by outbox."""
         query = "SELECT max(id) FROM batches WHERE state = 'waiting'"

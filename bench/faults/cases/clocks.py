@@ -139,7 +139,7 @@ def rotations(options: Options) -> Outcome:
             cluster.after((number * step - step // 2) * len(world.meters))
             # Known before any meter gets there, as a real rotation is: a window that some sealed under the
             # old plan and some under the new one closes only when its grace is over.
-            first = world.first_window + cluster.sealed() // len(world.meters) + _AHEAD
+            first = max(world.first_window, cluster.backlog.sealed_until_s() // world.window_s) + _AHEAD
             if first >= world.first_window + world.windows:
                 break
             world.add_key(first)

@@ -68,7 +68,7 @@ def commit_points(options: Options) -> Outcome:
         cluster.rng.shuffle(points)
         hit = 0
         for moment, point in zip(cluster.moments(len(points)), points, strict=True):
-            cluster.after(moment)
+            cluster.after(moment // 2)  # a point needs traffic behind it to be reached
             passage = cluster.rng.randrange(2, 5) * (10 if point.endswith("each") else 1)
             cluster.kill_aggregator(fault_point=f"{point}:{passage}")
             died = cluster.reaches(lambda: not cluster.aggregator.running, 20.0)

@@ -90,7 +90,7 @@ def _strike(kind: str, cluster: Cluster, proxy: Proxy) -> None:
     elif kind == "rotate":
         world = cluster.world
         # 40 s ahead: longer than anybody here is cut off, so that all know it in time.
-        first = world.first_window + cluster.sealed() // len(world.meters) + 40
+        first = max(world.first_window, cluster.backlog.sealed_until_s() // world.window_s) + 40
         if first < world.first_window + world.windows and first > world.key.plan.first_window:
             world.add_key(first)
             cluster.authority.publish()
