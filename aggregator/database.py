@@ -8,6 +8,7 @@ and never a wrong total.
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -21,9 +22,10 @@ from gridhe.keyring.plan import Plan
 
 __all__ = ["Database"]
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2  # 2: transactions are counted, small values carry a checksum
 _CHECK_MAX_BYTES = 256 << 20  # a larger file is not read through at every start: about a second
 _COMMITS = "commits"
+_CHECK_BYTES = 8
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE plans (plan TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -109,7 +111,8 @@ class Database:
             with self.transaction():
                 for statement in _SCHEMA.split(";"):
                     self._db.execute(statement)
-                self._db.executemany("INSERT INTO meta VALUES (?, ?)", owner.items())
+                for key, value in owner.items():
+                    self.set_meta(key, value)
                 self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         elif version != _SCHEMA_VERSION:
             raise StateError(
@@ -187,14 +190,19 @@ class Database:
         )
 
     def meta(self, key: str) -> bytes | None:
-        """A small value, or None."""
+        """A small value, or None. Raises StateError when it fails its checksum."""
         rows = self.query("SELECT value FROM meta WHERE key = ?", key)
-        value = rows[0][0] if rows else None
-        return value if isinstance(value, bytes) else None
+        if not rows:
+            return None
+        stored = rows[0][0]
+        value = stored[:-_CHECK_BYTES] if isinstance(stored, bytes) else b""
+        if stored != value + _check(key, value):
+            raise self.damaged(f"its {key} fails its checksum")
+        return value
 
     def set_meta(self, key: str, value: bytes) -> None:
         """Keep a small value; inside a transaction."""
-        self.write("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
+        self.write("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value + _check(key, value))
 
     def plans(self) -> list[Plan]:
         """All plans ever accepted. Their id is their hash, which is checked."""
@@ -212,3 +220,7 @@ class Database:
     def add_plan(self, plan: Plan) -> None:
         """Keep a plan; inside a transaction."""
         self.write("INSERT OR IGNORE INTO plans VALUES (?, ?)", plan.plan_id, plan.encode())
+
+
+def _check(key: str, value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=_CHECK_BYTES, key=key.encode()).digest()

@@ -13,7 +13,11 @@ _BYTES_MAX = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """One role's state. `incarnation` is new whenever its process starts; `backlog` counts what waits."""
+    """One role's state; `backlog` counts what waits.
+
+    `incarnation` is new whenever its process starts, and when an aggregator's broker lost its session: what was
+    sent before may be gone then, so meters send again.
+    """
 
     online: bool
     version: str

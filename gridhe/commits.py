@@ -5,7 +5,8 @@ committed after it is gone without a word. So each transaction counts itself ins
 is durable the count is written here, on the disk before anybody hears of it. A database that knows of fewer
 transactions than this file has lost some.
 
-A crash between the two leaves the file one behind: nobody was told of that last one, so it may be there or not.
+A crash between the two leaves the file one behind: nobody was told of that last one, so it may be there
+or not.
 """
 
 import hashlib
@@ -41,13 +42,13 @@ class CommitCount:
         kept = int.from_bytes(record[:_COUNT], "little")
         if record != _record(kept):
             raise StateError(
-                f"{self._path} is damaged or missing, so nobody can tell whether the database beside it is whole; "
-                "restore both from a backup"
+                f"{self._path} is damaged or missing, so nobody can tell whether the database beside "
+                "it is whole; restore both from a backup"
             )
         if found < kept:
             raise StateError(
-                f"the database beside {self._path} is damaged: it holds {found} transactions, {kept} were made; "
-                "restore it from a backup, or start with another folder"
+                f"the database beside {self._path} is damaged: it holds {found} transactions of "
+                f"{kept}; restore it from a backup, or start with another folder"
             )
 
     def keep(self, count: int) -> None:
