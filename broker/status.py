@@ -15,8 +15,8 @@ _BYTES_MAX = 1024
 class Status:
     """One role's state; `backlog` counts what waits.
 
-    `incarnation` is new whenever its process starts, and when an aggregator's broker lost its session: what was
-    sent before may be gone then, so meters send again.
+    `incarnation` is new whenever its process starts, and when an aggregator's broker lost its session:
+    what was sent before may be gone then, so meters send again.
     """
 
     online: bool
