@@ -55,7 +55,7 @@ audit: $(VENV)/installed-audit
 
 LOCKED := annotate header emit-index-url emit-trusted-host emit-find-links emit-options
 lock: $(VENV)/installed-audit
-	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --extra bench --strip-extras --allow-unsafe \
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --extra demo --strip-extras --allow-unsafe \
 	  $(addprefix --no-,$(LOCKED)) --output-file requirements.new pyproject.toml
 	{ sed -n '1,/^[^#]/{/^#/p}' requirements.lock; sed '/^gridhe @/d; /^#/d; /^ *#/d; /^$$/d' requirements.new; } > requirements.tmp
 	mv requirements.tmp requirements.lock && rm requirements.new
