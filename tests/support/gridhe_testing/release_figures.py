@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import select
 import signal
 import tempfile
 import time
@@ -36,6 +37,8 @@ from gridhe.keyring.releaser import Releaser
 from gridhe.keyring.signing import SigningKey
 from gridhe.keyring.vault import Kdf
 from gridhe.meter_agent.sealing import Encryptor
+
+_PATIENCE_S = 120.0
 
 
 def noise(draws: int) -> dict[str, float]:
@@ -176,6 +179,9 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
             time.sleep(kill_after_s)
             os.kill(child, signal.SIGKILL)
         with os.fdopen(reading, "rb") as pipe:
+            if not select.select([pipe], [], [], _PATIENCE_S)[0]:
+                os.kill(child, signal.SIGKILL)
+                raise AssertionError(f"a release takes longer than {_PATIENCE_S} s")
             said = pipe.read()
         os.waitpid(child, 0)
         return said, time.perf_counter() - started
@@ -232,8 +238,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         print(json.dumps({"kills": kills(options.kills, options.seed, Path(scratch))}), flush=True)
-    print(json.dumps({"noise": noise(options.draws)}), flush=True)
-    print(json.dumps({"rounding": rounding(options.slots, options.seed)}), flush=True)
+    if options.draws:
+        print(json.dumps({"noise": noise(options.draws)}), flush=True)
+    if options.slots:
+        print(json.dumps({"rounding": rounding(options.slots, options.seed)}), flush=True)
 
 
 if __name__ == "__main__":
