@@ -23,20 +23,20 @@ def test_kill_9_of_the_aggregator_before_in_and_after_each_step_of_the_commit() 
 
 
 def test_kill_9_of_the_aggregator_at_random_moments() -> None:
-    _run("aggregator-kills", seed=3, batches=800, scale=0.08)
+    _run("aggregator-kills", seed=3, batches=600, scale=0.06)
 
 
 def test_a_killed_broker_without_persistence_loses_what_it_had_and_the_outbox_brings_it_again() -> None:
-    _run("broker-kills", seed=4, batches=600, scale=0.15)
+    _run("broker-kills", seed=4, batches=500, scale=0.1)
 
 
 def test_a_killed_broker_that_comes_back_with_an_old_memory() -> None:
-    _run("persistent-broker-kills", seed=5, batches=600, scale=0.15)
+    _run("persistent-broker-kills", seed=5, batches=400, scale=0.1)
 
 
 def test_kill_9_of_meters_between_any_two_steps_and_their_bytes_never_differ() -> None:
-    _run("meter-kills", seed=6, batches=600, scale=0.16)
+    _run("meter-kills", seed=6, batches=500, scale=0.12)
 
 
 def test_keys_and_plans_rotate_mid_stream_with_kills() -> None:
-    _run("rotations", seed=7, batches=1_200, scale=0.2)
+    _run("rotations", seed=7, batches=1_200, scale=0.1)

@@ -140,6 +140,7 @@ def rotations(options: Options) -> Outcome:
             # Known before any meter gets there, as a real rotation is: a window that some sealed under the
             # old plan and some under the new one closes only when its grace is over.
             first = max(world.first_window, cluster.backlog.sealed_until_s() // world.window_s) + _AHEAD
+            first = max(first, world.key.plan.first_window + 1)
             if first >= world.first_window + world.windows:
                 break
             world.add_key(first)
