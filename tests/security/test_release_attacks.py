@@ -248,7 +248,7 @@ def test_the_flooding_noise_has_the_planned_deviation() -> None:
     found = noise(4_000)
     # Five standard errors of a standard deviation from n draws: 5 / sqrt(2 n).
     assert abs(found["coefficient_by_planned"] - 1) < 5 / np.sqrt(2 * found["draws"])
-    assert abs(found["slot_by_planned"] - 1) < 5 / np.sqrt(2 * found["slot_draws"])
+    assert abs(found["slot_by_planned"] - 1) < 5 / np.sqrt(2 * found["draws"])
     assert abs(found["coefficient_mean"]) < 5 / np.sqrt(found["draws"])
     # So the whole of it fits 9.3 times into what rounding forgives.
     assert found["slot_sigma_by_half_a_unit"] * 9.3 < 1

@@ -52,14 +52,12 @@ def noise(draws: int) -> dict[str, float]:
     for i in range(draws):
         drawn = gaussian(key, i.to_bytes(32, "big"), n)
         coefficient[i] = drawn[i % n]
-        slot[i] = embed(drawn)[i % (n // 2)] if i % 10 == 0 else np.nan
-    slots = slot[~np.isnan(slot)]
+        slot[i] = embed(drawn)[i % (n // 2)]
     return {
         "draws": draws,
         "coefficient_by_planned": float(coefficient.std()),
         "coefficient_mean": float(coefficient.mean()),
-        "slot_draws": len(slots),
-        "slot_by_planned": float(slots.std() / np.sqrt(n / 2)),
+        "slot_by_planned": float(slot.std() / np.sqrt(n / 2)),
         "slot_sigma_by_half_a_unit": float(np.sqrt(n / 2) * plan.flooding_sigma / plan.scale / 0.5),
     }
 
