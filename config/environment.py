@@ -26,6 +26,7 @@ VARIABLES: Mapping[str, str] = {
     "GRIDHE_PASSPHRASE": "the vault's passphrase",
     "GRIDHE_PASSPHRASE_FILE": "a file that holds the vault's passphrase",
     "GRIDHE_REQUIRE_MOSQUITTO": "tests: a missing mosquitto fails instead of skipping",
+    "GRIDHE_REQUIRE_INFLUXDB": "tests: a missing influxd fails instead of skipping",
 }
 
 
