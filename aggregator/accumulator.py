@@ -12,6 +12,8 @@ __all__ = ["Accumulator"]
 # The high16 plane adds uint16 into uint32: 2^16 additions of at most 2^16 - 1 fit, so reduce before.
 # The other planes add 32-bit numbers into uint64 and have room for 2^32.
 _FOLDS_MAX = 65_535
+# Up to here low + high16 * 2^32 is below 2^63 and fits one word: then one division is enough.
+_FOLDS_ONE_WORD = 1 << 14
 
 
 def _mod_shifted(high: NDArray[np.uint64], shift: int, prime: int) -> NDArray[np.uint64]:
@@ -67,21 +69,26 @@ class Accumulator:
         out = np.empty(self._planes.shape, np.uint64)
         for i, prime in enumerate(self._planes.parameters.primes):
             modulus = np.uint64(prime)
-            low = self._low[:, i] % modulus
             if i in self._planes.at16:
                 high = self._high16[:, self._planes.at16.index(i)].astype(np.uint64)
+                if self._folds <= _FOLDS_ONE_WORD:
+                    high <<= np.uint64(32)
+                    high += self._low[:, i]
+                    np.remainder(high, modulus, out=out[:, i])
+                    continue
             elif i in self._planes.at32:
                 high = self._high32[:, self._planes.at32.index(i)]
             else:
-                out[:, i] = low
+                np.remainder(self._low[:, i], modulus, out=out[:, i])
                 continue
-            out[:, i] = (low + _mod_shifted(high, 32, prime)) % modulus
+            out[:, i] = (self._low[:, i] % modulus + _mod_shifted(high, 32, prime)) % modulus
         return out
 
     def pack(self) -> bytes:
-        """The total as a ciphertext's bytes, and narrow again inside."""
+        """The total as a ciphertext's bytes. Narrows what is inside only when many were folded."""
         residues = self.residues()
-        self._set(residues)
+        if self._folds > _FOLDS_ONE_WORD:
+            self._set(residues)
         return self._planes.pack(residues)
 
     def _set(self, residues: NDArray[np.uint64]) -> None:

@@ -70,10 +70,13 @@ class Database:
             raise self._fault(error) from error
         try:
             path.chmod(0o600)
+            # Totals are some 100 KB each: pages of 32 KB make an eighth of the work of SQLite's 4 KB.
+            self._db.execute("PRAGMA page_size = 32768")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            # Totals are large and rewritten often: a longer log is checkpointed less often.
-            self._db.execute("PRAGMA wal_autocheckpoint = 8192")
+            # Totals are large and rewritten often: in a long log, 128 MB, most are overwritten before a
+            # checkpoint copies them.
+            self._db.execute("PRAGMA wal_autocheckpoint = 4096")
             if path.stat().st_size <= _CHECK_MAX_BYTES:
                 found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
                 if found != "ok":

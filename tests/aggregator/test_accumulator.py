@@ -61,3 +61,21 @@ def test_packing_in_between_changes_nothing(runs: list[int], seed: int) -> None:
             packed.fold(views)
         packed = Accumulator(planes, packed.pack())
     assert straight.pack() == packed.pack()
+
+
+@pytest.mark.parametrize(
+    "parameters", [CkksParameters(2048, (34, 20)), CkksParameters(4096, (48, 41, 20))], ids=str
+)
+def test_a_total_goes_on_folding_exactly_after_it_was_packed(parameters: CkksParameters) -> None:
+    planes = Planes(parameters)
+    primes = np.array(parameters.primes, np.uint64)[None, :, None]
+    largest = planes.views(planes.pack(np.broadcast_to(primes - np.uint64(1), planes.shape)))
+    accumulator, folds = Accumulator(planes), 0
+    # On both sides of the number of folds up to which one word holds a sum, and packed at each.
+    for until in (1, 100, 16_383, 16_384, 16_385, 16_400, 33_000):
+        while folds < until:
+            accumulator.fold(largest)
+            folds += 1
+        residues = planes.unpack(accumulator.pack())
+        for i, prime in enumerate(parameters.primes):
+            assert set(residues[:, i].ravel().tolist()) == {(prime - 1) * folds % prime}
