@@ -51,7 +51,7 @@ def run(setup: Setup) -> None:
                 setup.recorder.add(NAME, name, "absent", 1.0, "note", better="neither", note=str(error)[:300])
                 setup.progress.say(str(error))
     numbers = np.random.default_rng(setup.seed).integers(0, 501, SLOTS)
-    budget_s = 12.0 if setup.quick else 40.0
+    budget_s = 12.0 if setup.quick else 25.0
     with setup.progress.case("encrypt+serialize, load+add"):
         _measure(setup, peers, numbers, budget_s)
     with setup.progress.case("decrypt"):
