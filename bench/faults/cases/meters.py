@@ -2,11 +2,11 @@
 
 import hashlib
 
+from gridhe.bench.faults.cases.kills import SLOW
 from gridhe.bench.faults.options import Options
 from gridhe.bench.faults.outcome import Outcome
 from gridhe.broker.envelope import open_envelope
 from gridhe.broker.topics import PREFIX
-from gridhe.config.settings import AggregatorSettings, MeterSettings
 
 __all__ = ["METER_POINTS", "meter_kills"]
 
@@ -22,7 +22,7 @@ METER_POINTS = (
     "meter.4.after",
     "meter.receipt.before",
 )
-_FLEET_ONLY = {"meter.1.read"}  # only a device keeps a journal
+_DEVICE_ONLY = {"meter.1.read"}  # only a device keeps a journal
 
 
 class _Bytes:
@@ -56,8 +56,7 @@ def meter_kills(options: Options) -> Outcome:
         device=True,
         listens_to=(f"{PREFIX}/batch/#",),
         hear=wire.hear,
-        meter=MeterSettings(unreceipted_max=1),
-        aggregator=AggregatorSettings(commit_interval_s=0.15, redeliver_s=3.0),
+        **SLOW,
     ) as cluster:
         cluster.start()
         plan: list[str | None] = [*points, *[None] * (kills - len(points))]
@@ -65,9 +64,9 @@ def meter_kills(options: Options) -> Outcome:
         hit = aimed = 0
         for moment, point in zip(cluster.moments(len(plan)), plan, strict=True):
             cluster.after(moment)
-            device = cluster.rng.random() < 0.5 or point in _FLEET_ONLY
+            device = cluster.rng.random() < 0.5 or point in _DEVICE_ONLY
             number = 1 if device and cluster.fleets[1].running else 0
-            if point is None:
+            if point is None or (point in _DEVICE_ONLY and number == 0):
                 cluster.idle(cluster.rng.uniform(0, 0.3))
                 cluster.kill_fleet(number)
                 continue
