@@ -269,8 +269,11 @@ class Cluster:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def finish(self, *, timeout_s: float = 300.0, expect_all: bool = True) -> Outcome:
-        """Wait until every batch is settled and released, stop, and judge."""
+    def finish(self, *, timeout_s: float = 300.0, quiet_s: float = 10.0, expect_all: bool = True) -> Outcome:
+        """Wait until every batch is settled and released, stop, and judge.
+
+        `quiet_s` without a total, and no more is waited for: longer than the aggregator's `redeliver_s`.
+        """
         self.reaches(lambda: not any(f.running or self._revive(f) for f in self.fleets), timeout_s)
         unfinished = [f"{f.name} did not finish in {timeout_s:.0f} s" for f in self.fleets if f.running]
         for fleet in self.fleets:
@@ -278,7 +281,6 @@ class Cluster:
                 fleet.stop()
             fleet.check()
         wanted = self.world.batches
-        quiet_s = 10.0 if expect_all else 4.0  # more than `redeliver_s`
 
         def done() -> bool:
             everything = self.oracle.held() >= wanted and all(

@@ -55,7 +55,7 @@ def dedup(options: Options) -> Outcome:
         for moment in cluster.moments(3):
             cluster.after(moment)
             cluster.kill_broker()
-        return cluster.finish(timeout_s=15)
+        return cluster.finish(timeout_s=8, quiet_s=4)
 
 
 def early_receipt(options: Options) -> Outcome:
@@ -73,7 +73,7 @@ def early_receipt(options: Options) -> Outcome:
         for moment in cluster.moments(4):
             cluster.after(moment)
             cluster.kill_aggregator()
-        return cluster.finish(timeout_s=12)
+        return cluster.finish(timeout_s=8, quiet_s=4)
 
 
 def no_outbox(options: Options) -> Outcome:
@@ -92,7 +92,7 @@ def no_outbox(options: Options) -> Outcome:
         for _ in range(4):
             cluster.idle(cluster.rng.uniform(0.8, 1.5))
             cluster.kill_broker()
-        return cluster.finish(timeout_s=15)
+        return cluster.finish(timeout_s=8, quiet_s=4)
 
 
 def two_steps(options: Options) -> Outcome:
@@ -106,7 +106,7 @@ def two_steps(options: Options) -> Outcome:
         cluster.reaches(lambda: not cluster.aggregator.running, 30.0)
         try:
             cluster.kill_aggregator()
-            return cluster.finish(timeout_s=5)
+            return cluster.finish(timeout_s=2, quiet_s=2)
         except ProgramFailed as failed:  # it will not go on with a state that contradicts itself
             return cluster.outcome([str(failed)])
 

@@ -62,7 +62,7 @@ def outbox_bound(options: Options) -> Outcome:
         cluster.wait(lambda: cluster.backlog.number("fleet0", until) == meters, 120, "every window sealed")
         kept = cluster.waiting()
         cluster.start_aggregator()
-        outcome = cluster.finish(expect_all=False)
+        outcome = cluster.finish(quiet_s=4.0, expect_all=False)
         expected = (
             range(last - most, last) if drop_oldest else range(world.first_window, world.first_window + most)
         )
