@@ -74,7 +74,10 @@ class Accumulator:
                 if self._folds <= _FOLDS_ONE_WORD:
                     high <<= np.uint64(32)
                     high += self._low[:, i]
-                    np.remainder(high, modulus, out=out[:, i])
+                    # Twice as fast as a remainder: numpy divides by a constant with multiplications.
+                    np.floor_divide(high, modulus, out=out[:, i])
+                    out[:, i] *= modulus
+                    np.subtract(high, out[:, i], out=out[:, i])
                     continue
             elif i in self._planes.at32:
                 high = self._high32[:, self._planes.at32.index(i)]

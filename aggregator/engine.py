@@ -44,8 +44,9 @@ __all__ = ["Engine", "Outgoing"]
 
 _log = logging.getLogger(__name__)
 
-# A commit may take at most a fifth of the time: beyond that commits are stretched, up to their maximum.
-_COMMIT_SHARE = 5
+# The pause after a commit is at least so many times as long as it took, up to the maximum: then commits take
+# a ninth of the time.
+_COMMIT_SHARE = 8
 _REPORTED_CACHED = 8_192  # sets of reported meters in memory: an eighth of a byte per enrolled meter each
 _PRUNE_INTERVAL_S = 3_600.0
 
