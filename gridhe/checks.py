@@ -35,6 +35,8 @@ _EXTRAS = {"operator": "live views", "demo": "gridhe demo", "bench": "benchmarks
 _REQUIREMENT = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)\s*(?:>=(?P<least>[0-9.]+))?.*?(?:extra == ['\"](?P<extra>\w+)['\"])?$"
 )
+# A package that has wheels for one Python only is asked for on that one.
+_ONE_PYTHON = re.compile(r"python_version == ['\"](?P<version>[0-9.]+)['\"]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,9 @@ def check_packages() -> Iterator[Check]:
     for line in requirements:
         match = _REQUIREMENT.match(line.strip())
         if match is None or match["extra"] not in (None, *_EXTRAS) or match["name"] == "gridhe":
+            continue
+        only = _ONE_PYTHON.search(line)
+        if only is not None and only["version"] != "{}.{}".format(*sys.version_info):
             continue
         yield _package(match["name"], match["least"] or "0", match["extra"])
 

@@ -77,3 +77,8 @@ class Options:
     def require(outcome: Outcome, held: bool, otherwise: str) -> Outcome:
         """The outcome, with a fault more unless a case's own figure was held."""
         return outcome if held else replace(outcome, faults=(*outcome.faults, otherwise))
+
+    @staticmethod
+    def aim(outcome: Outcome, hit: bool, otherwise: str) -> Outcome:
+        """The outcome, marked idle unless the faults hit what they were aimed at: it proves too little."""
+        return outcome if hit else replace(outcome, idle=otherwise)

@@ -159,6 +159,4 @@ def rotations(options: Options) -> Outcome:
         for plan, group, window, _ in cluster.oracle.totals:
             by_window.setdefault((group, window), set()).add(plan)
         cluster.figures["windows_of_two_plans"] = sum(len(found) > 1 for found in by_window.values())
-        return options.require(
-            outcome, len(plans) > max(1, count * 3 // 4), f"only {len(plans)} plans were used"
-        )
+        return options.aim(outcome, len(plans) > max(1, count * 3 // 4), f"only {len(plans)} plans were used")
