@@ -21,7 +21,7 @@ from gridhe.keyring.plan import Plan
 
 __all__ = ["ActivePlan", "Admission"]
 
-_KEYS_CACHED = 65_536
+_KEYS_CACHED = 16_384
 _NO_PLAN_BYTES_MAX = 16 << 20  # before any plan is known
 
 

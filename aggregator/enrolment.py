@@ -11,7 +11,7 @@ from gridhe.keyring.roster import Roster
 
 __all__ = ["EnrolledMeter", "Enrolment"]
 
-_CACHED = 65_536  # meters looked up lately: a few hundred bytes each
+_CACHED = 16_384  # meters looked up lately: some 300 bytes each
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,6 @@ __all__ = ["PlaneViews", "Planes"]
 _LOW = np.dtype("<u4")
 _HIGH16 = np.dtype("<u2")
 _HIGH32 = np.dtype("<u4")
-_MASK = np.uint64(0xFFFFFFFF)
 _WORD = np.uint64(32)
 
 
@@ -77,13 +76,13 @@ class Planes:
 
     def pack(self, residues: NDArray[np.uint64]) -> bytes:
         """The bytes of residues uint64[2][primes][N], each below its prime."""
-        low = (residues & _MASK).astype(_LOW)
-        high = residues >> _WORD
+        residues = np.ascontiguousarray(residues, "<u8")
+        words, halves = residues.view(_LOW), residues.view(_HIGH16)  # little-endian: the low part comes first
         return b"".join(
             (
-                low.tobytes(),
-                high[:, self.at16].astype(_HIGH16).tobytes(),
-                high[:, self.at32].astype(_HIGH32).tobytes(),
+                words[..., ::2].tobytes(),
+                halves[:, self.at16, 2::4].tobytes(),
+                words[:, self.at32, 1::2].tobytes(),
             )
         )
 

@@ -48,7 +48,7 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
@@ -91,8 +91,8 @@ def to_tenseal(residues: NDArray[np.uint64], parameters: CkksParameters, scale: 
     )
 
 
-def _fields(data: bytes) -> dict[int, bytes]:
-    fields: dict[int, bytes] = {}
+def _fields(data: memoryview) -> dict[int, memoryview]:
+    fields: dict[int, memoryview] = {}
     at = 0
     while at < len(data):
         key, at = _read_varint(data, at)
@@ -115,7 +115,7 @@ def from_tenseal(data: bytes, parameters: CkksParameters, scale: float | None = 
     With `scale`, also checks that it was encrypted at that scale. Raises EnvelopeError `tenseal` for
     any other bytes; nothing larger than this ring's ciphertext is ever decompressed.
     """
-    seal = _fields(data).get(2, b"")
+    seal = _fields(memoryview(data)).get(2, memoryview(b""))
     array_bytes = 2 * len(parameters.primes) * parameters.ring_degree * 8
     body_bytes = _BODY.size + _SEAL_HEADER.size + _COUNT.size + array_bytes
     if len(seal) < 16:
@@ -123,7 +123,7 @@ def from_tenseal(data: bytes, parameters: CkksParameters, scale: float | None = 
     magic, header_bytes, _, _, compression, _, size = _SEAL_HEADER.unpack_from(seal)
     if magic != _MAGIC or header_bytes != 16 or size != len(seal):
         raise EnvelopeError("tenseal", "the SEAL header is not one")
-    body = seal[16:]
+    body: memoryview | bytes = seal[16:]
     if compression == _ZSTD:
         try:
             # A frame may announce any size, and the decompressor would allocate it: look first.

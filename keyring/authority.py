@@ -6,7 +6,7 @@ plans/          signed bundles, one file a plan: <plan id>.bundle
 enrolment.db    who is enrolled (gridhe.keyring.enrolment)
 credentials/    what enrolment handed out; give them to their owners and delete them here
 broker/         mosquitto.conf, acl, passwords: written anew by every enrolment
-inbox.db        totals that arrived (gridhe.keyring.inbox)
+inbox.db        totals that arrived (gridhe.keyring.inbox); inbox.commits counts its transactions again
 ledger.jsonl    every decision to release (gridhe.keyring.ledger)
 answers.db      what was given out (gridhe.keyring.answers)
 """

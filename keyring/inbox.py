@@ -2,7 +2,8 @@
 
 A total is stored before it is receipted, so the aggregator may forget it. Of a released total only
 its name stays; the answer has the numbers. A refused one keeps its bytes: a retired refusal (a plan that
-arrives later) can still be released.
+arrives later) can still be released. Transactions are counted a second time beside it (gridhe.commits), so
+that a damaged log is told.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gridhe.broker.total import Total, TotalHeader, open_total
+from gridhe.commits import CommitCount
 from gridhe.errors import StateError
 from gridhe.files import write_private
 
@@ -25,6 +27,7 @@ CREATE TABLE IF NOT EXISTS totals (
     state TEXT NOT NULL DEFAULT 'waiting', rule TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_place ON totals (win, depth, grp, part);
+CREATE TABLE IF NOT EXISTS commits (id INTEGER PRIMARY KEY CHECK (id = 1), count INTEGER NOT NULL);
 """
 
 
@@ -53,41 +56,50 @@ class Inbox:
         with self._state_errors():
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        self._count = CommitCount(path.with_suffix(".commits"))
+        try:
+            with self._state_errors():
+                self._db.execute("BEGIN IMMEDIATE")  # nobody commits between the two looks
+                self._count.check(self._commits())
+                self._db.execute("ROLLBACK")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+        self._count.close()
+
+    def _commits(self) -> int:
+        with self._state_errors():
+            row = self._db.execute("SELECT count FROM commits").fetchone()
+        return 0 if row is None else int(row[0])
 
     def store(self, totals: Iterable[tuple[TotalHeader, bytes]], received: str) -> int:
         """Keep (header, payload) pairs, on the disk when this returns; how many are new."""
-        with self._state_errors():
+        rows = [
+            (
+                hashlib.sha256(payload).digest(),
+                header.plan,
+                header.window,
+                header.group,
+                header.part,
+                _depth(header.group),
+                header.meters,
+                payload,
+                received,
+            )
+            for header, payload in totals
+        ]
+        with self._transaction():
             before = self._db.total_changes
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO totals"
-                    " (digest, plan, win, grp, part, depth, meters, payload, received)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (
-                            hashlib.sha256(payload).digest(),
-                            header.plan,
-                            header.window,
-                            header.group,
-                            header.part,
-                            _depth(header.group),
-                            header.meters,
-                            payload,
-                            received,
-                        )
-                        for header, payload in totals
-                    ],
-                )
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk has rolled back already
-                    self._db.execute("ROLLBACK")
-                raise
+            self._db.executemany(
+                "INSERT OR IGNORE INTO totals"
+                " (digest, plan, win, grp, part, depth, meters, payload, received)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
             return self._db.total_changes - before
 
     def letters(self, *, states: tuple[str, ...] = ("waiting",)) -> list[Letter]:
@@ -116,12 +128,28 @@ class Inbox:
 
     def mark(self, digest: bytes, state: str, *, rule: str = "", message: str = "") -> None:
         """Note a total's fate; a released one's bytes go."""
-        with self._state_errors():
+        with self._transaction():
             self._db.execute(
                 "UPDATE totals SET state = ?, rule = ?, message = ?,"
                 " payload = CASE WHEN ? = 'released' THEN x'' ELSE payload END WHERE digest = ?",
                 (state, rule, message, state, digest),
             )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing, counted, and on the disk when it returns."""
+        with self._state_errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                count = self._commits() + 1
+                self._db.execute("INSERT OR REPLACE INTO commits VALUES (1, ?)", (count,))
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has rolled back already
+                    self._db.execute("ROLLBACK")
+                raise
+        self._count.keep(count)
 
     @contextmanager
     def _state_errors(self) -> Iterator[None]:

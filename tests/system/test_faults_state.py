@@ -24,7 +24,7 @@ def test_lost_receipts_duplicates_and_any_order_leave_the_state_of_the_straight_
 
 
 def test_a_disk_that_fails_at_the_nth_operation_costs_no_receipted_batch() -> None:
-    outcome = _passed("aggregator-disk", Options(seed=1, scale=0.03))
+    outcome = _passed("aggregator-disk", Options(seed=1, scale=0.1))
     assert min(outcome.figures[mode] for mode in ("error", "full", "power")) > 10
 
 
