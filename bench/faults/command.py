@@ -22,7 +22,7 @@ def run_case(name: str, options: Options) -> Outcome:
     """One case; a process that failed is a fault of the run, not of this program."""
     begun = time.monotonic()
     try:
-        outcome = CASES[name](options)
+        outcome = CASES[name](replace(options, say=lambda line: options.say(f"{name}: {line}")))
     except GridHEError as error:
         outcome = Outcome(
             case=name,
