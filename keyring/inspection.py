@@ -22,6 +22,7 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     used: Counter[str] = Counter()
     rules: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
 
     def see(record: Record) -> None:
         counts[record["kind"]] += 1
@@ -29,6 +30,8 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
             used[record["key"]] += 1
         elif record["kind"] == "refused":
             rules[record["rule"]] += 1
+        elif record["kind"] == "dropped":
+            dropped.update(record["reasons"])
 
     least = START
     if paths.answers.exists():
@@ -60,6 +63,7 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
             "head": head.hash,
             "kinds": dict(sorted(counts.items())),
             "refusals": dict(sorted(rules.items())),
+            "dropped": dict(sorted(dropped.items())),
         },
     }
 
@@ -132,4 +136,7 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     lines += [f"  refused   {each['message']}" for each in inbox["refused"]]
     kinds = ", ".join(f"{count} {kind}" for kind, count in ledger["kinds"].items())
     lines.append(f"ledger      whole: {ledger['records']} records" + (f" ({kinds})" if kinds else ""))
+    if ledger["dropped"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in ledger["dropped"].items())
+        lines.append(f"  dropped   totals that were not taken in: {reasons}")
     return lines

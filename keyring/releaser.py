@@ -175,11 +175,14 @@ class Releaser:
         except ReleaseRefused as refused:
             header = total.header
             key = (header.plan, header.window, header.group, header.part)
-            # Anybody can name an aggregator; only what an enrolled one signed may grow the ledger.
-            if refused.rule != "signature" and self._refusals.get(key) != str(refused):
+            if self._refusals.get(key) != str(refused):
                 self.ledger.append("refused", **_fields(key), rule=refused.rule, refusal=str(refused))
                 self._refusals[key] = str(refused)
             raise
+
+    def note_dropped(self, reasons: Mapping[str, int]) -> None:
+        """Note totals that were not even stored: how many for each reason. Raises StateError."""
+        self.ledger.append("dropped", reasons=dict(sorted(reasons.items())))
 
     def _release(self, total: Total) -> tuple[Plan, Answer]:
         self._check_signature(total)

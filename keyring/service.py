@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 _CHANGES_S = 2.0  # how soon a following authority takes up an enrolment or a rotation
 _FLUSH_S = 30.0
 _LONGEST_IDLES = 10
+_DROPPED_S = 3600.0  # anybody can send junk: that may grow the ledger by one line in so long
 
 
 def utc_now() -> str:
@@ -66,6 +68,7 @@ class ReleaseService:
         self._first_states = ("waiting", "refused", *(("released",) if asked or released_too else ()))
         self._worked_on = 0  # totals stored when the desk last looked
         self._newest: dict[str, int] = {}  # per group, the newest window published
+        self._dropped: Counter[str] = Counter()  # what the ledger knows of
         with ExitStack() as stack:
             self._inbox = Inbox(authority.paths.inbox)
             stack.callback(self._inbox.close)
@@ -140,6 +143,7 @@ class ReleaseService:
             receiver = self._receiver(reactor)
             receiver.connect(self._settings.broker.connect_timeout_s)
             reactor.every(_CHANGES_S, lambda: self._take_up_changes(receiver))
+            reactor.every(_DROPPED_S, lambda: self._note_dropped(receiver.counts))
             states: Sequence[str] = self._first_states
             while not stopping:
                 # Where totals never pause, a follower must not wait for ever; one run wants all of them.
@@ -157,9 +161,16 @@ class ReleaseService:
                 reactor.run_until(lambda: bool(stopping) or receiver.stored > self._worked_on, None)
             receiver.flush(_FLUSH_S)
             receiver.close()
-            if receiver.counts:
-                _log.warning("totals dropped", extra={"reasons": dict(receiver.counts)})
+            self._note_dropped(receiver.counts)
         return outcomes
+
+    def _note_dropped(self, counts: Counter[str]) -> None:
+        """Write to the ledger what was dropped, by reason, since that was last done."""
+        reasons = counts - self._dropped
+        if reasons:
+            self._releaser.note_dropped(reasons)
+            self._dropped = Counter(counts)
+            _log.warning("totals dropped", extra={"reasons": dict(reasons)})
 
     def _receiver(self, reactor: Reactor) -> Receiver:
         authority = self._authority

@@ -22,9 +22,11 @@ from gridhe.keyring.credential import load_aggregator
 from gridhe.keyring.desk import Outcome
 from gridhe.keyring.inbox import Inbox
 from gridhe.keyring.ingest import derive_key
+from gridhe.keyring.inspection import inspect_home, lines_of
 from gridhe.keyring.receiver import Receiver
 from gridhe.keyring.roster import Roster
 from gridhe.keyring.service import ReleaseService, publish_bundles, utc_now
+from gridhe.keyring.signing import SigningKey
 
 WAIT_S = 20.0
 
@@ -134,8 +136,6 @@ def test_junk_is_counted_by_reason_and_never_stored(
     receiver_of: Callable[[Reactor, Inbox], Receiver],
     tmp_path: Path,
 ) -> None:
-    from gridhe.keyring.signing import SigningKey
-
     good = small_authority.total("north/f1")
     inbox = Inbox(tmp_path / "inbox.db")
     with Reactor() as reactor:
@@ -170,6 +170,7 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
         "north/f2": small_authority.total("north/f2", {"north/f2": 6}),
         "grid": small_authority.total("grid", {"north/f1": 10, "north/f2": 6, "north/f3": 4}),
     }
+    forged = small_authority.total("north/f3", key=SigningKey.generate())
     with Reactor() as reactor:
         peer = peer_of(reactor)
         assert reactor.run_until(lambda: peer.session.connected, WAIT_S)
@@ -184,6 +185,7 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
                 # The authority subscribes within online(); the peer repeats until it is heard, as an
                 # aggregator does.
                 def send() -> None:
+                    peer.send("north/f3", forged)
                     for group, payload in payloads.items():
                         peer.send(group, payload)
 
@@ -200,6 +202,10 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
         ("north/f2", "isolates"),
     ]
     assert outcomes == seen
+    found = inspect_home(small_authority.authority.paths)
+    assert found["ledger"]["kinds"]["dropped"] == 1
+    assert set(found["ledger"]["dropped"]) == {"signature"}
+    assert any("not taken in" in line for line in lines_of(found))
 
 
 def test_following_releases_as_totals_come_publishes_them_and_takes_up_enrolments_until_sigterm(

@@ -82,15 +82,14 @@ def test_the_same_request_gets_the_stored_answer_without_a_decryption(
     assert kinds(small_authority.home) == ["decided", "answered"]
 
 
-def test_a_total_of_a_stranger_is_refused_and_leaves_no_line(
-    small_authority: Any, open_releaser: Open
-) -> None:
+def test_a_total_of_a_stranger_is_refused_and_noted(small_authority: Any, open_releaser: Open) -> None:
     from gridhe.keyring.signing import SigningKey
 
     with open_releaser() as releaser:
         assert refusal(releaser, small_authority.total("f1", aggregator="agg9")) == "signature"
         assert refusal(releaser, small_authority.total("f1", key=SigningKey.generate())) == "signature"
-    assert kinds(small_authority.home) == []
+        assert refusal(releaser, small_authority.total("f1", key=SigningKey.generate())) == "signature"
+    assert kinds(small_authority.home) == ["refused", "refused"]
 
 
 def test_a_refusal_is_noted_once_however_often_it_is_asked_for(
