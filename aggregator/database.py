@@ -74,6 +74,8 @@ class Database:
             self._db.execute("PRAGMA page_size = 32768")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
+            # 8 MB of pages: with SQLite's 2 MB a roster of 10^6 meters takes twice as long.
+            self._db.execute("PRAGMA cache_size = -8000")
             # Totals are large and rewritten often: in a long log, 128 MB, most are overwritten before a
             # checkpoint copies them.
             self._db.execute("PRAGMA wal_autocheckpoint = 4096")

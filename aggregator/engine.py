@@ -36,7 +36,7 @@ from gridhe.errors import BundleError, EnvelopeError
 from gridhe.faults import point
 from gridhe.keyring.bundle import Bundle
 from gridhe.keyring.credential import AggregatorCredential
-from gridhe.keyring.roster import Roster
+from gridhe.keyring.roster import RosterReader
 from gridhe.keyring.signing import SigningKey
 from gridhe.timings import timed
 
@@ -144,15 +144,16 @@ class Engine:
     def take_roster(self, payload: bytes, now: float) -> None:
         """Learn who is enrolled where; an older roster than the known one is ignored."""
         try:
-            roster = Roster.decode(payload, self._credential.authority_key)
+            roster = RosterReader(payload, self._credential.authority_key)
+            if roster.version <= self._enrolment.version:
+                return
+            with self._db.transaction():
+                self._enrolment.replace(roster.version, roster.entries(), now)
         except BundleError as error:
             self._count_reject("roster", error)
             return
-        if roster.version > self._enrolment.version:
-            with self._db.transaction():
-                self._enrolment.replace(roster, now)
-            self._load_tree()
-            _log.info("roster learnt", extra={"version": roster.version, "meters": self._meters})
+        self._load_tree()
+        _log.info("roster learnt", extra={"version": roster.version, "meters": self._meters})
 
     def take_total_receipt(self, payload: bytes) -> None:
         """Forget the payloads of totals that the authority has stored."""

@@ -1,13 +1,15 @@
 """Who is enrolled where: the roster as the aggregator keeps it, on disk and in a bounded cache."""
 
+import sys
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgpack
 
 from gridhe.aggregator.database import Database
-from gridhe.keyring.roster import Roster
+from gridhe.keyring.roster import RosterEntry
 
 __all__ = ["EnrolledMeter", "Enrolment"]
 
@@ -43,40 +45,44 @@ class Enrolment:
         )
         for name, group, number, from_s, checksum in rows:
             if checksum == _meter_checksum(name, group, number, from_s, 1):  # else the look-up will tell
-                self._cache[name] = EnrolledMeter(group, number, from_s)
+                self._cache[name] = EnrolledMeter(sys.intern(group), number, from_s)
 
-    def replace(self, roster: Roster, now: float) -> None:
-        """Take over a newer roster; inside a transaction.
+    def replace(self, version: int, entries: Iterable[RosterEntry], now: float) -> None:
+        """Take over a newer roster; inside a transaction, which an error of `entries` must undo.
 
         Numbers are never given twice in a group, so a bit means one meter for ever. A meter that moves
         counts in its new group from `now` at the earliest: its open window stays where it was counted.
         """
-        known = {
-            meter: (group, number)
-            for meter, group, number in self._db.query("SELECT meter, grp, number FROM meters")
-        }
         next_number: dict[str, int] = {}
         for group, number in self._db.query("SELECT grp, MAX(number) FROM meters GROUP BY grp"):
             next_number[group] = number + 1
         retired = self._db.meta("retired_numbers")
         for group, number in (msgpack.unpackb(retired) if retired else {}).items():
             next_number[group] = max(next_number.get(group, 0), number)
+        known = bool(self._db.query("SELECT 1 FROM meters LIMIT 1"))
         self._db.write("UPDATE meters SET enrolled = 0")
-        rows = []
-        for entry in roster.entries:
-            old = known.get(entry.meter)
-            if old is not None and old[0] == entry.group:
-                number, from_s = old[1], entry.from_s
-            else:
-                number = next_number.get(entry.group, 0)
-                next_number[entry.group] = number + 1
-                from_s = entry.from_s if old is None else max(entry.from_s, int(now))
-            checksum = _meter_checksum(entry.meter, entry.group, number, from_s, 1)
-            rows.append((entry.meter, entry.group, number, from_s, 1, checksum))
-        self._db.write_many("INSERT OR REPLACE INTO meters VALUES (?, ?, ?, ?, ?, ?)", rows)
-        self._fill_cache()
+        self._db.write_many(
+            "INSERT OR REPLACE INTO meters VALUES (?, ?, ?, ?, ?, ?)",
+            (self._row(entry, next_number, now, known) for entry in entries),
+        )
         self._db.set_meta("retired_numbers", msgpack.packb(next_number))
-        self._db.set_meta("roster_version", str(roster.version).encode())
+        self._db.set_meta("roster_version", str(version).encode())
+        self._fill_cache()
+
+    def _row(
+        self, entry: RosterEntry, next_number: dict[str, int], now: float, known: bool
+    ) -> tuple[str, str, int, int, int, int]:
+        """The table's row of an entry."""
+        sql = "SELECT grp, number FROM meters WHERE meter = ?"
+        old = self._db.query(sql, entry.meter) if known else []
+        if old and old[0][0] == entry.group:
+            number, from_s = old[0][1], entry.from_s
+        else:
+            number = next_number.get(entry.group, 0)
+            next_number[entry.group] = number + 1
+            from_s = max(entry.from_s, int(now)) if old else entry.from_s
+        checksum = _meter_checksum(entry.meter, entry.group, number, from_s, 1)
+        return entry.meter, entry.group, number, from_s, 1, checksum
 
     @property
     def version(self) -> int:
@@ -103,10 +109,9 @@ class Enrolment:
         group, number, from_s, enrolled, checksum = rows[0]
         if not enrolled:
             return None
-        place = EnrolledMeter(group, number, from_s)
-        if checksum != _meter_checksum(name, place.group, place.number, place.from_s, 1):
+        if checksum != _meter_checksum(name, group, number, from_s, 1):
             raise self._db.damaged(f"the row of meter {name} fails its checksum")
-        return place
+        return EnrolledMeter(sys.intern(group), number, from_s)
 
     def enrolled_since(self) -> dict[str, list[tuple[int, int]]]:
         """Per leaf group, how many meters are enrolled from when on: {group: [(from_s, meters), ...]}."""

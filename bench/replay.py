@@ -1,11 +1,12 @@
 """One replay through the engine: `python -m gridhe.bench.replay STATE KILOBYTES METERS GROUPS SEED`.
 
 Prints one JSON object: batch_us (a value for each stretch of batches, its share of the commit
-included), grown_mb, resident_mb, disk_mb, whole_s, preset.
+included), grown_mb, resident_mb, peak_mb, disk_mb, whole_s, preset.
 """
 
 import gc
 import json
+import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,26 @@ from gridhe.config.settings import AggregatorSettings
 
 __all__ = ["replay"]
 
+_ROSTER_S = 60.0
 _STRETCH = 2_500  # batches from one commit to the next: about a second's
+
+
+def _peak_mb() -> float:
+    """The most that was ever resident. getrusage would count the process that started this one, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+
+
+def _roster(grid: BenchGrid) -> bytes:
+    """The signed roster, made in a child, so that what that takes is not found in this process later."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: theirs.send_bytes(grid.roster()))
+    child.start()
+    try:
+        return ours.recv_bytes()
+    finally:
+        child.join(_ROSTER_S)
 
 
 def replay(state: Path, kilobytes: int, meters: int, groups: int, seed: int) -> dict[str, object]:
@@ -29,7 +49,7 @@ def replay(state: Path, kilobytes: int, meters: int, groups: int, seed: int) -> 
     try:
         engine = Engine(database=database, credential=grid.credential, settings=AggregatorSettings())
         engine.take_bundle(grid.signed_bundle())
-        engine.take_roster(grid.roster(), grid.now)
+        engine.take_roster(_roster(grid), grid.now)
         taken = []
         before = 0
         for start in range(0, meters, _STRETCH):
@@ -57,6 +77,7 @@ def replay(state: Path, kilobytes: int, meters: int, groups: int, seed: int) -> 
         "batch_us": [seconds * 1e6 for seconds in taken],
         "grown_mb": max(0, resident - before) / 2**20,
         "resident_mb": resident / 2**20,
+        "peak_mb": _peak_mb(),
         "disk_mb": sum(file.stat().st_size for file in state.iterdir()) / 2**20,
         "whole_s": sum(seconds * _STRETCH for seconds in taken[:-1]) + taken[-1] * len(stretch),
         "preset": grid.preset,

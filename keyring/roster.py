@@ -1,7 +1,12 @@
-"""The roster: who is enrolled where, since when. Signed by the authority, read by aggregators."""
+"""The roster: who is enrolled where, since when. Signed by the authority, read by aggregators.
 
-from collections.abc import Iterable
+A `Roster` has all entries at hand; a `RosterReader` reads them out of the bytes one by one, so that an
+aggregator of a million meters need not hold them.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 
 import msgpack
 
@@ -9,9 +14,10 @@ from gridhe.errors import BundleError, ConfigError
 from gridhe.keyring.names import ancestors, check_group, check_meter
 from gridhe.keyring.signing import SigningKey, open_record, sign_record
 
-__all__ = ["Roster", "RosterEntry"]
+__all__ = ["Roster", "RosterEntry", "RosterReader"]
 
 _KIND = "roster"
+_READ = 1 << 16
 _FROM_S_MAX = 2**48  # UTC epoch seconds; a number every database takes
 
 
@@ -32,6 +38,13 @@ def _entry(groups: list[str], meter: str, at: int, from_s: int) -> RosterEntry:
     return RosterEntry(check_meter(meter), groups[at], from_s)
 
 
+def _check_leaves(leaves: set[str]) -> None:
+    for leaf in leaves:
+        both = leaves.intersection(ancestors(leaf))
+        if both:
+            raise ConfigError(f"group {min(both)!r} cannot hold meters and the group {leaf!r} at once")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roster:
     """The enrolment list; a higher `version` replaces a lower one."""
@@ -41,11 +54,7 @@ class Roster:
 
     def __post_init__(self) -> None:
         """Raise ConfigError: a group with both meters and narrower groups, or a meter that stands twice."""
-        leaves = {entry.group for entry in self.entries}
-        for leaf in leaves:
-            both = leaves.intersection(ancestors(leaf))
-            if both:
-                raise ConfigError(f"group {min(both)!r} cannot hold meters and the group {leaf!r} at once")
+        _check_leaves({entry.group for entry in self.entries})
         if len({entry.meter for entry in self.entries}) != len(self.entries):
             raise ConfigError("a meter stands twice in the roster")
 
@@ -59,19 +68,78 @@ class Roster:
     @classmethod
     def decode(cls, data: bytes, verify_key: bytes) -> "Roster":
         """The roster in these bytes, if this authority signed it. Raises BundleError otherwise."""
-        body = open_record(verify_key, _KIND, data)
-        try:
-            version, groups, rows = msgpack.unpackb(body)
-            if type(version) is not int or type(groups) is not list or type(rows) is not list:
-                raise ValueError("not a version, groups and rows")
-            for group in groups:
-                check_group(group)
-            entries = tuple(_entry(groups, *row) for row in rows)
-            return cls(version=version, entries=entries)
-        except (ConfigError, ValueError, TypeError) as error:
-            raise BundleError(f"the roster's content is not valid: {error}") from None
+        reader = RosterReader(data, verify_key)
+        return cls(version=reader.version, entries=tuple(reader.entries()))
 
     @classmethod
     def of(cls, version: int, entries: Iterable[RosterEntry]) -> "Roster":
         """A roster with its entries in the order of their names."""
         return cls(version=version, entries=tuple(sorted(entries, key=lambda entry: entry.meter)))
+
+
+class RosterReader:
+    """A signed roster's `version`, and its entries as they are asked for."""
+
+    def __init__(self, data: bytes, verify_key: bytes) -> None:
+        """Check the signature and read the version. Raises BundleError."""
+        self._body = open_record(verify_key, _KIND, data)
+        try:
+            _, self.version, _, _ = self._begin()
+        except _FAULTS as error:
+            raise _invalid(error) from None
+
+    def _begin(self) -> tuple[msgpack.Unpacker, int, list[str], int]:
+        """An unpacker that stands before the first row, the version, the groups and the number of rows."""
+        unpacker = msgpack.Unpacker(
+            BytesIO(self._body), read_size=_READ, max_buffer_size=_READ + len(self._body)
+        )
+        if unpacker.read_array_header() != 3:
+            raise ValueError("not a version, groups and rows")
+        version, groups = unpacker.unpack(), unpacker.unpack()
+        if type(version) is not int or type(groups) is not list:
+            raise ValueError("not a version, groups and rows")
+        for group in groups:
+            check_group(group)
+        return unpacker, version, groups, unpacker.read_array_header()
+
+    def entries(self) -> Iterator[RosterEntry]:
+        """Every entry, in the order of the bytes.
+
+        Raises BundleError where one is not valid, and at the end for what only the end can tell: a meter that
+        stands twice, a group that also holds groups. Do nothing for good before that.
+        """
+        try:
+            unpacker, _, groups, rows = self._begin()
+            used: set[int] = set()
+            before, sorted_so_far = "", True
+            for _ in range(rows):
+                meter, at, from_s = unpacker.unpack()
+                entry = _entry(groups, meter, at, from_s)
+                used.add(at)
+                if entry.meter == before:
+                    raise ConfigError("a meter stands twice in the roster")
+                sorted_so_far = sorted_so_far and entry.meter > before
+                before = entry.meter
+                yield entry
+            if unpacker.tell() != len(self._body):
+                raise ValueError("bytes after the last row")
+            _check_leaves({groups[at] for at in used})
+            if not sorted_so_far:
+                self._check_names(rows)
+        except _FAULTS as error:
+            raise _invalid(error) from None
+
+    def _check_names(self, rows: int) -> None:
+        """Of rows in no order only all names together tell whether one stands twice."""
+        unpacker, _, _, _ = self._begin()
+        if len({unpacker.unpack()[0] for _ in range(rows)}) != rows:
+            raise ConfigError("a meter stands twice in the roster")
+
+
+# What msgpack and the checks above raise for bytes that are no roster; OutOfData, for those cut short, is
+# an UnpackException, and RecursionError comes of deep nesting.
+_FAULTS = (ConfigError, ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException)
+
+
+def _invalid(error: Exception) -> BundleError:
+    return BundleError(f"the roster's content is not valid: {str(error) or type(error).__name__}")

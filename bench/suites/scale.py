@@ -44,6 +44,7 @@ def _measure(setup: Setup, kilobytes: int, meters: int) -> None:
     add(NAME, case, "time per batch", found["batch_us"], "us", preset=preset)
     add(NAME, case, "memory grown", found["grown_mb"], "MB", preset=preset)
     add(NAME, case, "resident", found["resident_mb"], "MB", preset=preset, better="neither")
+    add(NAME, case, "peak", found["peak_mb"], "MB", preset=preset, better="neither")
     add(NAME, case, "state on disk", found["disk_mb"], "MB", preset=preset, better="neither")
     carried = _WINDOW_S / (found["whole_s"] / meters)
     add(NAME, case, "carried in 15 minutes", carried, "batches", preset=preset, better="higher")

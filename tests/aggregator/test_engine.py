@@ -1,6 +1,7 @@
 import random
 import sqlite3
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from gridhe.broker.total import Piece
 from gridhe.config.settings import AggregatorSettings
 from gridhe.errors import StateError
 from gridhe.keyring.roster import Roster, RosterEntry
-from gridhe.keyring.signing import SigningKey
+from gridhe.keyring.signing import SigningKey, sign_record
 
 WINDOW = 480_000  # the grid's first window
 
@@ -304,6 +305,28 @@ def test_an_older_roster_cannot_be_replayed(grid) -> None:
     grid.enrol(groups={"north/f1": ["a0", "a1"]})
     grid.engine.take_roster(old, grid.now)
     assert grid.engine.snapshot(grid.now).meters == 2
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [["a0", 0, 0], ["b9", 0, 0], ["a0", 0, 0]],
+        [["a0", 0, 0], ["b9", 1, 0]],
+        [["a0", 0, 0], ["b9", 7, 0]],
+    ],
+    ids=["a meter twice", "a group within a group of meters", "no such group"],
+)
+def test_a_signed_roster_that_proves_invalid_at_its_end_changes_nothing(grid, rows) -> None:
+    before = grid.engine.snapshot(grid.now).meters
+    body = msgpack.packb([99, ["north", "north/f1"], rows])
+    grid.engine.take_roster(sign_record(grid.authority, "roster", body), grid.now)
+    assert grid.engine.counters.rejected == {"roster": 1}
+    assert grid.engine.snapshot(grid.now).meters == before
+    grid.stop()
+    grid.start()
+    for meter in grid.meters:
+        grid.send(meter)
+    assert grid.engine.counters.folded == before
 
 
 def test_rejects_are_kept_for_a_look_within_bounds(make_grid) -> None:

@@ -1,5 +1,6 @@
 """The roster: who is enrolled where, and nothing an aggregator could not hold."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridhe.errors import BundleError, ConfigError
-from gridhe.keyring.roster import Roster, RosterEntry
+from gridhe.keyring.roster import Roster, RosterEntry, RosterReader
 from gridhe.keyring.signing import SigningKey, sign_record
 
 KEY = SigningKey.from_private_bytes(bytes(range(32)))
@@ -52,8 +53,26 @@ def test_a_hundred_thousand_meters_take_at_most_twenty_bytes_each() -> None:
 def test_a_meter_that_stands_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match="twice"):
         Roster(version=1, entries=(RosterEntry("m1", "a"), RosterEntry("m1", "b")))
-    with pytest.raises(BundleError, match="twice"):
-        Roster.decode(signed([1, ["a"], [["m1", 0, 0], ["m1", 0, 5]]]), KEY.verify_key)
+    for names in (["m1", "m1"], ["m1", "m2", "m1"], ["m2", "m1", "m2"], ["m3", "m1", "m1"]):
+        with pytest.raises(BundleError, match="twice"):
+            Roster.decode(signed([1, ["a"], [[name, 0, 0] for name in names]]), KEY.verify_key)
+
+
+def test_a_reader_gives_the_version_before_any_entry_and_entries_as_often_as_asked() -> None:
+    roster = Roster(version=7, entries=ENTRIES)
+    reader = RosterReader(roster.encode(KEY), KEY.verify_key)
+    assert reader.version == 7
+    assert tuple(reader.entries()) == tuple(reader.entries()) == ENTRIES
+
+
+@pytest.mark.parametrize(
+    "change", [lambda body: body + b"\x00", lambda body: body[:-1], lambda body: body[:3]]
+)
+def test_bytes_too_many_or_too_few_are_refused(change: Callable[[bytes], bytes]) -> None:
+    body = msgpack.packb([7, ["a"], [["m1", 0, 0], ["m2", 0, 0]]])
+    assert len(Roster.decode(sign_record(KEY, "roster", body), KEY.verify_key).entries) == 2
+    with pytest.raises(BundleError, match="not valid"):
+        Roster.decode(sign_record(KEY, "roster", change(body)), KEY.verify_key)
 
 
 @pytest.mark.parametrize(("outer", "inner"), [("north", "north/f1"), ("a", "a/b/c"), ("a/b", "a/b/c")])
