@@ -8,7 +8,6 @@ Each check raises EnvelopeError with its reason:
     residue transparent                                 an authentic sender, no valid ciphertext
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from gridhe.aggregator.enrolment import EnrolledMeter, Enrolment
@@ -21,7 +20,7 @@ from gridhe.keyring.plan import Plan
 
 __all__ = ["ActivePlan", "Admission"]
 
-_KEYS_CACHED = 16_384
+_KEYS_CACHED = 32_768  # some 150 bytes each
 _NO_PLAN_BYTES_MAX = 16 << 20  # before any plan is known
 
 
@@ -40,7 +39,7 @@ class Admission:
     def __init__(self, ingest_secret: bytes, enrolment: Enrolment) -> None:
         self._secret = ingest_secret
         self._enrolment = enrolment
-        self._keys: OrderedDict[str, bytes] = OrderedDict()
+        self._keys: dict[str, bytes] = {}  # of senders whose tag was right; full, it keeps what it has
         self._plans: dict[str, ActivePlan] = {}
         self._max_bytes = _NO_PLAN_BYTES_MAX
 
@@ -55,13 +54,8 @@ class Admission:
         return self._plans
 
     def key_of(self, name: str) -> bytes:
-        """The ingest key of a meter or aggregator, from a bounded cache."""
-        key = self._keys.get(name)
-        if key is None:
-            key = self._keys[name] = derive_key(self._secret, name)
-            if len(self._keys) > _KEYS_CACHED:
-                self._keys.popitem(last=False)
-        return key
+        """The ingest key of a meter or aggregator."""
+        return self._keys.get(name) or derive_key(self._secret, name)
 
     def authenticate(self, topic: str, payload: bytes) -> Envelope:
         """The envelope, from the meter it names. Raises EnvelopeError."""
@@ -69,7 +63,10 @@ class Admission:
         header = envelope.header
         if topic != topics.batch(header.group, header.meter):
             raise EnvelopeError("topic", f"{header.meter} of {header.group} came on {topic[:120]!r}")
-        envelope.check_tag(self.key_of(header.meter))
+        key = self.key_of(header.meter)
+        envelope.check_tag(key)
+        if len(self._keys) < _KEYS_CACHED:
+            self._keys[header.meter] = key
         return envelope
 
     def place(self, header: Header, now: float) -> tuple[ActivePlan, EnrolledMeter]:
