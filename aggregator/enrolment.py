@@ -33,7 +33,7 @@ class Enrolment:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        # Full, it keeps what it has: meters come in turn, once a window, so the last to come would never stay.
+        # Full, it keeps what it has: meters come in turn, once a window, so the last one would never stay.
         self._cache: dict[str, EnrolledMeter | None] = {}
         self._fill_cache()
 
