@@ -96,7 +96,7 @@ def _lines(axes: Axes, points: Points, x: str, y: str, *, log_y: bool = True) ->
     else:
         axes.set_ylim(bottom=0)
     places = sorted({place for line in points.values() for place, _ in line})
-    axes.set_xticks(places, [f"{place:,g}" if place < 1e5 else f"{place:.0e}" for place in places])
+    axes.set_xticks(places, [f"{place:,.0f}" if place >= 1 else f"{place:g}" for place in places])
     axes.xaxis.minorticks_off()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -133,7 +133,8 @@ def _service(axes: Axes, records: Sequence[Record]) -> bool:
     for record in records:
         if record.metric == "rate":
             groups, _, who = record.case.rpartition(" ")
-            label = f"{record.preset.rpartition('-')[2].upper()}B, {groups}: {who}"
+            size = record.preset.rpartition("-")[2].removesuffix("k")
+            label = f"{size} KB, {groups if groups != '1 groups' else '1 group'}: {who}"
             bars.append((label, record.figures.median, colours[who]))
     picture = axes.get_figure(root=True)
     if picture is not None:
@@ -162,13 +163,17 @@ def _batch_size(metric: str, unit: str) -> Callable[[Axes, Sequence[Record]], bo
     return paint
 
 
-def _scale(metric: str, unit: str) -> Callable[[Axes, Sequence[Record]], bool]:
+def _scale(unit: str, **metrics: str) -> Callable[[Axes, Sequence[Record]], bool]:
+    """Metrics over the number of meters: `metrics` has what each is called in the records."""
+
     def paint(axes: Axes, records: Sequence[Record]) -> bool:
         points: Points = {}
-        for record in records:
-            if record.metric == metric:
-                place = float(record.case.partition(" ")[0])
-                points.setdefault(record.preset, []).append((place, record.figures.median))
+        for name, metric in metrics.items():
+            for record in records:
+                if record.metric == metric:
+                    place = float(record.case.partition(" ")[0])
+                    label = f"{record.preset}, {name}" if len(metrics) > 1 else record.preset
+                    points.setdefault(label, []).append((place, record.figures.median))
         return _lines(axes, points, "distinct meters", unit, log_y=False)
 
     return paint
@@ -206,8 +211,8 @@ _PICTURES: dict[str, tuple[tuple[str, str, Callable[[Axes, Sequence[Record]], bo
     ),
     "service": (("rate", "Batches carried, committed and receipted, against bare subscribers", _service),),
     "scale": (
-        ("time", "Time of a batch, commit included", _scale("time per batch", "µs")),
-        ("memory", "Memory beyond what it held after the first commit", _scale("memory grown", "MB")),
+        ("time", "Time of a batch, commit included", _scale("µs", time="time per batch")),
+        ("memory", "Memory of the process", _scale("MB", resident="resident", peak="peak")),
     ),
     "meters": (
         (
