@@ -74,8 +74,6 @@ class Database:
             self._db.execute("PRAGMA page_size = 32768")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            # 8 MB of pages: with SQLite's 2 MB a roster of 10^6 meters takes twice as long.
-            self._db.execute("PRAGMA cache_size = -8000")
             # Totals are large and rewritten often: in a long log, 128 MB, most are overwritten before a
             # checkpoint copies them.
             self._db.execute("PRAGMA wal_autocheckpoint = 4096")
@@ -166,6 +164,17 @@ class Database:
         self._commits = count
         if self._count is not None:
             self._count.keep(count)
+
+    @contextlib.contextmanager
+    def large_cache(self) -> Iterator[None]:
+        """16 MB of pages in place of 2: a roster of 10^6 meters takes half as long. Given back afterwards."""
+        try:
+            self._db.execute("PRAGMA cache_size = -16000")
+            yield
+            self._db.execute("PRAGMA cache_size = -2000")
+            self._db.execute("PRAGMA shrink_memory")
+        except sqlite3.Error as error:
+            raise self._fault(error) from error
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of a query."""

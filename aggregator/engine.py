@@ -147,7 +147,7 @@ class Engine:
             roster = RosterReader(payload, self._credential.authority_key)
             if roster.version <= self._enrolment.version:
                 return
-            with self._db.transaction():
+            with self._db.large_cache(), self._db.transaction():
                 self._enrolment.replace(roster.version, roster.entries(), now)
         except BundleError as error:
             self._count_reject("roster", error)
