@@ -198,11 +198,15 @@ _PICTURES: dict[str, tuple[tuple[str, str, Callable[[Axes, Sequence[Record]], bo
     "peers": (
         (
             "seal",
-            "A batch of 2,048 numbers, at the meter",
+            "A batch of 1,024 readings (2,048 numbers), at the meter",
             _peers("encrypt+serialize", "µs a batch, logarithmic"),
         ),
-        ("add", "A batch, at the aggregator", _peers("load+add", "µs a batch, logarithmic")),
-        ("size", "On the wire", _peers("size", "bytes for each number, logarithmic")),
+        ("add", "The same batch, at the aggregator", _peers("load+add", "µs a batch, logarithmic")),
+        (
+            "size",
+            "A batch of 1,024 readings (2,048 numbers), on the wire",
+            _peers("size", "bytes for each number, logarithmic"),
+        ),
     ),
     "security": (("rings", "What a larger ring costs (TenSEAL, one thread)", _security),),
     "batch-size": (

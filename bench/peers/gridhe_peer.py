@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from gridhe.aggregator.accumulator import Accumulator
 from gridhe.bench.grid import FIRST_WINDOW, RINGS, BenchGrid
-from gridhe.bench.peers.protocol import SLOTS
+from gridhe.bench.peers.protocol import QUANTITY, READINGS
 from gridhe.broker.envelope import OVERHEAD_BYTES, open_envelope, seal_envelope
 from gridhe.keyring.decrypt import Decryptor
+from gridhe.keyring.slots import MISSING
 
 __all__ = ["NAME", "GridhePeer", "make"]
 
@@ -17,13 +18,13 @@ NAME = "gridhe"
 
 
 class GridhePeer:
-    """Half of a batch's slots are readings and half say which of them are there."""
+    """A meter's own code: it is given readings, and lays them out and encrypts them."""
 
     NAME = NAME
     share = 1
 
     def __init__(self, seed: int) -> None:
-        self._grid = BenchGrid(RINGS[96], groups=1, meters=64, seed=seed, intervals=SLOTS // 2)
+        self._grid = BenchGrid(RINGS[96], groups=1, meters=64, seed=seed, intervals=READINGS)
         self._key = self._grid.ingest_key(0)
         self._header = self._grid.header(0, FIRST_WINDOW)
         self._limit = OVERHEAD_BYTES + self._grid.planes.size
@@ -31,8 +32,12 @@ class GridhePeer:
         self._decryptor = Decryptor(self._grid.plan, secret, bytes(32))
 
     def encrypt(self, numbers: NDArray[np.int64]) -> bytes:
-        """The ciphertext's planes."""
-        return self._grid.encryptor.encrypt({"import_wh": numbers[: SLOTS // 2]})
+        """The ciphertext's planes. Raises ValueError if what it encrypts would not be these numbers."""
+        readings = {QUANTITY: np.where(numbers[READINGS:] == 1, numbers[:READINGS], MISSING)}
+        # Some microseconds of a millisecond, counted against gridhe.
+        if not np.array_equal(self._grid.plan.layout.encode(readings), numbers):
+            raise ValueError("the numbers are not those of a batch of readings in this plan")
+        return self._grid.encryptor.encrypt(readings)
 
     def serialize(self, batch: bytes) -> bytes:
         """The envelope, with its tag."""
@@ -51,8 +56,8 @@ class GridhePeer:
         return running
 
     def decrypt(self, total: Accumulator) -> NDArray[np.int64]:
-        """The released sums of the readings."""
-        return self._decryptor.decrypt(total.pack())[: SLOTS // 2]
+        """The sums of the readings, and how many meters' readings are in each."""
+        return self._decryptor.decrypt(total.pack())
 
 
 def make(seed: int) -> GridhePeer:

@@ -1,13 +1,35 @@
-"""What every peer can do: the same verbs, on the same numbers."""
+"""What every peer can do: the same verbs, on the same numbers.
+
+A batch is 1,024 readings, each with whether it is present: 2,048 numbers. A mean needs both, since the sum
+of the present ones is what the sum of the readings is divided by.
+"""
 
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SLOTS", "Peer", "PeerAbsent"]
+from gridhe.keyring.plan import Quantity
+from gridhe.keyring.slots import MISSING, SlotLayout
+
+__all__ = ["LARGEST", "QUANTITY", "READINGS", "SLOTS", "Peer", "PeerAbsent", "make_numbers"]
 
 SLOTS = 2_048  # numbers in a full batch: what one ciphertext of ring degree 4096 holds
+READINGS = SLOTS // 2
+QUANTITY = "import_wh"
+LARGEST = 500
+_MISSING_SHARE = 0.02
+_LAYOUT = SlotLayout(
+    (Quantity(name=QUANTITY, unit="Wh", largest=LARGEST, statistics=("sum", "mean")),), READINGS
+)
+
+
+def make_numbers(seed: int) -> NDArray[np.int64]:
+    """The int64[SLOTS] of a batch, as a plan lays them out; a missing reading's two numbers are 0."""
+    rng = np.random.default_rng(seed)
+    readings = rng.integers(0, LARGEST + 1, READINGS)
+    readings[rng.random(READINGS) < _MISSING_SHARE] = MISSING
+    return _LAYOUT.encode({QUANTITY: readings})
 
 
 class PeerAbsent(Exception):
@@ -18,7 +40,7 @@ class Peer(Protocol):
     """One way to add up batches of SLOTS small integers that somebody else may not read (or may)."""
 
     NAME: str
-    share: int  # each call works on SLOTS / share numbers; 1 for all but the very slow
+    share: int  # each call works on the first SLOTS / share numbers; 1 for all but the very slow
 
     def encrypt(self, numbers: NDArray[np.int64]) -> Any:
         """A batch, encrypted; `numbers` is int64[SLOTS / share]."""
@@ -30,4 +52,4 @@ class Peer(Protocol):
         """Load a batch and add it to `total` (None: it begins one); returns the total."""
 
     def decrypt(self, total: Any) -> NDArray[np.int64]:
-        """The sums."""
+        """The sums, int64[SLOTS / share]."""

@@ -1,5 +1,8 @@
 """gridhe beside what a user would pick instead: the same 2,048 numbers, the same verbs, in the same rounds.
 
+The numbers are a batch of 1,024 readings, each with whether it is present: what a mean needs. Who is too slow
+for all of them measures a share, and its records' notes say so. Every sum is checked, number by number.
+
 `encrypt+serialize` is what a meter does for a batch, `load+add` what an aggregator does; for gridhe the
 latter checks tag, sizes and residue ranges too, which no other one does.
 """
@@ -19,13 +22,16 @@ from gridhe.bench.peers import (
     tenseal_loop,
     unencrypted,
 )
-from gridhe.bench.peers.protocol import SLOTS, Peer, PeerAbsent
+from gridhe.bench.peers.protocol import READINGS, SLOTS, Peer, PeerAbsent, make_numbers
 from gridhe.bench.recorder import Setup
 
 __all__ = ["ABOUT", "NAME", "run"]
 
 NAME = "peers"
-ABOUT = "gridhe beside TenSEAL, SEAL, DESILO, OpenFHE, Paillier and no encryption, on the same numbers"
+ABOUT = (
+    "gridhe beside TenSEAL, SEAL, DESILO, OpenFHE, Paillier and no encryption: "
+    "1,024 readings, each with whether it is present: 2,048 numbers"
+)
 
 _PEERS: tuple[tuple[str, Callable[[int], Peer]], ...] = (
     (gridhe_peer.NAME, gridhe_peer.make),
@@ -50,7 +56,7 @@ def run(setup: Setup) -> None:
             except PeerAbsent as error:
                 setup.recorder.add(NAME, name, "absent", 1.0, "note", better="neither", note=str(error)[:300])
                 setup.progress.say(str(error))
-    numbers = np.random.default_rng(setup.seed).integers(0, 501, SLOTS)
+    numbers = make_numbers(setup.seed)
     budget_s = 12.0 if setup.quick else 25.0
     with setup.progress.case("encrypt+serialize, load+add"):
         _measure(setup, peers, numbers, budget_s)
@@ -86,10 +92,12 @@ def _measure(setup: Setup, peers: dict[str, Peer], numbers: np.ndarray, budget_s
                 continue
             share = peer.share
             ratios = [ratio * share for ratio in samples[name].ratio(samples[gridhe_peer.NAME])]
-            setup.recorder.add(NAME, name, f"{what} / gridhe", ratios, "x", better="neither")
+            note = _scaled(peer)
+            setup.recorder.add(NAME, name, f"{what} / gridhe", ratios, "x", better="neither", note=note)
     for name, peer in peers.items():
         size = len(sealed[name]) * peer.share
-        setup.recorder.add(NAME, name, "size", size / SLOTS, "B/number", better="lower", note=_scaled(peer))
+        setup.recorder.add(NAME, name, "size", size / SLOTS, "B/number", note=_scaled(peer))
+        setup.recorder.add(NAME, name, "size per reading", size / READINGS, "B/reading", note=_scaled(peer))
 
 
 def _decrypt(setup: Setup, peers: dict[str, Peer], numbers: np.ndarray, budget_s: float) -> None:
@@ -99,8 +107,8 @@ def _decrypt(setup: Setup, peers: dict[str, Peer], numbers: np.ndarray, budget_s
         data = peer.serialize(peer.encrypt(share))
         totals[name] = peer.add(peer.add(None, data), data)
         sums = peer.decrypt(totals[name])
-        if not np.array_equal(sums, 2 * share[: len(sums)]):
-            raise RuntimeError(f"{name} does not give the sums it should")
+        if not np.array_equal(sums, 2 * share):
+            raise RuntimeError(f"{name} does not give the {len(share)} sums it should")
     samples = side_by_side(
         {name: partial(peer.decrypt, totals[name]) for name, peer in peers.items()},
         budget_s=budget_s,

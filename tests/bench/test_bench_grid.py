@@ -1,5 +1,6 @@
 """The grid that is measured is a real one: what it sends is accepted, folded and decrypts to the sums."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gridhe.bench.peers import (
     tenseal_loop,
     unencrypted,
 )
-from gridhe.bench.peers.protocol import SLOTS, Peer, PeerAbsent
+from gridhe.bench.peers.protocol import LARGEST, READINGS, SLOTS, Peer, PeerAbsent, make_numbers
 from gridhe.bench.replay import replay
 from gridhe.broker.envelope import open_envelope
 from gridhe.keyring.decrypt import Decryptor
@@ -66,10 +67,37 @@ def test_a_peer_gives_the_sums_of_what_it_encrypted(make: Callable[[int], Peer])
         peer = make(1)
     except PeerAbsent as error:
         pytest.skip(str(error))
-    numbers = np.random.default_rng(1).integers(0, 501, (3, SLOTS // peer.share))
+    numbers = np.array([make_numbers(seed)[: SLOTS // peer.share] for seed in range(3)])
     total = None
     for batch in numbers:
         total = peer.add(total, peer.serialize(peer.encrypt(batch)))
     sums = peer.decrypt(total)
-    assert len(sums) >= 16
-    assert np.array_equal(sums, numbers.sum(axis=0)[: len(sums)])
+    assert sums.shape == (SLOTS // peer.share,)
+    assert np.array_equal(sums, numbers.sum(axis=0))
+
+
+def test_only_paillier_measures_a_share_of_the_numbers() -> None:
+    shares = {}
+    for module in (gridhe_peer, tenseal_loop, seal_python, desilo, openfhe_peer, paillier, unencrypted):
+        with contextlib.suppress(PeerAbsent):
+            shares[module.NAME] = module.make(1).share
+    assert shares.pop("paillier", 128) == 128
+    assert set(shares.values()) == {1}
+
+
+def test_the_numbers_of_a_batch_are_readings_and_whether_each_is_present() -> None:
+    numbers = make_numbers(1)
+    readings, present = numbers[:READINGS], numbers[READINGS:]
+    assert len(numbers) == SLOTS
+    assert set(present) == {0, 1}
+    assert 0.9 < present.mean() < 1
+    assert not readings[present == 0].any()
+    assert readings.max() == LARGEST
+
+
+def test_gridhe_refuses_numbers_that_it_would_not_encrypt_as_they_are() -> None:
+    peer = gridhe_peer.make(1)
+    numbers = make_numbers(1)
+    numbers[READINGS:] = 0  # readings that are there, said to be missing
+    with pytest.raises(ValueError, match="not those of a batch"):
+        peer.encrypt(numbers)
