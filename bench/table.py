@@ -1,12 +1,27 @@
-"""Records as tables of text: aligned for a terminal, Markdown for a document."""
+"""Records as tables of text: aligned for a terminal, Markdown for a document.
+
+What a record notes stands under its table as a footnote, numbered at its metric: "load+add [1]".
+"""
 
 from collections.abc import Iterable, Sequence
 
 from gridhe.bench.record import Record
 
-__all__ = ["HEADINGS", "aligned", "figure", "markdown", "rows_of"]
+__all__ = [
+    "HEADINGS",
+    "NUMBERS_FROM",
+    "aligned",
+    "aligned_records",
+    "figure",
+    "markdown",
+    "markdown_records",
+    "noted_rows",
+    "rows_of",
+]
 
 HEADINGS = ("case", "preset", "metric", "unit", "median", "p95", "p99", "spread", "n")
+NUMBERS_FROM = 4  # the columns from here on are flush right
+_TAIL_FROM = 5  # a 95th percentile of fewer repeats would only be the largest of them
 
 
 def figure(value: float) -> str:
@@ -32,13 +47,47 @@ def rows_of(records: Iterable[Record]) -> list[tuple[str, ...]]:
             record.metric,
             record.unit,
             record.note if record.unit == "note" else figure(record.figures.median),
-            "" if record.figures.count == 1 else figure(record.figures.p95),
-            "" if record.figures.count == 1 else figure(record.figures.p99),
+            "" if record.figures.count < _TAIL_FROM else figure(record.figures.p95),
+            "" if record.figures.count < _TAIL_FROM else figure(record.figures.p99),
             "" if record.figures.count == 1 else f"{record.figures.spread:.0%}",
             str(record.figures.count),
         )
         for record in records
     ]
+
+
+def noted_rows(records: Iterable[Record]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The rows of these records, numbered at the metric where there is a note, and the notes: "[1] ...".
+
+    The same note has the same number. A record that is only a note has it in its row already.
+    """
+    records = list(records)
+    rows = rows_of(records)
+    at = HEADINGS.index("metric")
+    numbers: dict[str, int] = {}
+    for i, record in enumerate(records):
+        if record.note and record.unit != "note":
+            number = numbers.setdefault(record.note, len(numbers) + 1)
+            rows[i] = (*rows[i][:at], f"{rows[i][at]} [{number}]", *rows[i][at + 1 :])
+    return rows, [f"[{number}] {note}" for note, number in numbers.items()]
+
+
+def aligned_records(records: Iterable[Record]) -> str:
+    """A table of records for a terminal, and its footnotes."""
+    rows, notes = noted_rows(records)
+    return "\n".join([aligned(HEADINGS, rows, NUMBERS_FROM), *notes])
+
+
+def markdown_records(records: Sequence[Record], *, suite: bool = False) -> str:
+    """A Markdown table of records, and its footnotes; with `suite` the suite is the first column."""
+    rows, notes = noted_rows(records)
+    if not suite:
+        parts = [markdown(HEADINGS, rows, NUMBERS_FROM)]
+    else:
+        wider = [(record.suite, *row) for record, row in zip(records, rows, strict=True)]
+        parts = [markdown(("suite", *HEADINGS), wider, NUMBERS_FROM + 1)]
+    # A paragraph each: lines that follow each other would run together.
+    return "\n\n".join([*parts, *notes])
 
 
 def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int) -> str:
