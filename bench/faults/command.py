@@ -24,17 +24,7 @@ def run_case(name: str, options: Options) -> Outcome:
     try:
         outcome = CASES[name](replace(options, say=lambda line: options.say(f"{name}: {line}")))
     except GridHEError as error:
-        outcome = Outcome(
-            case=name,
-            seed=options.seed,
-            sent=0,
-            accepted=0,
-            lost=0,
-            duplicated=0,
-            released=0,
-            recovery_s=0.0,
-            faults=(str(error),),
-        )
+        outcome = Outcome.without_a_run(name, options.seed, faults=(str(error),))
     return replace(outcome, seconds=round(time.monotonic() - begun, 1))
 
 
@@ -55,7 +45,10 @@ def run_case(name: str, options: Options) -> Outcome:
 @click.option("--large-ring", is_flag=True, help="96 KB batches, as in the default plan, and not 24 KB.")
 @click.option("--dir", "root", type=click.Path(path_type=Path), help="Where the runs have their folders.")
 @click.option("--keep", is_flag=True, help="Leave the folders, with state and logs, for a look.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a case.")
+@click.option("--all", "every", is_flag=True, help="Every case, and a soak of --minutes: well over an hour.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object a case; a skipped one's passed is null."
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--list", "only_list", is_flag=True, help="Name the cases and exit.")
 def faults(
@@ -67,13 +60,14 @@ def faults(
     large_ring: bool,
     root: Path | None,
     keep: bool,
+    every: bool,
     as_json: bool,
     quiet: bool,
     only_list: bool,
 ) -> None:
     """Kill, cut, fill, flip and delay; then check that every batch was counted exactly once.
 
-    Real processes against a real Mosquitto (`apt install mosquitto`). Without CASE all run.
+    Real processes against a real Mosquitto (`apt install mosquitto`). Name the cases or say --all.
 
     \b
     Example:
@@ -86,6 +80,11 @@ def faults(
     unknown = [name for name in names if name not in CASES]
     if unknown:
         raise click.BadParameter(f"no case {unknown[0]!r}; they are {', '.join(CASES)}", param_hint="CASE")
+    if every == bool(names):
+        raise click.UsageError(
+            "name the cases to run, or give --all alone for every case and the soak of "
+            f"{minutes:g} minutes; --list names them"
+        )
     logging.getLogger("gridhe").setLevel(logging.CRITICAL)  # our own session says much of killed brokers
     logging.getLogger("gridhe").addHandler(logging.NullHandler())
     options = Options(
@@ -98,14 +97,17 @@ def faults(
         keep=keep,
         say=(lambda line: None) if quiet else (lambda line: click.echo(f"  {line}", err=True)),
     )
-    failed = False
-    for name in names or CASES:
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    for name in CASES if every else names:
         if name == "full-disk" and not can_mount():
-            click.echo("skip full-disk: it mounts small disks, and for that one has to be root", err=True)
-            continue
-        outcome = run_case(name, options)
+            why = "it mounts small disks, and for that one has to be root"
+            outcome = Outcome.without_a_run(name, seed, skipped=why)
+        else:
+            outcome = run_case(name, options)
         click.echo(outcome.to_json() if as_json else outcome.line())
         for fault in outcome.faults:
             click.echo(f"     {fault}", err=True)
-        failed = failed or not outcome.passed
-    sys.exit(1 if failed else 0)
+        counts["skipped" if outcome.skipped else "passed" if outcome.passed else "failed"] += 1
+    # (With --json every line of the output is a case.)
+    click.echo(", ".join(f"{count} {what}" for what, count in counts.items()), err=as_json)
+    sys.exit(1 if counts["failed"] else 0)

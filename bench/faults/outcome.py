@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["Outcome"]
 
@@ -23,16 +23,35 @@ class Outcome:
     rejected: Mapping[str, int] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
     idle: str = ""  # why this run tested too little: its faults missed what they were aimed at
+    skipped: str = ""  # why it did not run at all: neither passed nor failed
     figures: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @classmethod
+    def without_a_run(cls, case: str, seed: int, *, faults: tuple[str, ...] = (), skipped: str = "") -> Self:
+        """Of a case that was skipped, or that ended before it could be judged."""
+        return cls(
+            case=case,
+            seed=seed,
+            sent=0,
+            accepted=0,
+            lost=0,
+            duplicated=0,
+            released=0,
+            recovery_s=0.0,
+            faults=faults,
+            skipped=skipped,
+        )
 
     @property
     def passed(self) -> bool:
         """Whether the promise held."""
-        return not (self.lost or self.duplicated or self.faults or self.idle)
+        return not (self.lost or self.duplicated or self.faults or self.idle or self.skipped)
 
     def line(self) -> str:
         """For people."""
+        if self.skipped:
+            return f"skip {self.case}: {self.skipped}"
         rejected = ",".join(f"{reason} {count}" for reason, count in sorted(self.rejected.items()))
         figures = " ".join(f"{name}={value}" for name, value in self.figures.items())
         return (
@@ -42,7 +61,7 @@ class Outcome:
         ).rstrip()
 
     def to_json(self) -> str:
-        """For programs."""
+        """For programs. `passed` is null for a skipped case."""
         record = {name: getattr(self, name) for name in self.__slots__}
         record["rejected"], record["figures"] = dict(self.rejected), dict(self.figures)
-        return json.dumps({"passed": self.passed, **record}, separators=(",", ":"))
+        return json.dumps({"passed": None if self.skipped else self.passed, **record}, separators=(",", ":"))

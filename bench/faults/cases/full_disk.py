@@ -25,13 +25,14 @@ def _small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     folder.mkdir(mode=0o700)
     mount, umount = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
     size = f"size={megabytes}m,mode=0700"
-    done = subprocess.run([mount, "-t", "tmpfs", "-o", size, "gridhe-faults", str(folder)], check=False)  # noqa: S603
-    if done.returncode:
-        raise StateError(f"cannot mount a small disk at {folder}: run as root")
     try:
+        done = subprocess.run([mount, "-t", "tmpfs", "-o", size, "gridhe-faults", str(folder)], check=False)  # noqa: S603
+        if done.returncode:
+            raise StateError(f"cannot mount a small disk at {folder}: run as root, where mounting is allowed")
         yield folder
     finally:
-        subprocess.run([umount, "--lazy", str(folder)], check=False)  # noqa: S603
+        if folder.is_mount():
+            subprocess.run([umount, "--lazy", str(folder)], check=False)  # noqa: S603
 
 
 def _resize(folder: Path, megabytes: int) -> None:
