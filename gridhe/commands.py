@@ -16,11 +16,15 @@ A command line is built like this:
 """
 
 import functools
+import os
 import resource
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
 
 import click
@@ -38,6 +42,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_TERMINATED = 143  # 128 + SIGTERM
 
 version_option = click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 
@@ -108,12 +113,16 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> No
     """Run a click command as a process's whole work and exit with its code.
 
     A GridHEError becomes `error: ...` on stderr (a line for each line of it) and its exit code; a wrong
-    flag click's own message and 2; Ctrl-C 130. Anything else is a bug, and keeps its traceback and code 1.
+    flag click's own message and 2; Ctrl-C 130. SIGTERM ends a command as Ctrl-C does, with its folders and
+    processes put away, and 143, unless the command has a handler of its own (the daemons have: 0).
+    Anything else is a bug, and keeps its traceback and code 1.
     """
     # Every role holds keys in memory: a crash in a native library must not write them to a disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    terminated: list[int] = []
     try:
-        result = command.main(args=args, standalone_mode=False)
+        with _sigterm_unwinds(terminated):
+            result = command.main(args=args, standalone_mode=False)
     except GridHEError as error:
         for line in str(error).splitlines() or [type(error).__name__]:
             click.echo(f"error: {line}", err=True)
@@ -123,9 +132,36 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> No
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
-        sys.exit(_INTERRUPTED)
+        sys.exit(_TERMINATED if terminated else _INTERRUPTED)
     # ctx.exit(n) comes back as a number here; a command's own return value may be anything.
     sys.exit(result if isinstance(result, int) else 0)
+
+
+@contextmanager
+def _sigterm_unwinds(terminated: list[int]) -> Iterator[None]:
+    """Turn SIGTERM into KeyboardInterrupt, and note it in `terminated`; a second one is ignored.
+
+    Only where SIGTERM would have ended the process: somebody else's handler stays.
+    """
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    owner = os.getpid()
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a worker forked from here, with nothing to put away
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        signal.signal(number, signal.SIG_IGN)  # the clearing up is not broken off
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _parse_set(text: str) -> tuple[str, Any]:

@@ -1,6 +1,12 @@
 """The flags every command shares, and how a command fails."""
 
 import logging
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import click
@@ -132,3 +138,83 @@ def test_a_command_whose_extra_is_missing_says_what_to_install(
     monkeypatch.setitem(gridhe.LAZY, "demo", ("module_of_an_extra", ""))  # type: ignore[attr-defined]
     assert run("demo", command=gridhe) == 2
     assert "pip install 'gridhe[demo]'" in capsys.readouterr().err
+
+
+WAITS = """
+import signal, sys, tempfile, time
+import click
+from gridhe.commands import run_command
+
+@click.command()
+def wait():
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # an impatient second one
+
+run_command(wait, [])
+"""
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does_and_with_143(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert list(tmp_path.iterdir())
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert said.strip() == "stopped"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_commands_own_handler_of_sigterm_and_its_exit_code_are_kept() -> None:
+    @click.command()
+    def daemon() -> None:
+        heard: list[int] = []
+        before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+        signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+        assert heard
+
+    assert run(command=daemon) == 0
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_where_sigterm_is_ignored_it_stays_ignored() -> None:
+    @click.command()
+    def deaf() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert run(command=deaf) == 0
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_a_worker_forked_by_a_command_dies_of_sigterm_as_ever(capfd: pytest.CaptureFixture[str]) -> None:
+    def work(running: Event) -> None:
+        running.set()
+        time.sleep(60)
+
+    @click.command()
+    def parent() -> None:
+        context = multiprocessing.get_context("fork")
+        running = context.Event()
+        worker = context.Process(target=work, args=(running,))
+        worker.start()
+        assert running.wait(30)  # what comes between fork and its first line, Python drops
+        worker.terminate()
+        worker.join(30)
+        assert worker.exitcode == -signal.SIGTERM
+
+    assert run(command=parent) == 0
+    assert "Traceback" not in capfd.readouterr().err
