@@ -50,14 +50,38 @@ def make_private_dir(path: Path) -> None:
 
 
 def check_private(path: Path) -> None:
-    """Raise CredentialError unless `path` is a file that only its owner can read."""
+    """Raise CredentialError unless `path` is a file that only its owner can read.
+
+    One that systemd hands to a service may be 0440: since version 254 such files belong to root, with an
+    access list for the service's user, whose mask shows where the group's bits would be.
+    """
     try:
         mode = path.stat().st_mode
     except OSError as error:
         raise CredentialError(f"cannot read {path}: {error.strerror or error}") from error
     if not stat.S_ISREG(mode):
         raise CredentialError(f"{path} is not a file")
-    if mode & 0o077:
+    if mode & 0o077 and not (mode & 0o077 == 0o040 and _is_service_credential(path)):
         raise CredentialError(
             f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}"
         )
+
+
+def _is_service_credential(path: Path) -> bool:
+    """Whether root or we own `path` beneath $CREDENTIALS_DIRECTORY, which others cannot enter or change."""
+    named = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not named:
+        return False
+    try:
+        folder, file = Path(named).resolve(strict=True), path.resolve(strict=True)
+        of_folder, of_file = folder.stat(), file.stat()
+    except OSError:
+        return False
+    owners = {0, os.geteuid()}
+    return (
+        file.is_relative_to(folder)
+        and stat.S_ISDIR(of_folder.st_mode)
+        and not of_folder.st_mode & 0o027
+        and of_folder.st_uid in owners
+        and of_file.st_uid in owners
+    )

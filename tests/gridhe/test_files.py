@@ -135,3 +135,60 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         check_private(tmp_path)
     with pytest.raises(CredentialError, match="No such file"):
         check_private(tmp_path / "absent")
+
+
+@pytest.fixture
+def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as systemd 254 makes it for a service, with one file."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "passphrase").write_bytes(b"x")
+    (folder / "passphrase").chmod(0o440)
+    folder.chmod(0o550)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    return folder
+
+
+def test_repro_a_services_credential_may_show_its_access_list_in_the_groups_bits(credentials: Path) -> None:
+    check_private(credentials / "passphrase")
+    (credentials / "passphrase").chmod(0o400)
+    check_private(credentials / "passphrase")
+
+
+@pytest.mark.parametrize("mode", [0o460, 0o450, 0o444, 0o441, 0o404, 0o420])
+def test_a_services_credential_with_any_other_bit_is_refused(credentials: Path, mode: int) -> None:
+    (credentials / "passphrase").chmod(mode)
+    with pytest.raises(CredentialError, match=f"mode {mode:04o}"):
+        check_private(credentials / "passphrase")
+
+
+@pytest.mark.parametrize("mode", [0o551, 0o555, 0o570, 0o554])
+def test_a_services_credential_in_a_folder_open_to_others_is_refused(credentials: Path, mode: int) -> None:
+    credentials.chmod(mode)
+    with pytest.raises(CredentialError, match="mode 0440"):
+        check_private(credentials / "passphrase")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("name", [".", "passphrase"])
+def test_a_services_credential_of_somebody_else_is_refused(credentials: Path, name: str) -> None:
+    os.chown(credentials / name, 12345, -1)
+    with pytest.raises(CredentialError, match="mode 0440"):
+        check_private(credentials / "passphrase")
+
+
+def test_a_file_that_is_not_beneath_the_credentials_folder_is_as_strict_as_ever(
+    credentials: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"x")
+    outside.chmod(0o440)
+    credentials.chmod(0o750)
+    (credentials / "link").symlink_to(outside)
+    for path in (outside, credentials / ".." / "outside", credentials / "link"):
+        with pytest.raises(CredentialError, match="mode 0440"):
+            check_private(path)
+    for folder in ("", str(tmp_path / "absent"), str(outside)):
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", folder)
+        with pytest.raises(CredentialError, match="mode 0440"):
+            check_private(credentials / "passphrase")
