@@ -1,7 +1,8 @@
 """The whole pipeline as processes of its own: authority, Mosquitto, aggregator and a fleet of made-up meters.
 
 In real time (`speed` "1") windows end as the clock goes, and latency is from a window's end to the moment
-its released totals stand in the authority's file. As fast as it goes (`speed` "max") windows are of the past,
+its released totals stand in the authority's file, and time and processor time count from the beginning of the
+first window, when every process is up. As fast as it goes (`speed` "max") windows are of the past,
 and what counts is how many batches a second come out at the far end.
 """
 
@@ -52,8 +53,10 @@ class Passed:
     latency_s: list[float] = field(default_factory=list)  # of leaf totals and roll-ups; real time only
     batches: int = 0
     bytes_sent: int = 0
-    whole_s: float = 0.0  # what the fleet took, from its first reading to its last receipt
-    cpu_s: dict[str, float] = field(default_factory=dict)  # by process
+    # In real time from the first window's beginning to the last released total; as fast as it goes what the
+    # fleet took, from its first reading to its last receipt.
+    whole_s: float = 0.0
+    cpu_s: dict[str, float] = field(default_factory=dict)  # by process; of its whole life as fast as it goes
     memory_mb: dict[str, float] = field(default_factory=dict)  # the most that was seen, resident
     backlog: int = 0  # the most batches that were sealed and not yet receipted
 
@@ -127,7 +130,8 @@ def _passed(
         "--state-dir", str(folder / "aggregator"), "--no-live", "--timings", str(folder / STEPS), *config,
     )  # fmt: skip
     first_s = _PAST_WINDOW_START_S // load.window_s * load.window_s
-    if load.speed == "1":
+    live = load.speed == "1"
+    if live:
         first_s = int((time.time() + _LEAD_S) // load.window_s + 1) * load.window_s
     make_private_dir(folder / "fleet")
     fleet = children.start(
@@ -143,25 +147,28 @@ def _passed(
     # Every group, its region and the grid, for each window.
     wanted = (load.groups + 2) * load.windows
     totals = _Totals(released)
-    moved = time.monotonic()
+    moved, begun, released_s = time.monotonic(), not live, 0.0
     while totals.count < wanted or fleet.exit_code is None:
         children.check()
         for window in totals.new():
-            moved = time.monotonic()
-            passed.latency_s.append(time.time() - (window + 1) * load.window_s)
+            moved, released_s = time.monotonic(), time.time()
+            passed.latency_s.append(released_s - (window + 1) * load.window_s)
+        if not begun and time.time() >= first_s:
+            watch.begin()
+            begun = True
         watch.look()
         passed.backlog = max(passed.backlog, _waiting(folder / "fleet"))
-        if time.monotonic() - moved > _STALLED_S + load.window_s + (_LEAD_S if load.speed == "1" else 0):
+        if time.monotonic() - moved > _STALLED_S + load.window_s + (_LEAD_S if live else 0):
             raise StreamFailed(f"only {totals.count} of {wanted} totals were released, then nothing moved")
         if fleet.exit_code is None:
             fleet.ended_within(_LOOK_S)
         else:
             authority.ended_within(_LOOK_S)
-    if load.speed != "1":
+    if not live:
         passed.latency_s.clear()
     summary = json.loads(fleet.output.read_text().splitlines()[-1])
     passed.batches, passed.bytes_sent = summary["receipted"], summary["bytes"]
-    passed.whole_s = summary["seconds"]
+    passed.whole_s = released_s - first_s if live else summary["seconds"]
     passed.cpu_s, passed.memory_mb = watch.cpu_s, watch.memory_mb
     for server in (aggregator, authority):
         if server.stop() != 0:
@@ -216,12 +223,19 @@ class _Watch:
 
     def __init__(self, pids: dict[str, int]) -> None:
         self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+        self._before_s: dict[str, float] = {}
         self.cpu_s: dict[str, float] = {}
         self.memory_mb: dict[str, float] = {}
 
     def add(self, name: str, pid: int) -> None:
         """Watch one more."""
         self._processes[name] = psutil.Process(pid)
+
+    def begin(self) -> None:
+        """Count processor time from here on: what came before was each one's start."""
+        self.look()
+        for name, taken_s in self.cpu_s.items():
+            self._before_s[name] = self._before_s.get(name, 0.0) + taken_s
 
     def look(self) -> None:
         """Take a look at each that is still there."""
@@ -230,5 +244,5 @@ class _Watch:
                 times, memory = process.cpu_times(), process.memory_info().rss / 2**20
             except psutil.NoSuchProcess:
                 continue
-            self.cpu_s[name] = times.user + times.system
+            self.cpu_s[name] = times.user + times.system - self._before_s.get(name, 0.0)
             self.memory_mb[name] = max(memory, self.memory_mb.get(name, 0.0))

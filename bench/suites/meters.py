@@ -36,25 +36,29 @@ def run(setup: Setup) -> None:
 
 
 def record_passed(setup: Setup, suite: str, case: str, load: Load, passed: Passed) -> None:
-    """Keep what a pipeline came to."""
+    """Keep what a pipeline came to.
+
+    Rates are what came out of it: in real time over the time from the first window's beginning to the last
+    released total, so a pipeline that falls behind shows it. What a meter sends is over the windows alone.
+    """
     add = setup.recorder.add
     live = load.speed == "1"
-    seconds = load.windows * load.window_s if live else passed.whole_s
     readings = passed.batches * load.window_s / load.interval_s
-    add(suite, case, "readings", readings / seconds * 60, "readings/min", better="higher")
-    add(suite, case, "batches", passed.batches / seconds, "batches/s", better="higher")
+    add(suite, case, "readings", readings / passed.whole_s * 60, "readings/min", better="higher")
+    add(suite, case, "batches", passed.batches / passed.whole_s, "batches/s", better="higher")
     add(
         suite,
         case,
         "sent by a meter",
-        passed.bytes_sent / load.meters / seconds,
+        passed.bytes_sent / load.meters / (load.windows * load.window_s if live else passed.whole_s),
         "B/s",
         better="lower" if live else "neither",
     )
     if live:
         add(suite, case, "latency", passed.latency_s, "s")
     add(suite, case, "backlog", float(passed.backlog), "batches", better="neither")
+    started = "" if live else "with what it took the process to start"
     for name in passed.cpu_s:
         cpu = passed.cpu_s[name] / max(1, passed.batches) * 1e3
-        add(suite, case, f"processor time, {name}", cpu, "ms/batch", better="neither")
+        add(suite, case, f"processor time, {name}", cpu, "ms/batch", better="neither", note=started)
         add(suite, case, f"memory, {name}", passed.memory_mb[name], "MB", better="neither")
