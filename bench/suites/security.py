@@ -1,20 +1,23 @@
 """What a larger ring costs: the presets, and the planner's rings, in plain TenSEAL on one thread.
 
 Per ring: context with the keys that a multiplication needs, encrypt, serialize, load, add, multiply (with
-relinearization, where the ring has a prime to spare), decrypt; bytes; the error of a sum; resident memory.
+relinearization, where the ring has a prime to spare), decrypt; bytes; the error of a sum; resident
+memory, in a new process for each ring.
 """
 
-import gc
-import math
+import json
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
-import psutil
 import tenseal as ts
 
 from gridhe.bench.grid import preset_name
 from gridhe.bench.measure import side_by_side
 from gridhe.bench.recorder import Setup
+from gridhe.bench.ring_memory import make_context, scale_of
+from gridhe.bench.throughput import StreamFailed
 from gridhe.keyring.parameters import PRESETS, RINGS, CkksParameters
 
 __all__ = ["ABOUT", "NAME", "run"]
@@ -23,6 +26,7 @@ NAME = "security"
 ABOUT = "what a larger ring costs: light (4096) to maximum (32768), and the planner's rings"
 
 _SUMMED = 8
+_TIMEOUT_S = 120.0
 
 
 def run(setup: Setup) -> None:
@@ -38,12 +42,9 @@ def run(setup: Setup) -> None:
 
 def _measure(setup: Setup, name: str, ring: CkksParameters) -> None:
     multiplies = len(ring.prime_bits) >= 3
-    # Room for a product of two where there is one: the data primes hold it twice.
-    scale = 2.0 ** min(40, math.floor((math.log2(ring.modulus) - 12) / (2 if multiplies else 1)))
-    gc.collect()
-    before = psutil.Process().memory_info().rss
-    context = _context(ring, relin=multiplies)
-    memory = psutil.Process().memory_info().rss - before
+    memory = _memory(ring, relin=multiplies)
+    scale = scale_of(ring, relin=multiplies)
+    context = make_context(ring, relin=multiplies)
     numbers = np.random.default_rng(setup.seed).integers(0, 16, ring.slots)
     values = numbers.astype(np.float64).tolist()
     vector = ts.ckks_vector(context, values, scale)
@@ -61,12 +62,15 @@ def _measure(setup: Setup, name: str, ring: CkksParameters) -> None:
     times = side_by_side(calls, budget_s=1.5 if setup.quick else 5.0, seed=setup.seed, rounds_least=3)
     for verb, samples in times.items():
         setup.recorder.add(NAME, verb, "time", [s * 1e3 for s in samples.seconds], "ms", preset=name)
-    made = side_by_side({"c": lambda: _context(ring, relin=multiplies)}, budget_s=1.0, seed=1, rounds_least=2)
+    made = side_by_side(
+        {"c": lambda: make_context(ring, relin=multiplies)}, budget_s=1.0, seed=1, rounds_least=2
+    )
     setup.recorder.add(NAME, "context", "time", [s * 1e3 for s in made["c"].seconds], "ms", preset=name)
     add = setup.recorder.add
     add(NAME, "ciphertext", "size in planes", ring.wire_bytes, "B", preset=name)
     add(NAME, "ciphertext", "size in TenSEAL", len(data), "B", preset=name, better="neither")
-    add(NAME, "context", "memory", max(0, memory) / 2**20, "MB", preset=name, better="neither")
+    add(NAME, "context", "memory", memory["grown_mb"], "MB", preset=name, better="neither")
+    add(NAME, "every call once", "memory", memory["peak_mb"], "MB", preset=name, better="neither")
     total = vector
     for _ in range(_SUMMED - 1):
         total = total + ts.ckks_vector(context, values, scale)
@@ -77,14 +81,12 @@ def _measure(setup: Setup, name: str, ring: CkksParameters) -> None:
         add(NAME, "product", "largest error", error, "reading", preset=name, better="neither")
 
 
-def _context(ring: CkksParameters, *, relin: bool) -> Any:
-    context = ts.context(
-        ts.SCHEME_TYPE.CKKS,
-        ring.ring_degree,
-        coeff_mod_bit_sizes=list(ring.prime_bits),
-        n_threads=1,
-    )
-    context.auto_rescale = False
-    if relin:
-        context.generate_relin_keys()
-    return context
+def _memory(ring: CkksParameters, *, relin: bool) -> dict[str, float]:
+    """What it takes in a new process: how much it grows by the context, and at most by every call."""
+    arguments = [int(relin), ring.ring_degree, *ring.prime_bits]
+    command = [sys.executable, "-P", "-m", "gridhe.bench.ring_memory", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)  # noqa: S603
+    if done.returncode:
+        raise StreamFailed(f"measuring the memory of {ring} failed: {done.stderr[-500:]}")
+    found: dict[str, float] = json.loads(done.stdout)
+    return found

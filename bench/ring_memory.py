@@ -1,0 +1,62 @@
+"""What a ring takes in memory: `python -m gridhe.bench.ring_memory RELIN DEGREE BITS...`, RELIN 0 or 1.
+
+A process of its own for each ring: one that has measured others has memory to reuse. Prints a JSON object:
+grown_mb, by how much making the context, with its relinearization keys if RELIN, let resident memory grow,
+and peak_mb, by how much more than before was ever resident, until a vector was encrypted, serialized,
+loaded, added, with RELIN multiplied, and decrypted.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import tenseal as ts
+
+from gridhe.keyring.parameters import CkksParameters
+
+__all__ = ["make_context", "ring_memory", "scale_of"]
+
+
+def make_context(ring: CkksParameters, *, relin: bool) -> Any:
+    """A TenSEAL context with the keys that a product needs, if it is to have them."""
+    context = ts.context(
+        ts.SCHEME_TYPE.CKKS,
+        ring.ring_degree,
+        coeff_mod_bit_sizes=list(ring.prime_bits),
+        n_threads=1,
+    )
+    context.auto_rescale = False
+    if relin:
+        context.generate_relin_keys()
+    return context
+
+
+def scale_of(ring: CkksParameters, *, relin: bool) -> float:
+    """A scale with room for a product of two where there is one: the data primes hold it twice."""
+    return float(2.0 ** min(40, math.floor((math.log2(ring.modulus) - 12) / (2 if relin else 1))))
+
+
+def ring_memory(ring: CkksParameters, *, relin: bool) -> dict[str, float]:
+    """Measure it in this process, which should be a new one."""
+    before = _status_mb("VmRSS")
+    context = make_context(ring, relin=relin)
+    grown = _status_mb("VmRSS") - before
+    vector = ts.ckks_vector(context, [1.0] * ring.slots, scale_of(ring, relin=relin))
+    total = vector + ts.ckks_vector_from(context, vector.serialize())
+    if relin:
+        total = vector * vector
+    total.decrypt()
+    return {"grown_mb": max(0.0, grown), "peak_mb": max(0.0, _status_mb("VmHWM") - before)}
+
+
+def _status_mb(name: str) -> float:
+    """A line of the kernel's about this process. getrusage's peak would count its parent, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0]) / 2**10
+
+
+if __name__ == "__main__":
+    wanted, degree, *bits = (int(one) for one in sys.argv[1:])
+    print(json.dumps(ring_memory(CkksParameters(degree, tuple(bits)), relin=bool(wanted))))
