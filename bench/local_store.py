@@ -1,5 +1,7 @@
 """Records in files: one per run, a line of JSON per record. Needs nothing set up."""
 
+import json
+import logging
 import os
 from pathlib import Path
 from typing import TextIO
@@ -9,6 +11,9 @@ from gridhe.bench.store import RunSummary, check_run, summarise
 from gridhe.errors import StoreError
 
 __all__ = ["LocalStore", "default_folder"]
+
+_log = logging.getLogger(__name__)
+_WAY_OUT = "remove it, and run the bench again"
 
 
 def default_folder() -> Path:
@@ -53,17 +58,30 @@ class LocalStore:
             raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
 
     def read(self, run: str) -> list[Record]:
-        """A run's records."""
+        """A run's records, without a last one that a crash left unfinished."""
         path = self.path(run)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise StoreError(f"there is no run {run} in {self.folder}; see gridhe-bench list") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise StoreError(f"cannot read {path}: {error}") from error
-        if not lines:
-            raise StoreError(f"{path} is empty: the run ended before its first record")
-        return records_from_lines(lines, str(path))
+        except UnicodeDecodeError as error:
+            raise StoreError(
+                f"cannot read {path}: not text from byte {error.start:,} on, so no run; {_WAY_OUT}"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+        if not text:
+            raise StoreError(f"{path} is empty: the run ended before its first record; {_WAY_OUT}")
+        lines = text.splitlines()
+        unfinished = not text.endswith("\n") and not _is_json(lines[-1])
+        if unfinished:
+            lines.pop()
+            if not lines:
+                raise StoreError(f"{path} holds no whole record, only the beginning of one; {_WAY_OUT}")
+        records = records_from_lines(lines, str(path))
+        if unfinished:
+            _log.warning("%s, line %d: unfinished, as the run was cut off; left out", path, len(lines) + 1)
+        return records
 
     def runs(self) -> list[RunSummary]:
         """What there is, the newest first."""
@@ -86,3 +104,11 @@ class LocalStore:
             self.flush()
             self._open[1].close()
             self._open = None
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

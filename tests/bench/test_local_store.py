@@ -55,7 +55,7 @@ def test_a_corrupt_file_is_told_with_its_line_and_hides_no_other_run(
     store.write(make_record(run=OTHER))
     store.close()
     with store.path(RUN).open("a") as file:
-        file.write('{"format": 1, "run"')
+        file.write('{"format": 1, "run"\n')
     with pytest.raises(StoreError, match=r"jsonl, line 2: not a record"):
         store.read(RUN)
     newest, corrupt = store.runs()
@@ -63,14 +63,39 @@ def test_a_corrupt_file_is_told_with_its_line_and_hides_no_other_run(
     assert "unreadable" in corrupt.suites[0]
 
 
-def test_binary_junk_and_an_empty_file_are_told(store: LocalStore) -> None:
+@pytest.mark.parametrize("cut", [1, 2, 60])
+def test_a_last_line_that_a_crash_cut_off_is_left_out_with_a_warning(
+    cut: int, store: LocalStore, make_record: Callable[..., Record], caplog: pytest.LogCaptureFixture
+) -> None:
+    records = [make_record(), make_record()]
+    for record in records:
+        store.write(record)
+    store.close()
+    store.path(RUN).write_bytes(store.path(RUN).read_bytes()[:-cut])
+    # Without its line feed alone a record is whole.
+    assert store.read(RUN) == (records if cut == 1 else records[:1])
+    told = [] if cut == 1 else [f"{store.path(RUN)}, line 2: unfinished, as the run was cut off; left out"]
+    assert [record.getMessage() for record in caplog.records] == told
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xff\xfe\x00", "not text from byte 0 on"),
+        (b"", "is empty"),
+        (b"\x00" * 100, "holds no whole record"),
+        (b'{"format": 1', "holds no whole record"),
+    ],
+)
+def test_a_file_that_holds_no_run_is_told_with_the_way_out(
+    content: bytes, told: str, store: LocalStore
+) -> None:
     store.folder.mkdir()
-    store.path(RUN).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(StoreError, match="cannot read"):
+    store.path(RUN).write_bytes(content)
+    with pytest.raises(StoreError, match=f"{told}.*; remove it, and run the bench again$") as refused:
         store.read(RUN)
-    store.path(RUN).write_bytes(b"")
-    with pytest.raises(StoreError, match="is empty"):
-        store.read(RUN)
+    assert str(store.path(RUN)) in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("run", ["../../etc/passwd", "", "20260131T120000-1a2b", '" or true'])
