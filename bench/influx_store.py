@@ -9,6 +9,7 @@ the run ends is still in the local store, which every run writes first: `gridhe-
 import json
 import logging
 import os
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -55,10 +56,24 @@ class InfluxSettings:
                     f"InfluxDB's {name} is not known: give --influx-{name}, or set INFLUXDB_V2_{name.upper()}"
                 )
             found[name] = value
+        _check_url(found["url"])
         return cls(**found)
 
     def __repr__(self) -> str:
         return f"InfluxSettings(url={self.url!r}, org={self.org!r}, bucket={self.bucket!r})"
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, an unfinished [address
+        whole = False
+    if not whole:
+        raise ConfigError(
+            f"InfluxDB's url is {url!r}; expected http://HOST:PORT or https://HOST:PORT, such as "
+            "http://127.0.0.1:8086"
+        )
 
 
 class InfluxStore:
@@ -66,7 +81,7 @@ class InfluxStore:
 
     def __init__(self, settings: InfluxSettings) -> None:
         """Connects on first use."""
-        self._settings = settings
+        self.settings = settings
         self._client = InfluxDBClient(
             url=settings.url,
             token=settings.token,
@@ -89,7 +104,7 @@ class InfluxStore:
         while self._waiting:
             batch = self._waiting[:_BATCH]
             try:
-                self._writer.write(bucket=self._settings.bucket, org=self._settings.org, record=batch)
+                self._writer.write(bucket=self.settings.bucket, org=self.settings.org, record=batch)
             except ApiException as error:
                 raise self._refused(error) from None
             except _TRANSPORT as error:
@@ -101,7 +116,7 @@ class InfluxStore:
         found = self._query(f'|> filter(fn: (r) => r.run == "{check_run(run)}")')
         if not found:
             raise StoreError(
-                f"there is no run {run} in {self._settings.url}; see gridhe-bench list --store influx"
+                f"there is no run {run} in {self.settings.url}; see gridhe-bench list --store influx"
             )
         return found
 
@@ -116,32 +131,32 @@ class InfluxStore:
 
     def _query(self, condition: str) -> list[Record]:
         flux = (
-            f"from(bucket: {json.dumps(self._settings.bucket)}) |> range(start: 0) "
+            f"from(bucket: {json.dumps(self.settings.bucket)}) |> range(start: 0) "
             f'|> filter(fn: (r) => r._measurement == "{_MEASUREMENT}") '
             '|> pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value") ' + condition
         )
         try:
-            tables = self._client.query_api().query(flux, org=self._settings.org)
+            tables = self._client.query_api().query(flux, org=self.settings.org)
         except ApiException as error:
             raise self._refused(error) from None
         except _TRANSPORT as error:
             raise self._away(error) from None
         rows = [row.values for table in tables for row in table.records]
         records = [
-            decode(_fields(row), f"{self._settings.url}, bucket {self._settings.bucket}") for row in rows
+            decode(_fields(row), f"{self.settings.url}, bucket {self.settings.bucket}") for row in rows
         ]
         return sorted(records, key=lambda record: record.at_ns)
 
     def _refused(self, error: ApiException) -> StoreError:
-        where = f"InfluxDB at {self._settings.url}"
+        where = f"InfluxDB at {self.settings.url}"
         if error.status in (401, 403):
             return StoreError(
                 f"{where} refuses the token (HTTP {error.status}); set INFLUXDB_V2_TOKEN to one that may "
-                f"read and write {self._settings.bucket} (InfluxDB 1.8: user:password)"
+                f"read and write {self.settings.bucket} (InfluxDB 1.8: user:password)"
             )
         if error.status == 404:
             return StoreError(
-                f"{where} has no bucket {self._settings.bucket!r} or org {self._settings.org!r} (HTTP 404); "
+                f"{where} has no bucket {self.settings.bucket!r} or org {self.settings.org!r} (HTTP 404); "
                 "create them, or give --influx-bucket and --influx-org"
             )
         said = str(error.message or error.body or error.reason)[:200].strip()
@@ -149,7 +164,7 @@ class InfluxStore:
 
     def _away(self, error: Exception) -> StoreError:
         reason = type(getattr(error, "reason", None) or error).__name__
-        return StoreError(f"no InfluxDB at {self._settings.url} ({reason}); start it, or give --influx-url")
+        return StoreError(f"no InfluxDB at {self.settings.url} ({reason}); start it, or give --influx-url")
 
 
 def _point(record: Record) -> Any:

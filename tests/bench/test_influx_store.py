@@ -107,3 +107,12 @@ def test_settings_come_from_flags_then_environment() -> None:
     assert "t0p" not in repr(settings)
     with pytest.raises(ConfigError, match="INFLUXDB_V2_URL"):
         InfluxSettings.load({}, {})
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8086", "127.0.0.1", "ftp://here:1", "http://", "http://here:port", "http://[::1"]
+)
+def test_a_url_that_is_none_is_refused_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(ConfigError, match="expected http://HOST:PORT") as refused:
+        InfluxSettings.load({"bucket": "b"}, {"INFLUXDB_V2_URL": url})
+    assert repr(url) in str(refused.value)
