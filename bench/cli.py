@@ -1,8 +1,10 @@
 """`gridhe-bench`: run suites, and read their timings back."""
 
 import contextlib
+import importlib
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -10,22 +12,25 @@ from typing import ParamSpec, TypeVar
 import click
 
 from gridhe.bench import suites
-from gridhe.bench.compare import compare, shown
-from gridhe.bench.influx_store import InfluxSettings, InfluxStore
+from gridhe.bench.compare import compare, coverage, differences, shown
+from gridhe.bench.extras import check_extra, needs_extra
 from gridhe.bench.local_store import LocalStore, default_folder
 from gridhe.bench.record import Record
-from gridhe.bench.recorder import Progress, Recorder, Setup
+from gridhe.bench.recorder import Progress, Recorder, Setup, Suite
 from gridhe.bench.steps import add_steps
-from gridhe.bench.store import new_run
-from gridhe.bench.stores import BothStores, open_store, push
+from gridhe.bench.store import FAILED, new_run
+from gridhe.bench.stores import BothStores, open_influx, open_store, push
 from gridhe.bench.table import HEADINGS, aligned, rows_of
 from gridhe.commands import run_command, version_option
 from gridhe.config.settings import LoggingSettings
+from gridhe.errors import GridHEError, StoreError
 from gridhe.logs import set_up_logging
 
 __all__ = ["cli", "main"]
 
 _SEED = 1
+_FAILED = 1
+_REASON = 300  # characters of a failure's reason
 _REGRESSED = 3
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,9 +75,16 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name != "faults":
             return super().get_command(ctx, cmd_name)
-        from gridhe.bench.faults.command import faults
+        with needs_extra("gridhe-bench faults"):
+            module = importlib.import_module("gridhe.bench.faults.command")
+        command: click.Command = module.faults
+        return command
 
-        return faults
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        texts = {name: command.get_short_help_str(80) for name, command in self.commands.items()}
+        texts["faults"] = "Kill, cut, fill, flip and delay; check that every batch was counted exactly once."
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(texts.items()))
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -103,8 +115,11 @@ def run_suites(
     influx_url: str | None,
     influx_org: str | None,
     influx_bucket: str | None,
-) -> None:
+) -> int:
     """Run suites, all of them by default, keep their timings and print the run's name.
+
+    A suite that fails is recorded with its reason, the next ones go on, and the exit code is 1. Ctrl-C
+    keeps what was measured.
 
     With --store influx the timings go to the local store as well, so that a run loses nothing when
     InfluxDB is away; `gridhe-bench push RUN` sends it later.
@@ -116,22 +131,34 @@ def run_suites(
       gridhe-bench run --quick
       gridhe-bench run micro service --out report
     """
-    chosen = suites.load(names)
+    with needs_extra("gridhe-bench run"):
+        chosen = suites.load(names)
+    if out is not None:
+        # Not imported yet: it would weigh on the memory that is measured.
+        check_extra("gridhe-bench run --out", "matplotlib")
     kept = _open_to_write(store, home, _influx(influx_url, influx_org, influx_bucket))
     run = new_run(time.time())
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="gridhe-bench-") as folder, Progress() as progress:
-        setup = Setup(
-            recorder=Recorder(kept, run), progress=progress, quick=quick, seed=seed, folder=Path(folder)
-        )
-        with contextlib.closing(kept):
-            for suite in chosen:
-                suite.run(setup)
-        progress.say(f"{time.monotonic() - started:.0f} s; gridhe-bench show {run}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="gridhe-bench-") as folder, Progress() as progress:
+            progress.say(f"run {run}")
+            setup = Setup(
+                recorder=Recorder(kept, run), progress=progress, quick=quick, seed=seed, folder=Path(folder)
+            )
+            with contextlib.closing(kept):
+                failed = [suite.NAME for suite in chosen if not _ended_well(suite, setup)]
+            progress.say(f"{time.monotonic() - started:.0f} s; gridhe-bench show {run}")
+    except KeyboardInterrupt:
+        _warn_of_missed(kept, run)
+        click.echo(_interrupted(kept, run), err=True)
+        raise
     _warn_of_missed(kept, run)
     click.echo(run)
     if out is not None:
         _write_report([kept.read(run)], out)
+    if failed:
+        click.echo(f"error: {len(failed)} of {len(chosen)} suites failed: {', '.join(failed)}", err=True)
+    return _FAILED if failed else 0
 
 
 @cli.command("list")
@@ -202,12 +229,19 @@ def compare_runs(
     influx_org: str | None,
     influx_bucket: str | None,
 ) -> int:
-    """Print how run B differs from run A, and what of it is more than noise."""
+    """Print how run B differs from run A, and what of it is more than noise.
+
+    Runs that have no metric in common are an error.
+    """
     old, new = _read([before, after], store, home, _influx(influx_url, influx_org, influx_bucket))
     changes = compare(old, new)
     click.echo(shown(changes))
     regressions = sum(change.verdict == "regression" for change in changes)
     click.echo(f"\n{len(changes)} metrics compared, {regressions} regressions")
+    for line in coverage(old, new, changes):
+        click.echo(line)
+    for line in differences(old, new):
+        click.echo(f"warning: {line}", err=True)
     return _REGRESSED if regressions and fail_on_regression else 0
 
 
@@ -223,10 +257,9 @@ def push_run(
     influx_bucket: str | None,
 ) -> None:
     """Send a run of the local store to InfluxDB; again does no harm."""
-    settings = InfluxSettings.load(_influx(influx_url, influx_org, influx_bucket))
-    with contextlib.closing(InfluxStore(settings)) as influx:
+    with contextlib.closing(open_influx(_influx(influx_url, influx_org, influx_bucket))) as influx:
         sent = push(run, LocalStore(home or default_folder()), influx)
-    click.echo(f"{sent} records are in {settings.url}, bucket {settings.bucket}")
+        click.echo(f"{sent} records are in {influx.settings.url}, bucket {influx.settings.bucket}")
 
 
 @cli.command("import")
@@ -246,8 +279,10 @@ def import_steps(
     run = new_run(time.time())
     kept = _open_to_write(store, home, _influx(influx_url, influx_org, influx_bucket))
     with contextlib.closing(kept):
-        for file in files:
-            add_steps(Recorder(kept, run), file, suite="pipeline")
+        if not sum([add_steps(Recorder(kept, run), file, suite="pipeline") for file in files]):
+            raise StoreError(
+                f"there are no steps in {', '.join(map(str, files))}: a process writes them when it ends"
+            )
     _warn_of_missed(kept, run)
     click.echo(run)
 
@@ -256,7 +291,47 @@ def _open_to_write(store: str, home: Path | None, influx: dict[str, str | None])
     local = LocalStore(home or default_folder())
     if store == "local":
         return local
-    return BothStores(local, InfluxStore(InfluxSettings.load(influx)))
+    return BothStores(local, open_influx(influx))
+
+
+def _ended_well(suite: Suite, setup: Setup) -> bool:
+    """Run a suite; a failure becomes a note of the run, since the other suites' figures are worth having."""
+    try:
+        suite.run(setup)
+    except Exception as error:
+        if _holds_interrupt(error):
+            # Ctrl-C reaches the suite's processes too, and what fails while it cleans up hides the Ctrl-C.
+            raise KeyboardInterrupt from error
+        reason = _reason(error)
+        setup.progress.say(f"{suite.NAME}: failed: {reason}")
+        setup.recorder.add(suite.NAME, "suite", FAILED, 1.0, "note", better="neither", note=reason)
+        return False
+    return True
+
+
+def _holds_interrupt(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
+def _reason(error: Exception) -> str:
+    """In one line; of what nobody foresaw also where it happened, as there is no traceback."""
+    text = " ".join(str(error).split())
+    if isinstance(error, GridHEError):
+        return text[:_REASON]
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f" ({Path(last.filename).name}, line {last.lineno})"
+    return f"{type(error).__name__}: {text}"[: _REASON - len(where)] + where
+
+
+def _interrupted(kept: LocalStore | BothStores, run: str) -> str:
+    try:
+        count = len(kept.read(run))
+    except StoreError:
+        return f"run {run}: nothing was measured yet"
+    return f"run {run}: {count} records are kept; gridhe-bench show {run}"
 
 
 def _warn_of_missed(kept: LocalStore | BothStores, run: str) -> None:
@@ -278,7 +353,8 @@ def _read(
 
 def _write_report(runs: list[list[Record]], out: Path) -> None:
     # Here, since it draws: the other commands start without matplotlib.
-    from gridhe.bench.report import write_report
+    with needs_extra("the report"):
+        from gridhe.bench.report import write_report
 
     click.echo(str(write_report(runs, out)), err=True)
 

@@ -3,21 +3,25 @@
 A metric has changed when its median *and* its least value moved the same way by more than noise:
 other work on the machine lifts a median, but seldom every repeat, and a change of the code moves
 both. Noise is the larger of a floor and four standard errors of the two medians, where a median's
-standard error is 1.25 * (interquartile range / 1.35) / sqrt(n).
+standard error is 1.25 * (interquartile range / 1.35) / sqrt(n). Notes are no metrics.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from gridhe.bench.record import Figures, Record
+from gridhe.bench.store import FAILED
 from gridhe.bench.table import aligned, figure
+from gridhe.errors import StoreError
 
-__all__ = ["Change", "compare", "shown"]
+__all__ = ["Change", "compare", "coverage", "differences", "shown"]
 
 _FLOOR = 0.25  # runs of one commit, minutes apart on a busy machine, differ by this much
 _ERRORS = 4.0
+_LEAST_VALUES = 3
 Verdict = Literal["regression", "improvement", "same", "not judged"]
 
 
@@ -32,18 +36,87 @@ class Change:
     ratio: float  # after / before, of the medians
     noise: float  # a ratio within 1 / (1 + noise) .. 1 + noise says nothing
     verdict: Verdict
+    repeated: bool  # whether there are values enough to judge by
 
 
 def compare(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
-    """The metrics that both runs have, in the order of the first."""
-    found = {record.key: record for record in after}
-    return [_change(record, found[record.key]) for record in before if record.key in found]
+    """The metrics that both runs have, in the order of the first. Raises StoreError when there are none."""
+    found = {record.key: record for record in _metrics(after)}
+    changes = [_change(record, found[record.key]) for record in _metrics(before) if record.key in found]
+    if not changes:
+        raise StoreError(
+            f"the runs have no metric in common: A has {_suites(_metrics(before))}; B has "
+            f"{_suites(_metrics(after))}"
+        )
+    return changes
+
+
+def coverage(before: Sequence[Record], after: Sequence[Record], changes: Sequence[Change]) -> list[str]:
+    """What of the two runs the verdicts do not cover, a line each."""
+    shared = {change.key for change in changes}
+    lines = []
+    for name, run in (("A", before), ("B", after)):
+        alone = [record for record in _metrics(run) if record.key not in shared]
+        if alone:
+            lines.append(f"only in {name}: {_suites(alone)}")
+    left = [change for change in changes if change.verdict == "not judged"]
+    few = sum(not change.repeated for change in left)
+    if few:
+        lines.append(f"not judged, too few values: {few} (it takes {_LEAST_VALUES} in both runs)")
+    if len(left) > few:
+        lines.append(f"not judged, neither more nor less is better, or no time at all: {len(left) - few}")
+    return lines
+
+
+def differences(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
+    """What makes the runs unlike, a line each: hosts, versions, presets, suites that failed."""
+    lines = []
+    for what in ("host", "version"):
+        mine, theirs = ({str(getattr(record, what)) for record in run} for run in (before, after))
+        if mine != theirs:
+            lines.append(f"the {what}s differ: {_listed(mine)} in A, {_listed(theirs)} in B")
+    presets: list[dict[tuple[str, str, str], set[str]]] = [{}, {}]
+    for run, found in zip((before, after), presets, strict=True):
+        for record in _metrics(run):
+            found.setdefault((record.suite, record.case, record.metric), set()).add(record.preset)
+    moved = [case for case in presets[0] if case in presets[1] and not presets[0][case] & presets[1][case]]
+    if moved:
+        mine, theirs = (set().union(*(found[case] for case in moved)) for found in presets)
+        lines.append(
+            f"the presets differ: {_listed(mine)} in A, {_listed(theirs)} in B, so {len(moved)} metrics are "
+            "not compared"
+        )
+    for name, run in (("A", before), ("B", after)):
+        lines += [
+            f"in {name}, suite {record.suite} failed: {record.note}"
+            for record in run
+            if record.metric == FAILED and record.unit == "note"
+        ]
+    return lines
+
+
+def _metrics(run: Sequence[Record]) -> list[Record]:
+    return [record for record in run if record.unit != "note"]
+
+
+def _suites(records: Sequence[Record]) -> str:
+    """How many metrics, and of which suites."""
+    if not records:
+        return "no metrics"
+    counts = Counter(record.suite for record in records)
+    each = ", ".join(f"{suite} {count}" for suite, count in counts.items())
+    return f"{len(records)} metric{'s' if len(records) > 1 else ''} ({each})"
+
+
+def _listed(values: set[str]) -> str:
+    return ", ".join(sorted(value or "none" for value in values))
 
 
 def _change(before: Record, after: Record) -> Change:
     old, new = before.figures, after.figures
     noise = max(_FLOOR, _ERRORS * math.hypot(_error(old), _error(new)))
-    judged = before.better != "neither" and old.median > 0 and new.median > 0 and _repeated(before, after)
+    repeated = _repeated(before, after)
+    judged = before.better != "neither" and old.median > 0 and new.median > 0 and repeated
     ratio = new.median / old.median if old.median else math.nan
     verdict: Verdict = "not judged"
     if judged:
@@ -60,12 +133,13 @@ def _change(before: Record, after: Record) -> Change:
         ratio=ratio,
         noise=noise,
         verdict=verdict,
+        repeated=repeated,
     )
 
 
 def _repeated(before: Record, after: Record) -> bool:
     """Whether chance can be told from change: from repeats, or because bytes have no chance."""
-    return before.unit.startswith("B") or min(before.figures.count, after.figures.count) >= 3
+    return before.unit.startswith("B") or min(before.figures.count, after.figures.count) >= _LEAST_VALUES
 
 
 def _error(figures: Figures) -> float:

@@ -45,10 +45,11 @@ def write_report(runs: Sequence[Sequence[Record]], out: Path) -> Path:
     records = list({record.key: record for run in runs for record in run}.values())
     try:
         out.mkdir(parents=True, exist_ok=True)
-        plots = draw(records, out)
-        (out / "report.md").write_text(_markdown(records, plots), encoding="utf-8")
+        plots = draw([record for record in records if record.unit != "note"], out)
+        origins = _origins(runs)
+        (out / "report.md").write_text(_markdown(origins, records, plots), encoding="utf-8")
         page = out / "report.html"
-        page.write_text(_page(records, plots), encoding="utf-8")
+        page.write_text(_page(origins, records, plots), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot write the report to {out}: {error.strerror or error}") from error
     return page
@@ -64,14 +65,24 @@ def _ratios(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record.unit == "x"]
 
 
-def _origin(records: Sequence[Record]) -> str:
-    runs = ", ".join(dict.fromkeys(record.run for record in records))
-    first = records[0]
-    return f"Run {runs}, gridhe {first.version}, on {first.host}: {first.machine}."
+def _origins(runs: Sequence[Sequence[Record]]) -> list[str]:
+    """A line for each run, and a warning for what they do not have in common."""
+    firsts = list({run[0].run: run[0] for run in runs}.values())
+    lines = [f"Run {one.run}, gridhe {one.version}, on {one.host}: {one.machine}." for one in firsts]
+    for what, found in (
+        ("hosts", dict.fromkeys(first.host for first in firsts)),
+        ("versions of gridhe", dict.fromkeys(first.version for first in firsts)),
+    ):
+        if len(found) > 1:
+            lines.append(
+                f"Warning: these runs are of different {what} ({', '.join(found)}); their figures do not "
+                "compare."
+            )
+    return lines
 
 
-def _markdown(records: Sequence[Record], plots: Sequence[Plot]) -> str:
-    parts = [_origin(records)]
+def _markdown(origins: Sequence[str], records: Sequence[Record], plots: Sequence[Plot]) -> str:
+    parts = list(origins)
     ratios = _ratios(records)
     if ratios:
         rows = [(record.suite, *row) for record, row in zip(ratios, rows_of(ratios), strict=True)]
@@ -84,11 +95,11 @@ def _markdown(records: Sequence[Record], plots: Sequence[Plot]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _page(records: Sequence[Record], plots: Sequence[Plot]) -> str:
+def _page(origins: Sequence[str], records: Sequence[Record], plots: Sequence[Plot]) -> str:
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8><title>gridhe bench</title>",
         f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style></head><body>",
-        f"<h1>gridhe bench</h1><p class=machine>{html.escape(_origin(records))}</p>",
+        f"<h1>gridhe bench</h1><p class=machine>{'<br>'.join(html.escape(line) for line in origins)}</p>",
     ]
     ratios = _ratios(records)
     if ratios:

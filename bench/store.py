@@ -10,8 +10,9 @@ from typing import Protocol
 from gridhe.bench.record import Record
 from gridhe.errors import StoreError
 
-__all__ = ["RunSummary", "TimingsStore", "check_run", "new_run", "summarise"]
+__all__ = ["FAILED", "RunSummary", "TimingsStore", "check_run", "new_run", "summarise"]
 
+FAILED = "failed"  # the metric of a note that a suite did not end well, and why
 _RUN = re.compile(r"\d{8}t\d{6}-[0-9a-f]{4}")
 
 

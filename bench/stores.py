@@ -2,14 +2,18 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gridhe.bench.influx_store import InfluxSettings, InfluxStore
+from gridhe.bench.extras import check_extra
 from gridhe.bench.local_store import LocalStore, default_folder
 from gridhe.bench.record import Record
 from gridhe.bench.store import RunSummary, TimingsStore
 from gridhe.errors import StoreError
 
-__all__ = ["BothStores", "open_store", "push"]
+if TYPE_CHECKING:
+    from gridhe.bench.influx_store import InfluxStore
+
+__all__ = ["BothStores", "open_influx", "open_store", "push"]
 
 _log = logging.getLogger(__name__)
 _FLUSH_EVERY = 100
@@ -18,7 +22,7 @@ _FLUSH_EVERY = 100
 class BothStores:
     """Every record goes to the local store first, then to InfluxDB as far as it is there."""
 
-    def __init__(self, local: LocalStore, influx: InfluxStore) -> None:
+    def __init__(self, local: LocalStore, influx: "InfluxStore") -> None:
         self._local, self._influx = local, influx
         self._unsent = 0
         self.missed: StoreError | None = None  # why InfluxDB does not hold all of it; None: it does
@@ -58,14 +62,22 @@ class BothStores:
         self._influx.close()
 
 
+def open_influx(given: dict[str, str | None]) -> "InfluxStore":
+    """InfluxDB, by flags and environment. Raises ConfigError, also where its client is not installed."""
+    check_extra("InfluxDB", "influxdb_client")
+    from gridhe.bench.influx_store import InfluxSettings, InfluxStore
+
+    return InfluxStore(InfluxSettings.load(given))
+
+
 def open_store(kind: str, home: Path | None, influx: dict[str, str | None]) -> TimingsStore:
     """The store to read from. Raises ConfigError, StoreError."""
     if kind == "influx":
-        return InfluxStore(InfluxSettings.load(influx))
+        return open_influx(influx)
     return LocalStore(home or default_folder())
 
 
-def push(run: str, local: LocalStore, influx: InfluxStore) -> int:
+def push(run: str, local: LocalStore, influx: "InfluxStore") -> int:
     """Send a run from here to InfluxDB; a record that is there already stays one. Raises StoreError."""
     records = local.read(run)
     for record in records:

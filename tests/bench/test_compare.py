@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.bench.compare import compare, shown
+from gridhe.bench.compare import compare, coverage, differences, shown
 from gridhe.bench.grid import RINGS, BenchGrid
 from gridhe.bench.record import Record
 from gridhe.bench.recorder import Progress, Recorder, Setup
+from gridhe.bench.store import FAILED
 from gridhe.bench.suites import micro
+from gridhe.errors import StoreError
 
 
 class Kept:
@@ -63,8 +65,51 @@ def test_single_times_are_not_judged_but_single_sizes_are(make_record: Callable[
     assert verdict(make_record, TIGHT, (99.0,) * 5, better="neither") == "not judged"
 
 
-def test_only_what_both_runs_have_is_compared(make_record: Callable[..., Record]) -> None:
-    assert compare([make_record(case="a")], [make_record(case="b")]) == []
+def test_only_what_both_runs_have_is_compared_and_the_rest_is_counted(
+    make_record: Callable[..., Record],
+) -> None:
+    before = [make_record(TIGHT, case="a"), make_record(case="b"), make_record(case="c", suite="scale")]
+    after = [
+        make_record(TIGHT, case="a"),
+        make_record(case="d", suite="service"),
+        make_record((1.0,), case="single"),
+    ]
+    before.append(make_record((1.0,), case="single"))
+    changes = compare(before, after)
+    assert [change.key[1] for change in changes] == ["a", "single"]
+    assert coverage(before, after, changes) == [
+        "only in A: 2 metrics (micro 1, scale 1)",
+        "only in B: 1 metric (service 1)",
+        "not judged, too few values: 1 (it takes 3 in both runs)",
+    ]
+
+
+def test_runs_with_no_metric_in_common_are_an_error(make_record: Callable[..., Record]) -> None:
+    note = make_record((1.0,), suite="peers", case="seal", metric="absent", unit="note")
+    with pytest.raises(StoreError, match=r"A has 1 metric \(micro 1\); B has 1 metric \(scale 1\)"):
+        compare([make_record(case="a"), note], [make_record(case="a", suite="scale"), note])
+    with pytest.raises(StoreError, match="B has no metrics"):
+        compare([make_record()], [note])
+
+
+def test_other_hosts_versions_presets_and_failed_suites_are_told(make_record: Callable[..., Record]) -> None:
+    same, failed = (
+        make_record(case="same"),
+        make_record((1.0,), metric=FAILED, unit="note", note="no broker", suite="service"),
+    )
+    assert differences([same], [same]) == []
+    before = [same, make_record(case="moved")]
+    after = [
+        make_record(case="same", host="there", version="0.2.0"),
+        make_record(case="moved", preset="2048-24k", host="there", version="0.2.0"),
+        failed,
+    ]
+    assert differences(before, after) == [
+        "the hosts differ: here in A, here, there in B",
+        "the versions differ: 0.1.0 in A, 0.1.0, 0.2.0 in B",
+        "the presets differ: 4096-96k in A, 2048-24k in B, so 1 metrics are not compared",
+        "in B, suite service failed: no broker",
+    ]
 
 
 def test_regressions_stand_first(make_record: Callable[..., Record]) -> None:
