@@ -172,6 +172,21 @@ def test_a_passphrase_file_that_others_can_read_is_refused(tmp_path: Path) -> No
         ask_passphrase(file=path, environ={})
 
 
+def test_repro_a_passphrase_that_systemd_hands_over_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    path = folder / "passphrase"
+    path.write_text("hush hush\n")
+    path.chmod(0o440)
+    folder.chmod(0o550)
+    with pytest.raises(VaultError, match="chmod 600"):
+        ask_passphrase(environ={"GRIDHE_PASSPHRASE_FILE": str(path)})
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    assert ask_passphrase(environ={"GRIDHE_PASSPHRASE_FILE": str(path)}) == b"hush hush"
+
+
 def test_the_same_characters_typed_differently_are_the_same_passphrase() -> None:
     composed = ask_passphrase(environ={"GRIDHE_PASSPHRASE": "caf\u00e9 au lait"})
     assert composed == ask_passphrase(environ={"GRIDHE_PASSPHRASE": "cafe\u0301 au lait"})
