@@ -3,7 +3,7 @@
 # make soak     faults at length: every case, beside SOAK_MINUTES of all at once; docs/reliability.md has the figures
 # make hostile  a million hostile envelopes, 200 kills in the middle of a release, noise and rounding at length
 # make fuzz     coverage-guided fuzzing of every decoder, FUZZ_SECONDS=600 each
-# make audit    are advisories known for what requirements.lock pins? (make lock: pin anew)
+# make audit    are advisories known for what requirements.lock and requirements-bench.lock pin? (make lock: pin anew)
 # make check    what a change has to pass: lint, format, types, tests, coverage
 # make venv     only .venv
 # make clean    what builds and tools leave behind; distclean: .venv and the demo's out/ too
@@ -55,14 +55,23 @@ fuzz: $(VENV)/installed-fuzz
 
 # --strict: a package whose advisories cannot be reached is a failure, not a pass.
 audit: $(VENV)/installed-audit
-	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
+	@status=0; for each in requirements.lock requirements-bench.lock; do \
+	  echo "$$each"; \
+	  $(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement $$each || status=1; \
+	done; exit $$status
 
+# The demo's first, and the bench's within its versions. Each keeps the comment at its head.
 LOCKED := annotate header emit-index-url emit-trusted-host emit-find-links emit-options
 lock: $(VENV)/installed-audit
-	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --extra demo --strip-extras --allow-unsafe \
-	  $(addprefix --no-,$(LOCKED)) --output-file requirements.new pyproject.toml
-	{ sed -n '1,/^[^#]/{/^#/p}' requirements.lock; sed '/^gridhe @/d; /^#/d; /^ *#/d; /^$$/d' requirements.new; } > requirements.tmp
-	mv requirements.tmp requirements.lock && rm requirements.new
+	@set -e; pin() { \
+	  lock=$$1; shift; \
+	  $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --build-deps-for wheel \
+	    $(addprefix --no-,$(LOCKED)) "$$@" --output-file requirements.new pyproject.toml; \
+	  { sed -n '1,/^[^#]/{/^#/p}' $$lock; sed '/^gridhe @/d; /^#/d; /^ *#/d; /^$$/d' requirements.new; } > requirements.tmp; \
+	  mv requirements.tmp $$lock; rm requirements.new; \
+	}; \
+	pin requirements.lock --extra demo; \
+	pin requirements-bench.lock --extra bench --constraint requirements.lock
 
 check: lint coverage
 
