@@ -63,6 +63,6 @@ def test_a_larger_ring_takes_more_memory_each_in_a_process_of_its_own() -> None:
     assert light["grown_mb"] < medium["grown_mb"]
 
 
-@pytest.mark.parametrize("case", [*service._QUICK, *service._FULL])
-def test_a_publisher_is_never_ahead_by_all_messages(case: service.Case) -> None:
-    assert case.window <= 0.6 * case.messages
+@pytest.mark.parametrize("case", service._FULL)
+def test_a_publisher_has_messages_left_for_most_of_a_turn(case: service.Case) -> None:
+    assert case.window <= 0.36 * case.messages
