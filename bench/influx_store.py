@@ -149,6 +149,13 @@ class InfluxStore:
 
     def _refused(self, error: ApiException) -> StoreError:
         where = f"InfluxDB at {self.settings.url}"
+        body = error.message or error.body or error.reason or ""
+        said = " ".join((body.decode(errors="replace") if isinstance(body, bytes) else str(body)).split())
+        if error.status == 403 and "flux-enabled" in said:
+            return StoreError(
+                f"{where} takes runs but gives none back; set flux-enabled = true under [http] in its "
+                "influxdb.conf (or INFLUXDB_HTTP_FLUX_ENABLED=true), and start it again"
+            )
         if error.status in (401, 403):
             return StoreError(
                 f"{where} refuses the token (HTTP {error.status}); set INFLUXDB_V2_TOKEN to one that may "
@@ -159,8 +166,7 @@ class InfluxStore:
                 f"{where} has no bucket {self.settings.bucket!r} or org {self.settings.org!r} (HTTP 404); "
                 "create them, or give --influx-bucket and --influx-org"
             )
-        said = str(error.message or error.body or error.reason)[:200].strip()
-        return StoreError(f"{where} refuses (HTTP {error.status}): {said}")
+        return StoreError(f"{where} refuses (HTTP {error.status}): {said[:200]}")
 
     def _away(self, error: Exception) -> StoreError:
         reason = type(getattr(error, "reason", None) or error).__name__

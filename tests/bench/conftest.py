@@ -30,8 +30,8 @@ def free_port() -> int:
 class InfluxServer:
     """One influxd process on loopback; `start`, `kill` and `start` again keep its data and its port."""
 
-    def __init__(self, program: Path, folder: Path, *, auth: bool = False) -> None:
-        self._program, self._folder, self._auth = program, folder, auth
+    def __init__(self, program: Path, folder: Path, *, auth: bool = False, flux: bool = True) -> None:
+        self._program, self._folder, self._auth, self._flux = program, folder, auth, flux
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -52,7 +52,7 @@ class InfluxServer:
             "INFLUXDB_DATA_DIR": str(folder / "data"),
             "INFLUXDB_DATA_WAL_DIR": str(folder / "wal"),
             "INFLUXDB_HTTP_BIND_ADDRESS": f"127.0.0.1:{self.port}",
-            "INFLUXDB_HTTP_FLUX_ENABLED": "true",
+            "INFLUXDB_HTTP_FLUX_ENABLED": "true" if self._flux else "false",
             "INFLUXDB_HTTP_AUTH_ENABLED": "true" if self._auth else "false",
         }
         with (folder / "influxd.log").open("ab") as log:

@@ -84,6 +84,16 @@ def test_a_wrong_token_is_one_clear_error(
         store.read(RUN)
 
 
+def test_a_server_that_answers_no_flux_is_told_as_that(
+    start_influx: Start, connect: Connect, make_record: Callable[..., Record]
+) -> None:
+    store = connect(start_influx(flux=False).settings)
+    store.write(make_record())
+    store.flush()
+    with pytest.raises(StoreError, match="set flux-enabled = true"):
+        store.read(RUN)
+
+
 def test_a_bucket_that_is_not_there_is_named(
     start_influx: Start, connect: Connect, make_record: Callable[..., Record]
 ) -> None:
