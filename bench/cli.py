@@ -20,7 +20,7 @@ from gridhe.bench.recorder import Progress, Recorder, Setup, Suite
 from gridhe.bench.steps import add_steps
 from gridhe.bench.store import FAILED, new_run
 from gridhe.bench.stores import BothStores, open_influx, open_store, push
-from gridhe.bench.table import HEADINGS, aligned, rows_of
+from gridhe.bench.table import aligned, aligned_records
 from gridhe.commands import run_command, version_option
 from gridhe.config.settings import LoggingSettings
 from gridhe.errors import GridHEError, StoreError
@@ -362,7 +362,7 @@ def _write_report(runs: list[list[Record]], out: Path) -> None:
 def _shown(records: list[Record]) -> str:
     lines = [f"run {records[0].run}, gridhe {records[0].version}, on {records[0].host}", records[0].machine]
     for suite in dict.fromkeys(record.suite for record in records):
-        lines += ["", suite, aligned(HEADINGS, rows_of(r for r in records if r.suite == suite), 4)]
+        lines += ["", suite, aligned_records([record for record in records if record.suite == suite])]
     return "\n".join(lines)
 
 

@@ -7,14 +7,17 @@ from pathlib import Path
 
 from gridhe.bench.plots import Plot, draw
 from gridhe.bench.record import Record
-from gridhe.bench.table import HEADINGS, markdown, rows_of
+from gridhe.bench.table import HEADINGS, markdown_records, noted_rows
 from gridhe.errors import StoreError
 
 __all__ = ["write_report"]
 
 _ABOUT = {
     "micro": "Every step of a batch's life alone, in rounds with what it is measured against.",
-    "peers": "The same numbers and verbs. gridhe's load+add also checks tag, sizes and residue ranges.",
+    "peers": (
+        "1,024 readings, each with whether it is present: the same 2,048 numbers for everybody. gridhe's "
+        "load+add also checks tag, sizes and residue ranges."
+    ),
     "security": "Plain TenSEAL on one thread: what a larger ring costs, whoever uses it.",
     "batch-size": "A ciphertext weighs the same full or nearly empty, so fill it.",
     "service": "One process, durable and with receipts, against subscribers that only count.",
@@ -85,13 +88,11 @@ def _markdown(origins: Sequence[str], records: Sequence[Record], plots: Sequence
     parts = list(origins)
     ratios = _ratios(records)
     if ratios:
-        rows = [(record.suite, *row) for record, row in zip(ratios, rows_of(ratios), strict=True)]
-        parts += ["## Ratios", _ABOUT_RATIOS, markdown(("suite", *HEADINGS), rows, _NUMBERS_FROM + 1)]
+        parts += ["## Ratios", _ABOUT_RATIOS, markdown_records(ratios, suite=True)]
     for suite in _suites(records):
         parts += [f"## {suite}", _ABOUT.get(suite, "")]
         parts += [f"![{plot.title}]({plot.path.name})" for plot in plots if plot.suite == suite]
-        rows = rows_of(record for record in records if record.suite == suite)
-        parts.append(markdown(HEADINGS, rows, _NUMBERS_FROM))
+        parts.append(markdown_records([record for record in records if record.suite == suite]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -121,12 +122,14 @@ def _table(records: Sequence[Record]) -> str:
     head = "".join(
         f"<th{' class=n' if i >= _NUMBERS_FROM else ''}>{name}</th>" for i, name in enumerate(HEADINGS)
     )
+    found, notes = noted_rows(records)
     rows = [f"<table><thead><tr>{head}</tr></thead><tbody>"]
-    for record, row in zip(records, rows_of(records), strict=True):
+    for record, row in zip(records, found, strict=True):
         wide = "w" if record.unit == "note" else "n"
         cells = "".join(
             f"<td{f' class={wide}' if i >= _NUMBERS_FROM else ''}>{html.escape(cell)}</td>"
             for i, cell in enumerate(row)
         )
         rows.append(f"<tr>{cells}</tr>")
-    return "".join([*rows, "</tbody></table>"])
+    below = [f"<p class=about>{html.escape(note)}</p>" for note in notes]
+    return "".join([*rows, "</tbody></table>", *below])
