@@ -16,8 +16,8 @@
         `-- EnvelopeError               bytes that are no valid envelope; `reason` names why
 
 Local faults end a command with one clear line and the exit code above. Remote faults never end
-anything: they are counted by `reason`. Exit code 1 is kept for what nobody foresaw and for a
-demo that was not exact.
+anything: they are counted by `reason`. Exit code 1 is kept for what nobody foresaw and for a command
+whose finding is a "no": a demo that was not exact, a broken promise, a suite that failed.
 """
 
 from typing import ClassVar
