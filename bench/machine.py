@@ -7,7 +7,7 @@ import re
 import socket
 from pathlib import Path
 
-__all__ = ["describe_machine", "host_name"]
+__all__ = ["describe_machine", "host_name", "own_memory_mb"]
 
 _LIBRARIES = ("numpy", "tenseal", "msgpack", "paho-mqtt")
 
@@ -45,3 +45,12 @@ def _processor() -> str:
 
 def _memory_gb() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2**30
+
+
+def own_memory_mb(line: str) -> float:
+    """This process's memory: `VmRSS` is what is resident, `VmHWM` the most that ever was.
+
+    (getrusage's peak would count the process that started this one, too.)
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition(f"{line}:")[2].split()[0]) / 2**10

@@ -16,18 +16,13 @@ import psutil
 from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine
 from gridhe.bench.grid import RINGS, BenchGrid
+from gridhe.bench.machine import own_memory_mb
 from gridhe.config.settings import AggregatorSettings
 
 __all__ = ["replay"]
 
 _ROSTER_S = 60.0
 _STRETCH = 2_500  # batches from one commit to the next: about a second's
-
-
-def _peak_mb() -> float:
-    """The most that was ever resident. getrusage would count the process that started this one, too."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
 
 
 def _roster(grid: BenchGrid) -> bytes:
@@ -77,7 +72,7 @@ def replay(state: Path, kilobytes: int, meters: int, groups: int, seed: int) -> 
         "batch_us": [seconds * 1e6 for seconds in taken],
         "grown_mb": max(0, resident - before) / 2**20,
         "resident_mb": resident / 2**20,
-        "peak_mb": _peak_mb(),
+        "peak_mb": own_memory_mb("VmHWM"),
         "disk_mb": sum(file.stat().st_size for file in state.iterdir()) / 2**20,
         "whole_s": sum(seconds * _STRETCH for seconds in taken[:-1]) + taken[-1] * len(stretch),
         "preset": grid.preset,

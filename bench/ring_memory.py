@@ -9,11 +9,11 @@ loaded, added, with RELIN multiplied, and decrypted.
 import json
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import tenseal as ts
 
+from gridhe.bench.machine import own_memory_mb
 from gridhe.keyring.parameters import CkksParameters
 
 __all__ = ["make_context", "ring_memory", "scale_of"]
@@ -40,21 +40,15 @@ def scale_of(ring: CkksParameters, *, relin: bool) -> float:
 
 def ring_memory(ring: CkksParameters, *, relin: bool) -> dict[str, float]:
     """Measure it in this process, which should be a new one."""
-    before = _status_mb("VmRSS")
+    before = own_memory_mb("VmRSS")
     context = make_context(ring, relin=relin)
-    grown = _status_mb("VmRSS") - before
+    grown = own_memory_mb("VmRSS") - before
     vector = ts.ckks_vector(context, [1.0] * ring.slots, scale_of(ring, relin=relin))
     total = vector + ts.ckks_vector_from(context, vector.serialize())
     if relin:
         total = vector * vector
     total.decrypt()
-    return {"grown_mb": max(0.0, grown), "peak_mb": max(0.0, _status_mb("VmHWM") - before)}
-
-
-def _status_mb(name: str) -> float:
-    """A line of the kernel's about this process. getrusage's peak would count its parent, too."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition(f"{name}:")[2].split()[0]) / 2**10
+    return {"grown_mb": max(0.0, grown), "peak_mb": max(0.0, own_memory_mb("VmHWM") - before)}
 
 
 if __name__ == "__main__":

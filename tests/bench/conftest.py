@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from gridhe.bench.influx_store import InfluxSettings, InfluxStore
+from gridhe.bench.local_store import LocalStore
 from gridhe.bench.record import Figures, Record
+from gridhe.bench.recorder import Progress, Recorder, Setup
+from gridhe.bench.store import new_run
 
 VERSION = "1.8.10"
 ORG, BUCKET = "gridhe", "bench/autogen"
@@ -165,3 +168,22 @@ def make_record() -> Callable[..., Record]:
         return Record(**fields)  # type: ignore[arg-type]
 
     return make
+
+
+class Measuring:
+    """A suite's setup with a local store of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._kept, self._run = LocalStore(folder / "kept"), new_run(time.time())
+        recorder = Recorder(self._kept, self._run)
+        self.setup = Setup(recorder=recorder, progress=Progress(), quick=True, seed=1, folder=folder)
+
+    def records(self) -> list[Record]:
+        """What was recorded."""
+        self._kept.close()
+        return self._kept.read(self._run)
+
+
+@pytest.fixture
+def measuring(tmp_path: Path) -> Callable[[], Measuring]:
+    return lambda: Measuring(tmp_path)

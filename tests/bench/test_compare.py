@@ -1,27 +1,16 @@
 """Comparing runs: what is noise, and what is not."""
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gridhe.bench.compare import compare, coverage, differences, shown
 from gridhe.bench.grid import RINGS, BenchGrid
 from gridhe.bench.record import Record
-from gridhe.bench.recorder import Progress, Recorder, Setup
 from gridhe.bench.store import FAILED
 from gridhe.bench.suites import micro
 from gridhe.errors import StoreError
-
-
-class Kept:
-    """A store in memory."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def write(self, record: Record) -> None:
-        self.records.append(record)
 
 
 def verdict(make_record: Callable[..., Record], before: object, after: object, **fields: object) -> str:
@@ -120,22 +109,18 @@ def test_regressions_stand_first(make_record: Callable[..., Record]) -> None:
 
 
 @pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], list[Record]]:
+def measured(
+    measuring: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str | None], list[Record]]:
     grid = BenchGrid(RINGS[96], groups=1, meters=16, seed=1)
 
     def run(slow_fold: str | None) -> list[Record]:
         if slow_fold is not None:
             monkeypatch.setenv(micro.SLOW_FOLD, slow_fold)
-        kept = Kept()
-        setup = Setup(
-            recorder=Recorder(kept, "20260131t120000-1a2b"),  # type: ignore[arg-type]
-            progress=Progress(),
-            quick=True,
-            seed=1,
-            folder=tmp_path,
-        )
-        micro.measure_aggregator(setup, grid, 2.5)
-        return kept.records
+        bench = measuring()
+        micro.measure_aggregator(bench.setup, grid, 2.5)
+        records: list[Record] = bench.records()
+        return records
 
     return run
 

@@ -1,44 +1,28 @@
 """What suites make of their measurements."""
 
 import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import psutil
 import pytest
 
 from gridhe.bench import pipeline
 from gridhe.bench.pipeline import Load, Passed
-from gridhe.bench.recorder import Progress, Recorder, Setup
 from gridhe.bench.suites import meters, security, service
 from gridhe.keyring.parameters import PRESETS
 
 
-class Kept:
-    """A store in memory."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, float] = {}
-
-    def write(self, record: object) -> None:
-        self.found[record.metric] = record.figures.median  # type: ignore[attr-defined]
-
-
-def test_a_pipeline_that_falls_behind_carries_less_than_is_offered(tmp_path: Path) -> None:
-    kept = Kept()
-    setup = Setup(
-        recorder=Recorder(kept, "20260131t120000-1a2b"),  # type: ignore[arg-type]
-        progress=Progress(),
-        quick=True,
-        seed=1,
-        folder=tmp_path,
-    )
+def test_a_pipeline_that_falls_behind_carries_less_than_is_offered(measuring: Callable[[], Any]) -> None:
+    bench = measuring()
     load = Load(meters=10, groups=2, window_s=4, interval_s=1, windows=3, speed="1")
     passed = Passed(latency_s=[1.0, 12.0], batches=30, bytes_sent=30 * 1_000, whole_s=24.0)
-    meters.record_passed(setup, "meters", "10 meters", load, passed)
-    assert kept.found["batches"] == 30 / 24
-    assert kept.found["readings"] == 30 * 4 / 24 * 60
+    meters.record_passed(bench.setup, "meters", "10 meters", load, passed)
+    found = {record.metric: record.figures.median for record in bench.records()}
+    assert found["batches"] == 30 / 24
+    assert found["readings"] == 30 * 4 / 24 * 60
     # What the plan makes of a meter's line does not depend on what the far end does.
-    assert kept.found["sent by a meter"] == 3 * 1_000 / 12
+    assert found["sent by a meter"] == 3 * 1_000 / 12
 
 
 def test_processor_time_counts_from_the_first_window_on() -> None:

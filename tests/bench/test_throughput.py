@@ -1,42 +1,27 @@
 """Consumers of a real Mosquitto, counted from outside."""
 
 import itertools
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from gridhe.bench.recorder import Progress, Recorder, Setup
 from gridhe.bench.suites import service
 from gridhe.bench.throughput import slope
 
 pytestmark = pytest.mark.system
 
 
-class Kept:
-    """A store in memory."""
-
-    def __init__(self) -> None:
-        self.found: dict[tuple[str, str], float] = {}
-
-    def write(self, record: object) -> None:
-        self.found[record.case, record.metric] = record.figures.median  # type: ignore[attr-defined]
-
-
-def test_every_consumer_deals_with_every_message(mosquitto: Path, tmp_path: Path) -> None:
-    kept = Kept()
-    setup = Setup(
-        recorder=Recorder(kept, "20260131t120000-1a2b"),  # type: ignore[arg-type]
-        progress=Progress(),
-        quick=True,
-        seed=1,
-        folder=tmp_path,
-    )
-    service.measure(setup, service.Case(24, 5, 1_200, 400), 1)
-    assert kept.found["5 groups gridhe", "rate"] > 0
-    assert kept.found["5 groups paho", "rate"] > 0
-    assert kept.found["5 groups gridhe", "rate / paho"] == pytest.approx(
-        kept.found["5 groups gridhe", "rate"] / kept.found["5 groups paho", "rate"]
+@pytest.mark.usefixtures("mosquitto")
+def test_every_consumer_deals_with_every_message(measuring: Callable[[], Any]) -> None:
+    bench = measuring()
+    service.measure(bench.setup, service.Case(24, 5, 1_200, 400), 1)
+    found = {(record.case, record.metric): record.figures.median for record in bench.records()}
+    assert found["5 groups gridhe", "rate"] > 0
+    assert found["5 groups paho", "rate"] > 0
+    assert found["5 groups gridhe", "rate / paho"] == pytest.approx(
+        found["5 groups gridhe", "rate"] / found["5 groups paho", "rate"]
     )
 
 

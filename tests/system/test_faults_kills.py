@@ -15,11 +15,8 @@ def _run(case: str, *, seed: int, batches: int, scale: float) -> None:
             break
         # Small runs are short: on this machine, just now, the faults came too late to hit anything.
         outcome = run_case(case, Options(seed=seed + 100 * again, batches=batches, scale=scale))
-    if outcome.idle and not (outcome.lost or outcome.duplicated or outcome.faults):
-        pytest.skip(
-            f"three small runs in which nothing was hit ({outcome.idle}); make soak runs the long one"
-        )
-    assert outcome.passed, outcome.line() + "".join(f"\n{fault}" for fault in outcome.faults)
+    # Three draws that all hit nothing: the faults themselves do not work any more.
+    assert outcome.passed, outcome.line() + "".join(f"\n{fault}" for fault in (*outcome.faults, outcome.idle))
     assert outcome.accepted == outcome.sent >= batches
 
 
