@@ -16,7 +16,7 @@ from gridhe.broker.envelope import OVERHEAD_BYTES, Envelope, Header, open_envelo
 from gridhe.broker.planes import Planes
 from gridhe.errors import EnvelopeError
 from gridhe.keyring.ingest import derive_key
-from gridhe.keyring.plan import Plan
+from gridhe.plan.plan import Plan
 
 __all__ = ["ActivePlan", "Admission"]
 

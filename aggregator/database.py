@@ -18,7 +18,7 @@ from typing import Any
 from gridhe.commits import CommitCount
 from gridhe.errors import PlanError, StateError
 from gridhe.files import make_private_dir
-from gridhe.keyring.plan import Plan
+from gridhe.plan.plan import Plan
 
 __all__ = ["Database"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from gridhe.broker import topics
-from gridhe.keyring.names import ROOT_GROUP, ancestors, parent_group
+from gridhe.plan.names import ROOT_GROUP, ancestors, parent_group
 
 __all__ = ["GroupTree", "depth"]
 

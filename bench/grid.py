@@ -21,11 +21,11 @@ from gridhe.errors import PlanError
 from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.keyring.credential import AggregatorCredential, DeviceCredential
 from gridhe.keyring.ingest import derive_key, new_ingest_secret
-from gridhe.keyring.parameters import CkksParameters
-from gridhe.keyring.planner import Choice, choose, make_plan
 from gridhe.keyring.roster import Roster, RosterEntry
 from gridhe.keyring.signing import SigningKey, authority_id
 from gridhe.meter_agent.sealing import Encryptor, Sealer
+from gridhe.plan.parameters import CkksParameters
+from gridhe.plan.planner import Choice, choose, make_plan
 
 __all__ = ["RINGS", "BenchGrid", "Parcel", "preset_name"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import tenseal as ts
 
 from gridhe.bench.machine import own_memory_mb
-from gridhe.keyring.parameters import CkksParameters
+from gridhe.plan.parameters import CkksParameters
 
 __all__ = ["make_context", "ring_memory", "scale_of"]
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridhe.errors import EnvelopeError
-from gridhe.keyring.parameters import CkksParameters
+from gridhe.plan.parameters import CkksParameters
 
 __all__ = ["PlaneViews", "Planes"]
 

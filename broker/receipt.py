@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gridhe.broker.codec import field, pack, plan_id, tag, tag_matches, unpack, unpack_bins
 from gridhe.broker.envelope import WINDOW_MAX
 from gridhe.errors import ConfigError, EnvelopeError
-from gridhe.keyring.names import ROOT_GROUP, check_group, check_name
+from gridhe.plan.names import ROOT_GROUP, check_group, check_name
 
 __all__ = ["RECEIPT_BYTES_MAX", "TRANSIENT_REASONS", "Receipt", "TotalReceipt"]
 

@@ -22,8 +22,8 @@ from gridhe.broker import topics
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import ConfigError, StateError
 from gridhe.files import make_private_dir, write_private
-from gridhe.keyring.names import check_group, check_meter, check_name
 from gridhe.keyring.roster import RosterEntry
+from gridhe.plan.names import check_group, check_meter, check_name
 
 __all__ = [
     "AUTHORITY_USER",

@@ -22,7 +22,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from gridhe.errors import EnvelopeError
-from gridhe.keyring.parameters import CkksParameters
+from gridhe.plan.parameters import CkksParameters
 
 __all__ = ["from_tenseal", "to_tenseal"]
 

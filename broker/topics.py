@@ -1,7 +1,7 @@
 """Topics: the one place that knows how they are spelt. All start with `gridhe/v1`."""
 
 from gridhe.errors import ConfigError, EnvelopeError
-from gridhe.keyring.names import ROOT_GROUP, check_group, check_meter, check_name
+from gridhe.plan.names import ROOT_GROUP, check_group, check_meter, check_name
 
 __all__ = [
     "PLAN_CURRENT",

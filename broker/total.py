@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from gridhe.broker.codec import field, key_id, pack, plan_id, unpack, unpack_bins
 from gridhe.broker.envelope import WINDOW_MAX
 from gridhe.errors import BundleError, ConfigError, EnvelopeError
-from gridhe.keyring.names import ROOT_GROUP, check_group, check_name
 from gridhe.keyring.signing import SIGNATURE_BYTES, SigningKey, verify
+from gridhe.plan.names import ROOT_GROUP, check_group, check_name
 
 __all__ = [
     "DIGEST_BYTES",

@@ -26,7 +26,7 @@ from gridhe.keyring.credential import (
     load_device,
     load_fleet,
 )
-from gridhe.keyring.planner import Choice, choose
+from gridhe.plan.planner import Choice, choose
 
 __all__ = ["Login", "try_broker", "try_credential", "try_encryption", "try_plan", "try_programs"]
 

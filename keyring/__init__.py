@@ -1,5 +1,4 @@
-"""The key authority's room, and the records that every role shares.
+"""The authority's room, and nobody else's: what can decrypt is here, and no other role imports it.
 
-Plan, parameters, slots, bundle, roster and credentials are for all and cannot decrypt. Vault,
-decrypt, release and ledger are the authority's alone; meters and aggregators never import them.
+`home` holds keys and enrolments, `release` turns totals into integers under a policy, `cli` is the command.
 """

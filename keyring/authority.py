@@ -36,11 +36,11 @@ from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.keyring.credential import AggregatorCredential, DeviceCredential, FleetCredential
 from gridhe.keyring.enrolment import EnrolledMeter, Enrolment, derive_password
 from gridhe.keyring.ingest import derive_key, new_ingest_secret
-from gridhe.keyring.plan import Plan
-from gridhe.keyring.planner import Choice, choose, make_plan
 from gridhe.keyring.roster import Roster
 from gridhe.keyring.signing import SigningKey, authority_id
 from gridhe.keyring.vault import Kdf, Secrets, Vault, check_private_dir
+from gridhe.plan.plan import Plan
+from gridhe.plan.planner import Choice, choose, make_plan
 
 __all__ = ["AuthorityHome", "HomePaths"]
 

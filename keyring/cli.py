@@ -48,7 +48,7 @@ def plan(common: CommonOptions, as_json: bool) -> None:
       gridhe-keyring plan
       gridhe-keyring plan --set plan.largest_rollup=100000 --set plan.interval_s=900
     """
-    from gridhe.keyring.planner import choose
+    from gridhe.plan.planner import choose
 
     told = choose(common.load()).explain()
     if as_json:
@@ -89,8 +89,8 @@ def init(common: CommonOptions, home: Path, passphrase_file: Path | None, first_
     """
     from gridhe.keyring.authority import AuthorityHome
     from gridhe.keyring.passphrase import ask_passphrase
-    from gridhe.keyring.planner import choose
     from gridhe.keyring.report import parse_window
+    from gridhe.plan.planner import choose
 
     settings = common.load()
     first = parse_window(first_window, settings.plan.window_s)

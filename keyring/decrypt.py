@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from gridhe.broker.planes import Planes
 from gridhe.broker.tenseal_format import to_tenseal
 from gridhe.errors import VaultError
-from gridhe.keyring.plan import Plan
+from gridhe.plan.plan import Plan
 
 __all__ = ["Decryptor", "embed", "gaussian", "noise_label"]
 

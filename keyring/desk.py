@@ -7,9 +7,9 @@ from typing import Any
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import ReleaseRefused
 from gridhe.keyring.inbox import Inbox, Letter
-from gridhe.keyring.plan import Plan
 from gridhe.keyring.releaser import Releaser, claim_of
 from gridhe.keyring.report import record_of
+from gridhe.plan.plan import Plan
 from gridhe.timings import timed
 
 __all__ = ["Desk", "Outcome"]

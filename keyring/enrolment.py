@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gridhe.errors import ConfigError, StateError
 from gridhe.files import write_private
-from gridhe.keyring.names import ancestors, check_group, check_meter, check_name
 from gridhe.keyring.roster import RosterEntry
+from gridhe.plan.names import ancestors, check_group, check_meter, check_name
 
 __all__ = ["EnrolledAggregator", "EnrolledMeter", "Enrolment", "derive_password", "read_meters_csv"]
 

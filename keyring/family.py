@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridhe.errors import ReleaseRefused
-from gridhe.keyring.names import ancestors
+from gridhe.plan.names import ancestors
 
 __all__ = ["WITHHELD", "Family", "Member", "PieceKey"]
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from gridhe.errors import ReleaseRefused
 from gridhe.keyring.family import WITHHELD, Family, Member, PieceKey
-from gridhe.keyring.names import ROOT_GROUP
-from gridhe.keyring.plan import Plan
+from gridhe.plan.names import ROOT_GROUP
+from gridhe.plan.plan import Plan
 
 __all__ = ["RULES", "Claim", "ReleasePolicy", "TotalKey"]
 

@@ -24,9 +24,9 @@ from gridhe.keyring.answers import Answer, Answers, digest_of
 from gridhe.keyring.authority import HomePaths
 from gridhe.keyring.decrypt import Decryptor, noise_label
 from gridhe.keyring.ledger import Ledger, Record
-from gridhe.keyring.plan import Plan
 from gridhe.keyring.release import Claim, ReleasePolicy, TotalKey
 from gridhe.keyring.vault import Secrets
+from gridhe.plan.plan import Plan
 
 __all__ = ["Releaser", "claim_of", "claim_of_record"]
 

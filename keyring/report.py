@@ -6,9 +6,9 @@ from typing import Any
 
 from gridhe.errors import ConfigError
 from gridhe.keyring.answers import Answer
-from gridhe.keyring.plan import Plan, Quantity
 from gridhe.keyring.release import Claim
 from gridhe.keyring.statistics import statistics_of
+from gridhe.plan.plan import Plan, Quantity
 
 __all__ = ["iso", "parse_window", "record_of", "summary_of", "table"]
 

@@ -19,10 +19,10 @@ from gridhe.keyring.authority import AuthorityHome
 from gridhe.keyring.desk import Desk, Outcome
 from gridhe.keyring.inbox import Inbox, Letter
 from gridhe.keyring.ingest import derive_key
-from gridhe.keyring.plan import Plan
 from gridhe.keyring.receiver import Receiver
 from gridhe.keyring.releaser import Releaser
 from gridhe.keyring.report import parse_window
+from gridhe.plan.plan import Plan
 
 __all__ = ["ReleaseService", "publish_bundles", "utc_now"]
 

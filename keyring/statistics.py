@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from gridhe.keyring.plan import Plan, Quantity
+from gridhe.plan.plan import Plan, Quantity
 
 __all__ = ["FLAGS", "Bin", "IntervalStatistics", "statistics_of"]
 

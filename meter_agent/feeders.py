@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
-from gridhe.keyring.plan import Plan
 from gridhe.meter_agent.plans import PlanBook
 from gridhe.meter_agent.sources.protocol import DeviceSource, WindowSource
 from gridhe.meter_agent.windows import ClosedWindow, Windower
+from gridhe.plan.plan import Plan
 
 __all__ = ["DeviceFeeder", "Feeder", "WindowFeeder"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from gridhe.errors import BundleError, StateError
 from gridhe.files import make_private_dir, write_private
 from gridhe.keyring.bundle import Bundle
-from gridhe.keyring.plan import Plan
 from gridhe.meter_agent.sealing import Encryptor
+from gridhe.plan.plan import Plan
 
 __all__ = ["PlanBook"]
 

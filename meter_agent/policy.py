@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gridhe.config.settings import MeterSettings
 from gridhe.errors import SourceError
-from gridhe.keyring.slots import MISSING
+from gridhe.plan.slots import MISSING
 
 __all__ = ["ABSENT", "TEXT", "PolicyCounts", "ReadingPolicy"]
 

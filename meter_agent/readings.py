@@ -14,12 +14,12 @@ from gridhe.meter_agent.sources.replay import ReplaySource, last_start_s
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
 
 if TYPE_CHECKING:
-    from gridhe.keyring.plan import Plan
     from gridhe.meter_agent.outbox import Outbox
     from gridhe.meter_agent.plans import PlanBook
     from gridhe.meter_agent.policy import ReadingPolicy
     from gridhe.meter_agent.publisher import Unit
     from gridhe.meter_agent.sources.table import Table
+    from gridhe.plan.plan import Plan
 
 __all__ = ["Readings", "SourceOptions", "columns_of"]
 

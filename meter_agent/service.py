@@ -33,7 +33,6 @@ from gridhe.timings import timed
 
 if TYPE_CHECKING:
     from gridhe.broker.reactor import Reactor
-    from gridhe.keyring.plan import Plan
     from gridhe.meter_agent.feeders import Feeder
     from gridhe.meter_agent.outbox import Outbox
     from gridhe.meter_agent.pace import Pace
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from gridhe.meter_agent.policy import ReadingPolicy
     from gridhe.meter_agent.publisher import Publisher, Unit
     from gridhe.meter_agent.windows import ClosedWindow
+    from gridhe.plan.plan import Plan
 
 __all__ = ["Service", "ServiceCounts"]
 

@@ -22,11 +22,11 @@ from gridhe.files import write_private
 from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.keyring.credential import AggregatorCredential, DeviceCredential, FleetCredential
 from gridhe.keyring.ingest import derive_key, new_ingest_secret
-from gridhe.keyring.parameters import CkksParameters
-from gridhe.keyring.plan import Plan
-from gridhe.keyring.planner import choose, make_plan
 from gridhe.keyring.roster import Roster, RosterEntry
 from gridhe.keyring.signing import SigningKey, authority_id
+from gridhe.plan.parameters import CkksParameters
+from gridhe.plan.plan import Plan
+from gridhe.plan.planner import choose, make_plan
 
 __all__ = ["LARGE_RING", "SMALL_RING", "Key", "World"]
 

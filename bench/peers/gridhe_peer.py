@@ -10,7 +10,7 @@ from gridhe.bench.grid import FIRST_WINDOW, RINGS, BenchGrid
 from gridhe.bench.peers.protocol import QUANTITY, READINGS
 from gridhe.broker.envelope import OVERHEAD_BYTES, open_envelope, seal_envelope
 from gridhe.keyring.decrypt import Decryptor
-from gridhe.keyring.slots import MISSING
+from gridhe.plan.slots import MISSING
 
 __all__ = ["NAME", "GridhePeer", "make"]
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gridhe.keyring.plan import Quantity
-from gridhe.keyring.slots import MISSING, SlotLayout
+from gridhe.plan.plan import Quantity
+from gridhe.plan.slots import MISSING, SlotLayout
 
 __all__ = ["LARGEST", "QUANTITY", "READINGS", "SLOTS", "Peer", "PeerAbsent", "make_numbers"]
 

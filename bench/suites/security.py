@@ -18,7 +18,7 @@ from gridhe.bench.measure import side_by_side
 from gridhe.bench.recorder import Setup
 from gridhe.bench.ring_memory import make_context, scale_of
 from gridhe.bench.throughput import StreamFailed
-from gridhe.keyring.parameters import PRESETS, RINGS, CkksParameters
+from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
 
 __all__ = ["ABOUT", "NAME", "run"]
 

@@ -16,9 +16,9 @@ from gridhe.demo.report import Outcome, as_record, print_report, write_profile_c
 from gridhe.demo.run import DemoRun, RunOptions
 from gridhe.demo.workload import from_csv, from_sample, live
 from gridhe.errors import ConfigError
-from gridhe.keyring.names import ROOT_GROUP
-from gridhe.keyring.planner import choose
 from gridhe.logs import set_up_logging
+from gridhe.plan.names import ROOT_GROUP
+from gridhe.plan.planner import choose
 
 __all__ = ["demo"]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from gridhe.keyring.names import ROOT_GROUP, parent_group
+from gridhe.plan.names import ROOT_GROUP, parent_group
 
 __all__ = ["isolated", "unjustified"]
 

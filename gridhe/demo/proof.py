@@ -20,8 +20,8 @@ from gridhe.demo.isolation import isolated, unjustified
 from gridhe.demo.releases import Release
 from gridhe.demo.workload import Workload
 from gridhe.errors import SourceError
-from gridhe.keyring.plan import Plan, Quantity
 from gridhe.meter_agent.sources.protocol import WindowSource
+from gridhe.plan.plan import Plan, Quantity
 
 __all__ = ["Oracle", "Plaintext", "Proof", "compare", "plaintext_of_cells", "plaintext_of_source"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gridhe.demo.profile import GroupProfile
 from gridhe.demo.workload import Workload
-from gridhe.keyring.plan import Plan
+from gridhe.plan.plan import Plan
 
 __all__ = ["Release", "ReleaseFile", "profile_of", "release_of"]
 

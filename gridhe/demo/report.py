@@ -13,7 +13,7 @@ from gridhe.demo.profile import GroupProfile
 from gridhe.demo.proof import Proof
 from gridhe.demo.table import print_table
 from gridhe.demo.workload import Workload
-from gridhe.keyring.plan import Plan
+from gridhe.plan.plan import Plan
 
 __all__ = ["Outcome", "as_record", "print_report", "write_profile_csv", "write_record"]
 

@@ -36,8 +36,8 @@ from gridhe.demo.report import Outcome
 from gridhe.demo.workload import Workload
 from gridhe.files import make_private_dir, write_private
 from gridhe.keyring.authority import HomePaths
-from gridhe.keyring.plan import Plan
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
+from gridhe.plan.plan import Plan
 
 __all__ = ["DemoRun", "RunOptions"]
 

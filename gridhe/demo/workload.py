@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gridhe.errors import ConfigError, SourceError
-from gridhe.keyring.names import NAME_PATTERN, ancestors
 from gridhe.meter_agent.data import HOMES, house_weeks
 from gridhe.meter_agent.sources.table import parse_time
+from gridhe.plan.names import NAME_PATTERN, ancestors
 
 __all__ = ["Workload", "feeders", "from_csv", "from_sample", "live"]
 

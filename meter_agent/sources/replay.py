@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridhe.errors import SourceError
-from gridhe.keyring.plan import Plan
 from gridhe.meter_agent.policy import ABSENT, PolicyCounts, ReadingPolicy
 from gridhe.meter_agent.sources.table import Table
+from gridhe.plan.plan import Plan
 
 __all__ = ["ReplaySource", "last_start_s"]
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gridhe.aggregator.accumulator import Accumulator
 from gridhe.broker.planes import Planes
-from gridhe.keyring.parameters import PRESETS, RINGS, CkksParameters
+from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
 
 RINGS_TO_FOLD = [
     *RINGS[:6],

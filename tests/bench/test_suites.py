@@ -10,7 +10,7 @@ import pytest
 from gridhe.bench import pipeline
 from gridhe.bench.pipeline import Load, Passed
 from gridhe.bench.suites import meters, security, service
-from gridhe.keyring.parameters import PRESETS
+from gridhe.plan.parameters import PRESETS
 
 
 def test_a_pipeline_that_falls_behind_carries_less_than_is_offered(measuring: Callable[[], Any]) -> None:

@@ -26,9 +26,9 @@ from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
 from gridhe.broker.total import Piece, TotalHeader, open_total, seal_total
 from gridhe.errors import BundleError, EnvelopeError
 from gridhe.keyring.bundle import Bundle
-from gridhe.keyring.parameters import RINGS
 from gridhe.keyring.roster import Roster, RosterEntry
 from gridhe.keyring.signing import SigningKey, sign_record
+from gridhe.plan.parameters import RINGS
 
 KEY = bytes(range(32))
 SIGNER = SigningKey.from_private_bytes(KEY)

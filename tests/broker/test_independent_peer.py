@@ -18,7 +18,7 @@ from gridhe.broker.envelope import open_envelope
 from gridhe.broker.planes import Planes
 from gridhe.broker.tenseal_format import to_tenseal
 from gridhe.broker.total import Total
-from gridhe.keyring.parameters import CkksParameters
+from gridhe.plan.parameters import CkksParameters
 from gridhe_testing.grid import FIRST_WINDOW, Grid
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "wire.md"

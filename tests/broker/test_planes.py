@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gridhe.broker.planes import Planes
 from gridhe.errors import EnvelopeError
-from gridhe.keyring.parameters import RINGS, CkksParameters
+from gridhe.plan.parameters import RINGS, CkksParameters
 
 # Data primes of every width class and at its edges: 27, 32, 33, 41, 48, 49 and 60 bits.
 SHAPES = [

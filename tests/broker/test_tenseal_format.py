@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
 from gridhe.errors import EnvelopeError
-from gridhe.keyring.parameters import PRESETS, RINGS, CkksParameters
+from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
 
 SCALE = 2.0**30
 MAGIC = b"\x28\xb5\x2f\xfd"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gridhe.broker import topics
 from gridhe.errors import ConfigError, EnvelopeError
-from gridhe.keyring.names import check_meter
+from gridhe.plan.names import check_meter
 
 names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,9}", fullmatch=True)
 groups = st.lists(names, min_size=1, max_size=8).filter(lambda levels: levels[0] != "grid").map("/".join)

@@ -17,10 +17,10 @@ from gridhe.broker.total import Piece, open_total, seal_total
 from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.keyring.decrypt import Decryptor
 from gridhe.keyring.ingest import derive_key
-from gridhe.keyring.parameters import CkksParameters
-from gridhe.keyring.plan import Plan
 from gridhe.keyring.roster import Roster, RosterEntry
 from gridhe.keyring.signing import SigningKey
+from gridhe.plan.parameters import CkksParameters
+from gridhe.plan.plan import Plan
 
 VECTORS = Path(__file__).parent / "vectors"
 KEYS = {name: bytes.fromhex(value) for name, value in json.loads((VECTORS / "keys.json").read_text()).items()}

@@ -11,11 +11,11 @@ from gridhe.demo.proof import Oracle, Plaintext, plaintext_of_cells
 from gridhe.demo.releases import Release, release_of
 from gridhe.demo.workload import Workload, from_sample
 from gridhe.keyring.answers import Answer
-from gridhe.keyring.plan import Plan
-from gridhe.keyring.planner import choose, make_plan
 from gridhe.keyring.release import Claim
 from gridhe.keyring.report import record_of
-from gridhe.keyring.slots import MISSING
+from gridhe.plan.plan import Plan
+from gridhe.plan.planner import choose, make_plan
+from gridhe.plan.slots import MISSING
 
 DAY_S = 86_400
 NOW_S = 20_000 * DAY_S + 12_345.0

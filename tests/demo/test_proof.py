@@ -16,9 +16,9 @@ from gridhe.demo.proof import Proof, compare, plaintext_of_cells
 from gridhe.demo.releases import Release
 from gridhe.demo.workload import Workload
 from gridhe.errors import SourceError
-from gridhe.keyring.slots import MISSING
 from gridhe.meter_agent.policy import ReadingPolicy
 from gridhe.meter_agent.sources.table import read_table
+from gridhe.plan.slots import MISSING
 
 LARGEST = 100
 

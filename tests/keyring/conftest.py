@@ -15,9 +15,9 @@ from gridhe.broker.total import Piece, TotalHeader, seal_total
 from gridhe.config.settings import PlanSettings, QuantitySettings, Settings
 from gridhe.keyring.authority import AuthorityHome
 from gridhe.keyring.credential import load_aggregator
-from gridhe.keyring.plan import Plan
 from gridhe.keyring.signing import SigningKey
 from gridhe.keyring.vault import Kdf
+from gridhe.plan.plan import Plan
 
 PASSPHRASE = "correct horse battery"
 

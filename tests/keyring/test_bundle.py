@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gridhe.errors import BundleError
 from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.parameters import RINGS
-from gridhe.keyring.plan import Plan, Quantity
 from gridhe.keyring.signing import SigningKey, authority_id, sign_record
+from gridhe.plan.parameters import RINGS
+from gridhe.plan.plan import Plan, Quantity
 
 KEY = SigningKey.from_private_bytes(bytes(range(32)))
 PUBLIC_KEY = b"stands for a TenSEAL context: a bundle does not look into it"

@@ -15,9 +15,9 @@ from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import EnvelopeError, VaultError
 from gridhe.keyring.decrypt import Decryptor, embed, gaussian, noise_label
-from gridhe.keyring.noise import fresh_error_sigma
-from gridhe.keyring.plan import Plan
-from gridhe.keyring.planner import choose, make_plan
+from gridhe.plan.noise import fresh_error_sigma
+from gridhe.plan.plan import Plan
+from gridhe.plan.planner import choose, make_plan
 
 NOISE_KEY = bytes(range(32))
 
@@ -125,7 +125,7 @@ def test_embedding_is_what_a_polynomial_added_to_a_ciphertext_does_to_tenseals_s
     x = np.zeros(plan.parameters.ring_degree)
     x[1] = 1.0
     error = math.sqrt(plan.parameters.ring_degree / 2) * fresh_error_sigma(plan.parameters.ring_degree)
-    # A slot's fresh error has Laplace tails (gridhe.keyring.noise): 20 sigmas come once in 10^12 slots.
+    # A slot's fresh error has Laplace tails (gridhe.plan.noise): 20 sigmas come once in 10^12 slots.
     np.testing.assert_allclose(found, embed(x), atol=20 * error / plan.scale)
     assert 20 * error / plan.scale < 0.05
 

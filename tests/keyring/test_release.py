@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridhe.errors import ReleaseRefused
-from gridhe.keyring.parameters import CkksParameters
-from gridhe.keyring.plan import Plan, Quantity
 from gridhe.keyring.release import RULES, Claim, ReleasePolicy
+from gridhe.plan.parameters import CkksParameters
+from gridhe.plan.plan import Plan, Quantity
 
 PLAN = Plan(
     authority="a0123456789abcdef",

@@ -14,7 +14,7 @@ from gridhe.keyring import releaser as module
 from gridhe.keyring.answers import Answer, Answers
 from gridhe.keyring.ledger import Ledger, verify_ledger
 from gridhe.keyring.releaser import Releaser
-from gridhe.keyring.slots import MISSING
+from gridhe.plan.slots import MISSING
 
 Open = Callable[..., Releaser]
 

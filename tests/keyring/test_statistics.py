@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gridhe.keyring.parameters import CkksParameters
-from gridhe.keyring.plan import Plan, Quantity
-from gridhe.keyring.slots import MISSING
 from gridhe.keyring.statistics import FLAGS, IntervalStatistics, statistics_of
+from gridhe.plan.parameters import CkksParameters
+from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.slots import MISSING
 
 ALL = ("sum", "mean", "variance", "min", "max", "quantiles")
 EDGES = (0, 1, 100, 250, 600, 1001)

@@ -23,9 +23,9 @@ from gridhe.config.settings import BrokerSettings
 from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.keyring.credential import DeviceCredential
 from gridhe.keyring.ingest import derive_key
-from gridhe.keyring.parameters import CkksParameters
-from gridhe.keyring.plan import Plan, Quantity
 from gridhe.keyring.signing import SigningKey, authority_id
+from gridhe.plan.parameters import CkksParameters
+from gridhe.plan.plan import Plan, Quantity
 
 INGEST_SECRET = bytes(range(32))
 

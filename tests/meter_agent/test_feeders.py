@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gridhe.keyring.plan import Plan
 from gridhe.meter_agent.feeders import DeviceFeeder, Feeder, WindowFeeder
 from gridhe.meter_agent.plans import PlanBook
 from gridhe.meter_agent.policy import ABSENT
 from gridhe.meter_agent.sources.protocol import Kind, Sample, WindowDevice
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
+from gridhe.plan.plan import Plan
 
 DAY_S, HOUR_S = 86_400, 3_600
 

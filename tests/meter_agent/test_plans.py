@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gridhe.keyring.parameters import CkksParameters
 from gridhe.meter_agent.plans import PlanBook
+from gridhe.plan.parameters import CkksParameters
 
 DAY_S = 86_400
 

@@ -8,8 +8,8 @@ import pytest
 from gridhe.broker.envelope import open_envelope
 from gridhe.errors import BundleError
 from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.parameters import CkksParameters
 from gridhe.meter_agent.sealing import Encryptor, Sealer
+from gridhe.plan.parameters import CkksParameters
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from gridhe.bench.faults.outcome import Outcome
 from gridhe.bench.faults.processes import resident_mb
 from gridhe.bench.faults.proxy import Proxy
 from gridhe.config.settings import AggregatorSettings, MeterSettings
-from gridhe.keyring.parameters import CkksParameters
+from gridhe.plan.parameters import CkksParameters
 
 __all__ = ["network", "reconnect_storm"]
 

@@ -19,10 +19,10 @@ from gridhe.broker.tenseal_format import from_tenseal
 from gridhe.broker.total import Piece, TotalHeader, seal_total
 from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.keyring.ingest import derive_key
-from gridhe.keyring.parameters import CkksParameters
-from gridhe.keyring.plan import Plan, Quantity
 from gridhe.keyring.roster import Roster, RosterEntry
 from gridhe.keyring.signing import SigningKey, authority_id
+from gridhe.plan.parameters import CkksParameters
+from gridhe.plan.plan import Plan, Quantity
 
 WINDOW = 19_700
 METERS = ("m1", "m2", "m3")

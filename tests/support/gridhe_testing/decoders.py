@@ -36,13 +36,13 @@ from gridhe.keyring.credential import (
     load_fleet,
 )
 from gridhe.keyring.ledger import Ledger, verify_ledger
-from gridhe.keyring.plan import Plan
-from gridhe.keyring.planner import choose, make_plan
 from gridhe.keyring.releaser import claim_of_record
 from gridhe.keyring.roster import Roster, RosterEntry
 from gridhe.keyring.signing import SigningKey, authority_id, sign_record
 from gridhe.meter_agent.outbox import Outbox
 from gridhe.meter_agent.windows import Windower
+from gridhe.plan.plan import Plan
+from gridhe.plan.planner import choose, make_plan
 
 MAX_BYTES = 1 << 20
 KEY = bytes(range(32))

@@ -20,10 +20,10 @@ from gridhe.config.settings import AggregatorSettings, CkksSettings, PlanSetting
 from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.keyring.credential import AggregatorCredential, DeviceCredential
 from gridhe.keyring.ingest import derive_key, new_ingest_secret
-from gridhe.keyring.planner import choose, make_plan
 from gridhe.keyring.roster import Roster, RosterEntry
 from gridhe.keyring.signing import SigningKey, authority_id
 from gridhe.meter_agent.sealing import Encryptor, Sealer
+from gridhe.plan.planner import choose, make_plan
 
 WINDOW_S = 3_600
 FIRST_WINDOW = 480_000

@@ -32,11 +32,11 @@ from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.keyring.credential import load_aggregator
 from gridhe.keyring.decrypt import Decryptor, embed, gaussian
 from gridhe.keyring.ledger import verify_ledger
-from gridhe.keyring.planner import choose, make_plan
 from gridhe.keyring.releaser import Releaser
 from gridhe.keyring.signing import SigningKey
 from gridhe.keyring.vault import Kdf
 from gridhe.meter_agent.sealing import Encryptor
+from gridhe.plan.planner import choose, make_plan
 
 _PATIENCE_S = 120.0
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gridhe.errors import PlanError
 
 if TYPE_CHECKING:
-    from gridhe.keyring.plan import Quantity
+    from gridhe.plan.plan import Quantity
 
 __all__ = ["MISSING", "SlotLayout"]
 

@@ -13,10 +13,10 @@ from gridhe.broker.tenseal_format import from_tenseal
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
 from gridhe.keyring.decrypt import Decryptor
-from gridhe.keyring.exactness import capacity, check_exact, largest_slot, limit, rounding_room, scale_range
-from gridhe.keyring.parameters import PRESETS, RINGS, CkksParameters
-from gridhe.keyring.plan import Plan
-from gridhe.keyring.planner import choose, make_plan
+from gridhe.plan.exactness import capacity, check_exact, largest_slot, limit, rounding_room, scale_range
+from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
+from gridhe.plan.plan import Plan
+from gridhe.plan.planner import choose, make_plan
 
 CLEAR, FLOODED = CkksSettings(flooding_bits=0), CkksSettings(flooding_bits=40)
 # The four rings of the design's table, each with what it is for and readings so large that its capacity is

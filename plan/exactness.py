@@ -1,7 +1,7 @@
 """When a total is the integer sum, and how far a ring goes.
 
 With N the ring degree, K the most meters ever summed, v the largest slot of one meter, Q the
-product of the data primes and `bound` what a slot's error stays below (`gridhe.keyring.noise`):
+product of the data primes and `bound` what a slot's error stays below (`gridhe.plan.noise`):
 
     bound / scale + K * v * 2^-50 <= 1/2           noise, and what doubles lose in encoding and decoding
     scale * K * v + noise < Q / 2                  no wrap: one that wraps gives garbage, no error
@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from gridhe.config.settings import CkksSettings
 from gridhe.errors import PlanError
-from gridhe.keyring.noise import FLOODING_TAIL, flooding_sigma, fresh_error_sigma, slot_error_bound
-from gridhe.keyring.parameters import CkksParameters
+from gridhe.plan.noise import FLOODING_TAIL, flooding_sigma, fresh_error_sigma, slot_error_bound
+from gridhe.plan.parameters import CkksParameters
 
 __all__ = ["capacity", "check_exact", "largest_slot", "limit", "rounding_room", "scale_range"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgpack
 
 from gridhe.errors import ConfigError, PlanError
-from gridhe.keyring.names import check_name
-from gridhe.keyring.noise import flooding_sigma
-from gridhe.keyring.parameters import CkksParameters
-from gridhe.keyring.slots import SlotLayout
+from gridhe.plan.names import check_name
+from gridhe.plan.noise import flooding_sigma
+from gridhe.plan.parameters import CkksParameters
+from gridhe.plan.slots import SlotLayout
 
 __all__ = ["Plan", "Quantity"]
 
@@ -103,7 +103,7 @@ class Plan:
     """What all roles agree on. Times are in seconds; windows count from the UTC epoch.
 
     Raises PlanError when a field is out of range. Whether the plan is *exact* is the planner's
-    question (`gridhe.keyring.planner`), asked before a plan is signed.
+    question (`gridhe.plan.planner`), asked before a plan is signed.
     """
 
     authority: str

@@ -12,7 +12,7 @@ import zstandard
 
 from gridhe.broker.planes import Planes
 from gridhe.errors import PlanError
-from gridhe.keyring.parameters import MODULUS_BITS_MAX, PRESETS, RINGS, CkksParameters, plane_bytes
+from gridhe.plan.parameters import MODULUS_BITS_MAX, PRESETS, RINGS, CkksParameters, plane_bytes
 
 # What CoeffModulus::Create is asked for: equal sizes next to each other and apart, sizes at both ends.
 ODD_RINGS = [

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from gridhe.config.settings import CkksSettings
-from gridhe.keyring.exactness import capacity
-from gridhe.keyring.noise import slot_error_sigma
-from gridhe.keyring.parameters import RINGS
+from gridhe.plan.exactness import capacity
+from gridhe.plan.noise import slot_error_sigma
+from gridhe.plan.parameters import RINGS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "parameters.md").read_text(encoding="utf-8")
 

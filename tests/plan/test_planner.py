@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
-from gridhe.keyring.exactness import check_exact
-from gridhe.keyring.parameters import PRESETS, RINGS
-from gridhe.keyring.plan import Plan
-from gridhe.keyring.planner import Choice, choose, make_plan, nearest, quantities_of
+from gridhe.plan.exactness import check_exact
+from gridhe.plan.parameters import PRESETS, RINGS
+from gridhe.plan.plan import Plan
+from gridhe.plan.planner import Choice, choose, make_plan, nearest, quantities_of
 
 FEW = {"largest_rollup": 100, "largest_group": 100}
 ALL = ("sum", "mean", "variance", "min", "max", "quantiles")
@@ -226,7 +226,7 @@ def test_repro_given_bin_edges_do_not_outlive_the_largest_reading_they_end_at() 
 
 def all_changes(wanted: Settings) -> dict[str, Settings]:
     """Every change the planner would try and that makes the settings exact."""
-    from gridhe.keyring import planner
+    from gridhe.plan import planner
 
     return {
         text: changed

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridhe.errors import PlanError
-from gridhe.keyring.plan import Quantity
-from gridhe.keyring.slots import MISSING, SlotLayout
+from gridhe.plan.plan import Quantity
+from gridhe.plan.slots import MISSING, SlotLayout
 
 ALL = ("sum", "mean", "variance", "min", "max", "quantiles")
 

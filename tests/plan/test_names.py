@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridhe.errors import ConfigError
-from gridhe.keyring.names import ancestors, check_group, check_meter, check_name, parent_group
+from gridhe.plan.names import ancestors, check_group, check_meter, check_name, parent_group
 
 FIRST = string.ascii_lowercase + string.digits
 REST = FIRST + "-_"

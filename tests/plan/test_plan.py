@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridhe.errors import PlanError
-from gridhe.keyring.parameters import RINGS, CkksParameters
-from gridhe.keyring.plan import Plan, Quantity
+from gridhe.plan.parameters import RINGS, CkksParameters
+from gridhe.plan.plan import Plan, Quantity
 
 ENERGY = Quantity(
     name="import_wh",

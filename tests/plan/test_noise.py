@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
 from gridhe.keyring.decrypt import embed, gaussian
-from gridhe.keyring.noise import (
+from gridhe.plan.noise import (
     FLOODING_TAIL,
     FRESH_TAIL,
     flooding_sigma,
@@ -20,7 +20,7 @@ from gridhe.keyring.noise import (
     slot_error_sigma,
     slot_failure_log2,
 )
-from gridhe.keyring.parameters import RINGS, CkksParameters
+from gridhe.plan.parameters import RINGS, CkksParameters
 
 # The rings of the design's table, and the two the planner has beside them.
 FOUR = [RINGS[0], RINGS[1], RINGS[2], RINGS[5]]

@@ -1,6 +1,6 @@
 """From what a user wants to the smallest ring that gives it exactly.
 
-A ring will do when it has the slots and some scale makes the total exact (`gridhe.keyring.exactness`).
+A ring will do when it has the slots and some scale makes the total exact (`gridhe.plan.exactness`).
 What cannot be exact is refused, with the least change after which it can.
 """
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
-from gridhe.keyring.exactness import capacity, check_exact, largest_slot, limit, rounding_room, scale_range
-from gridhe.keyring.noise import flooding_sigma, slot_error_sigma, slot_failure_log2
-from gridhe.keyring.parameters import PRESETS, RINGS, CkksParameters
-from gridhe.keyring.plan import Plan, Quantity
-from gridhe.keyring.slots import SlotLayout
+from gridhe.plan.exactness import capacity, check_exact, largest_slot, limit, rounding_room, scale_range
+from gridhe.plan.noise import flooding_sigma, slot_error_sigma, slot_failure_log2
+from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
+from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.slots import SlotLayout
 
 __all__ = ["Choice", "choose", "make_plan", "nearest", "quantities_of"]
 
