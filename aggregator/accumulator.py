@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gridhe.broker.planes import Planes, PlaneViews
+from gridhe.wire.planes import Planes, PlaneViews
 
 __all__ = ["Accumulator"]
 

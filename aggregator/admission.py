@@ -11,12 +11,12 @@ Each check raises EnvelopeError with its reason:
 from dataclasses import dataclass
 
 from gridhe.aggregator.enrolment import EnrolledMeter, Enrolment
-from gridhe.broker import topics
-from gridhe.broker.envelope import OVERHEAD_BYTES, Envelope, Header, open_envelope
-from gridhe.broker.planes import Planes
 from gridhe.errors import EnvelopeError
-from gridhe.keyring.ingest import derive_key
 from gridhe.plan.plan import Plan
+from gridhe.wire import topics
+from gridhe.wire.envelope import OVERHEAD_BYTES, Envelope, Header, open_envelope
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.planes import Planes
 
 __all__ = ["ActivePlan", "Admission"]
 

@@ -14,8 +14,8 @@ from gridhe.aggregator.service import Service
 from gridhe.aggregator.view import LiveView, LogView
 from gridhe.commands import CommonOptions, common_options, run_command, timings_option, version_option
 from gridhe.config.settings import Settings
-from gridhe.keyring.credential import AggregatorCredential, load_aggregator
 from gridhe.timings import timings_to
+from gridhe.wire.credential import AggregatorCredential, load_aggregator
 
 __all__ = ["cli", "main"]
 

@@ -23,8 +23,8 @@ from gridhe.aggregator.counters import Counters
 from gridhe.aggregator.groups import GroupTree, depth
 from gridhe.aggregator.parts import Node, OpenParts, Part
 from gridhe.aggregator.totals import TotalKey, Totals
-from gridhe.broker.total import DIGEST_BYTES, TotalHeader, seal_total
-from gridhe.keyring.signing import SigningKey
+from gridhe.wire.signing import SigningKey
+from gridhe.wire.total import DIGEST_BYTES, TotalHeader, seal_total
 
 __all__ = ["Closing"]
 

@@ -28,17 +28,17 @@ from gridhe.aggregator.groups import GroupTree
 from gridhe.aggregator.parts import Node, OpenParts, member_digest
 from gridhe.aggregator.quarantine import Quarantine, Quarantined
 from gridhe.aggregator.totals import TotalKey, Totals
-from gridhe.broker import topics
-from gridhe.broker.envelope import Header
-from gridhe.broker.receipt import Receipt, TotalReceipt
 from gridhe.config.settings import AggregatorSettings
 from gridhe.errors import BundleError, EnvelopeError
 from gridhe.faults import point
-from gridhe.keyring.bundle import Bundle
-from gridhe.keyring.credential import AggregatorCredential
-from gridhe.keyring.roster import RosterReader
-from gridhe.keyring.signing import SigningKey
 from gridhe.timings import timed
+from gridhe.wire import topics
+from gridhe.wire.bundle import Bundle
+from gridhe.wire.credential import AggregatorCredential
+from gridhe.wire.envelope import Header
+from gridhe.wire.receipt import Receipt, TotalReceipt
+from gridhe.wire.roster import RosterReader
+from gridhe.wire.signing import SigningKey
 
 __all__ = ["Engine", "Outgoing"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgpack
 
 from gridhe.aggregator.database import Database
-from gridhe.keyring.roster import RosterEntry
+from gridhe.wire.roster import RosterEntry
 
 __all__ = ["EnrolledMeter", "Enrolment"]
 

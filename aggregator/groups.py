@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from gridhe.broker import topics
 from gridhe.plan.names import ROOT_GROUP, ancestors, parent_group
+from gridhe.wire import topics
 
 __all__ = ["GroupTree", "depth"]
 

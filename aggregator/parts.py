@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from gridhe.aggregator.accumulator import Accumulator
 from gridhe.aggregator.admission import ActivePlan
 from gridhe.aggregator.totals import TotalKey, TotalRow, Totals
-from gridhe.broker.planes import PlaneViews
-from gridhe.broker.total import Piece
+from gridhe.wire.planes import PlaneViews
+from gridhe.wire.total import Piece
 
 __all__ = ["Node", "OpenParts", "Part", "member_digest"]
 

@@ -16,15 +16,15 @@ from gridhe import __version__
 from gridhe.aggregator.counters import Snapshot
 from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine, Outgoing
-from gridhe.broker import topics
 from gridhe.broker.reactor import Reactor
 from gridhe.broker.session import Message, Session
-from gridhe.broker.status import Status
 from gridhe.config.settings import Settings
 from gridhe.errors import EnvelopeError
 from gridhe.faults import point
-from gridhe.keyring.credential import AggregatorCredential
 from gridhe.timings import timed
+from gridhe.wire import topics
+from gridhe.wire.credential import AggregatorCredential
+from gridhe.wire.status import Status
 
 __all__ = ["Service"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 
 from gridhe.aggregator.database import Database
-from gridhe.broker.total import Piece
+from gridhe.wire.total import Piece
 
 __all__ = ["TotalKey", "TotalRow", "Totals"]
 

@@ -12,20 +12,20 @@ import numpy as np
 import tenseal as ts
 from numpy.typing import NDArray
 
-from gridhe.broker import topics
-from gridhe.broker.codec import tag
-from gridhe.broker.envelope import Header, seal_envelope
-from gridhe.broker.planes import Planes
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
-from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.credential import AggregatorCredential, DeviceCredential
-from gridhe.keyring.ingest import derive_key, new_ingest_secret
-from gridhe.keyring.roster import Roster, RosterEntry
-from gridhe.keyring.signing import SigningKey, authority_id
 from gridhe.meter_agent.sealing import Encryptor, Sealer
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.planner import Choice, choose, make_plan
+from gridhe.wire import topics
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.codec import tag
+from gridhe.wire.credential import AggregatorCredential, DeviceCredential
+from gridhe.wire.envelope import Header, seal_envelope
+from gridhe.wire.ingest import derive_key, new_ingest_secret
+from gridhe.wire.planes import Planes
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.signing import SigningKey, authority_id
 
 __all__ = ["RINGS", "BenchGrid", "Parcel", "preset_name"]
 

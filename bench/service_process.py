@@ -9,9 +9,9 @@ from pathlib import Path
 from gridhe.bench.grid import BenchGrid
 from gridhe.bench.messages import first_message, put
 from gridhe.bench.throughput import StreamFailed, process
-from gridhe.broker import topics
 from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.status import Status
+from gridhe.wire import topics
+from gridhe.wire.status import Status
 
 __all__ = ["start_aggregator"]
 

@@ -10,15 +10,14 @@ import tenseal as ts
 
 from gridhe.aggregator.accumulator import Accumulator
 from gridhe.broker.embedded import available
-from gridhe.broker.planes import Planes
 from gridhe.broker.reactor import Reactor
 from gridhe.broker.server_config import FLEET_USER, aggregator_user
 from gridhe.broker.session import Session
-from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
 from gridhe.checks import Check
 from gridhe.config import Settings
 from gridhe.errors import BrokerError, ConfigError, CredentialError, EnvelopeError, PlanError
-from gridhe.keyring.credential import (
+from gridhe.plan.planner import Choice, choose
+from gridhe.wire.credential import (
     AggregatorCredential,
     DeviceCredential,
     FleetCredential,
@@ -26,7 +25,8 @@ from gridhe.keyring.credential import (
     load_device,
     load_fleet,
 )
-from gridhe.plan.planner import Choice, choose
+from gridhe.wire.planes import Planes
+from gridhe.wire.tenseal_format import from_tenseal, to_tenseal
 
 __all__ = ["Login", "try_broker", "try_credential", "try_encryption", "try_plan", "try_programs"]
 

@@ -32,15 +32,15 @@ from gridhe.config.settings import BrokerSettings, Settings
 from gridhe.errors import ConfigError, PlanError, StateError, VaultError
 from gridhe.files import make_private_dir, write_private
 from gridhe.keyring.broker_user import broker_owner
-from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.credential import AggregatorCredential, DeviceCredential, FleetCredential
 from gridhe.keyring.enrolment import EnrolledMeter, Enrolment, derive_password
-from gridhe.keyring.ingest import derive_key, new_ingest_secret
-from gridhe.keyring.roster import Roster
-from gridhe.keyring.signing import SigningKey, authority_id
 from gridhe.keyring.vault import Kdf, Secrets, Vault, check_private_dir
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import Choice, choose, make_plan
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.credential import AggregatorCredential, DeviceCredential, FleetCredential
+from gridhe.wire.ingest import derive_key, new_ingest_secret
+from gridhe.wire.roster import Roster
+from gridhe.wire.signing import SigningKey, authority_id
 
 __all__ = ["AuthorityHome", "HomePaths"]
 

@@ -49,7 +49,7 @@ def ca(
     """
     from gridhe.broker.url import BrokerUrl
     from gridhe.keyring.ca import CertificateAuthority
-    from gridhe.keyring.signing import authority_id
+    from gridhe.wire.signing import authority_id
 
     settings = common.load()
     if users and (clients or hosts):

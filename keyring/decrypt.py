@@ -28,10 +28,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
-from gridhe.broker.planes import Planes
-from gridhe.broker.tenseal_format import to_tenseal
 from gridhe.errors import VaultError
 from gridhe.plan.plan import Plan
+from gridhe.wire.planes import Planes
+from gridhe.wire.tenseal_format import to_tenseal
 
 __all__ = ["Decryptor", "embed", "gaussian", "noise_label"]
 

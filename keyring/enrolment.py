@@ -2,7 +2,7 @@
 
 No secret stands in it. Broker passwords derive from the vault's broker secret, the user's name and a
 generation that a renewal raises; ingest keys from the ingest secret and the name
-(`gridhe.keyring.ingest`). So an enrolment can be repeated, and gives the same credential: a lost file, or
+(`gridhe.wire.ingest`). So an enrolment can be repeated, and gives the same credential: a lost file, or
 a crash before it was written, costs nothing.
 """
 
@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gridhe.errors import ConfigError, StateError
 from gridhe.files import write_private
-from gridhe.keyring.roster import RosterEntry
 from gridhe.plan.names import ancestors, check_group, check_meter, check_name
+from gridhe.wire.roster import RosterEntry
 
 __all__ = ["EnrolledAggregator", "EnrolledMeter", "Enrolment", "derive_password", "read_meters_csv"]
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gridhe.broker.total import Total, TotalHeader, open_total
 from gridhe.commits import CommitCount
 from gridhe.errors import StateError
 from gridhe.files import write_private
+from gridhe.wire.total import Total, TotalHeader, open_total
 
 __all__ = ["Inbox", "Letter"]
 

@@ -9,8 +9,8 @@ from gridhe.keyring.enrolment import Enrolment
 from gridhe.keyring.inbox import Inbox
 from gridhe.keyring.ledger import START, Record, verify_ledger
 from gridhe.keyring.report import iso
-from gridhe.keyring.signing import authority_id
 from gridhe.keyring.vault import check_private_dir
+from gridhe.wire.signing import authority_id
 
 __all__ = ["inspect_home", "lines_of"]
 

@@ -16,17 +16,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from gridhe import __version__
-from gridhe.broker import topics
 from gridhe.broker.reactor import Reactor
-from gridhe.broker.receipt import TotalReceipt
 from gridhe.broker.server_config import AUTHORITY_USER
 from gridhe.broker.session import Message, Session
-from gridhe.broker.status import Status
-from gridhe.broker.total import TOTAL_HEADER_BYTES_MAX, Total, open_total
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, EnvelopeError
-from gridhe.keyring.bundle import Bundle
 from gridhe.keyring.inbox import Inbox
+from gridhe.wire import topics
+from gridhe.wire.bundle import Bundle
+from gridhe.wire.receipt import TotalReceipt
+from gridhe.wire.status import Status
+from gridhe.wire.total import TOTAL_HEADER_BYTES_MAX, Total, open_total
 
 __all__ = ["Receiver"]
 

@@ -16,7 +16,6 @@ stored answer. A stored answer that does not match its digest stops everything.
 
 from collections.abc import Callable, Mapping
 
-from gridhe.broker.total import Total
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import EnvelopeError, ReleaseRefused, StateError
 from gridhe.faults import point
@@ -27,6 +26,7 @@ from gridhe.keyring.ledger import Ledger, Record
 from gridhe.keyring.release import Claim, ReleasePolicy, TotalKey
 from gridhe.keyring.vault import Secrets
 from gridhe.plan.plan import Plan
+from gridhe.wire.total import Total
 
 __all__ = ["Releaser", "claim_of", "claim_of_record"]
 

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from types import FrameType
 
-from gridhe.broker import topics
 from gridhe.broker.reactor import Reactor
 from gridhe.broker.server_config import AUTHORITY_USER
 from gridhe.broker.session import Message, Session
@@ -18,11 +17,12 @@ from gridhe.errors import BrokerError
 from gridhe.keyring.authority import AuthorityHome
 from gridhe.keyring.desk import Desk, Outcome
 from gridhe.keyring.inbox import Inbox, Letter
-from gridhe.keyring.ingest import derive_key
 from gridhe.keyring.receiver import Receiver
 from gridhe.keyring.releaser import Releaser
 from gridhe.keyring.report import parse_window
 from gridhe.plan.plan import Plan
+from gridhe.wire import topics
+from gridhe.wire.ingest import derive_key
 
 __all__ = ["ReleaseService", "publish_bundles", "utc_now"]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gridhe.broker.receipt import TRANSIENT_REASONS, Receipt
 from gridhe.errors import EnvelopeError
 from gridhe.meter_agent.outbox import Settled, Waiting
+from gridhe.wire.receipt import TRANSIENT_REASONS, Receipt
 
 if TYPE_CHECKING:
     import random

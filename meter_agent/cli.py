@@ -174,8 +174,8 @@ def run(common: CommonOptions, credential: Path, state_dir: Path, broker: str | 
     --state-dir, and a window that was sealed once is published with the same bytes for ever.
     """
     settings = common.load({"broker.url": broker})
-    from gridhe.keyring.credential import load_device
     from gridhe.meter_agent.process import MeterProcess
+    from gridhe.wire.credential import load_device
 
     device = load_device(credential)
     with timings_to(given["timings"], "meter"):
@@ -224,8 +224,8 @@ def fleet(
     order.
     """
     settings = common.load({"broker.url": broker})
-    from gridhe.keyring.credential import load_fleet
     from gridhe.meter_agent.process import MeterProcess
+    from gridhe.wire.credential import load_fleet
 
     loaded = load_fleet(credentials)
     with _Bar() as bar, timings_to(given["timings"], "fleet"):

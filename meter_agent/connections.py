@@ -4,9 +4,9 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gridhe.broker import topics
 from gridhe.broker.session import Message, Session
-from gridhe.broker.status import Status
+from gridhe.wire import topics
+from gridhe.wire.status import Status
 
 if TYPE_CHECKING:
     from gridhe.broker.reactor import Reactor

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from gridhe.errors import BundleError, StateError
 from gridhe.files import make_private_dir, write_private
-from gridhe.keyring.bundle import Bundle
 from gridhe.meter_agent.sealing import Encryptor
 from gridhe.plan.plan import Plan
+from gridhe.wire.bundle import Bundle
 
 __all__ = ["PlanBook"]
 

@@ -26,7 +26,7 @@ from gridhe.meter_agent.service import Service
 if TYPE_CHECKING:
     from gridhe.broker.session import Session
     from gridhe.config.settings import Settings
-    from gridhe.keyring.credential import DeviceCredential
+    from gridhe.wire.credential import DeviceCredential
 
 __all__ = ["MeterProcess"]
 

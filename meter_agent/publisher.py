@@ -5,21 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gridhe.broker import topics
-from gridhe.broker.envelope import open_envelope
 from gridhe.broker.session import Message
-from gridhe.broker.status import Status
 from gridhe.errors import EnvelopeError
 from gridhe.faults import point
+from gridhe.wire import topics
+from gridhe.wire.envelope import open_envelope
+from gridhe.wire.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gridhe.broker.session import Session
-    from gridhe.keyring.credential import DeviceCredential
     from gridhe.meter_agent.agent import Agent
     from gridhe.meter_agent.feeders import Feeder
     from gridhe.meter_agent.outbox import Outbox, Settled
+    from gridhe.wire.credential import DeviceCredential
 
 __all__ = ["Publisher", "Unit"]
 

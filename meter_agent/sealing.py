@@ -13,12 +13,12 @@ import numpy as np
 import tenseal as ts
 from numpy.typing import NDArray
 
-from gridhe.broker.envelope import Header, seal_envelope
-from gridhe.broker.planes import Planes
-from gridhe.broker.tenseal_format import from_tenseal
 from gridhe.errors import BundleError
-from gridhe.keyring.bundle import Bundle
-from gridhe.keyring.credential import DeviceCredential
+from gridhe.wire.bundle import Bundle
+from gridhe.wire.credential import DeviceCredential
+from gridhe.wire.envelope import Header, seal_envelope
+from gridhe.wire.planes import Planes
+from gridhe.wire.tenseal_format import from_tenseal
 
 __all__ = ["Encryptor", "Sealer"]
 

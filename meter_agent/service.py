@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gridhe.broker import topics
-from gridhe.broker.status import Status
 from gridhe.errors import EnvelopeError
 from gridhe.faults import point
 from gridhe.meter_agent.outbox import OutboxFull, SealedBatch, Settled
 from gridhe.meter_agent.sealing import Sealer
 from gridhe.timings import timed
+from gridhe.wire import topics
+from gridhe.wire.status import Status
 
 if TYPE_CHECKING:
     from gridhe.broker.reactor import Reactor

@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 from gridhe.bench.faults.oracle import Oracle, Place
 from gridhe.bench.faults.world import World
-from gridhe.broker import topics
 from gridhe.broker.reactor import Reactor
-from gridhe.broker.receipt import TotalReceipt
 from gridhe.broker.session import Message, Session
-from gridhe.broker.status import Status
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import EnvelopeError
-from gridhe.keyring.ingest import derive_key
+from gridhe.wire import topics
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.receipt import TotalReceipt
+from gridhe.wire.status import Status
 
 __all__ = ["Authority"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from gridhe.bench.faults.world import World
-from gridhe.broker.total import Total, open_total
+from gridhe.wire.total import Total, open_total
 
 __all__ = ["Oracle"]
 

@@ -14,12 +14,12 @@ from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine, Outgoing
 from gridhe.bench.faults.oracle import Oracle
 from gridhe.bench.faults.world import World
-from gridhe.broker import topics
-from gridhe.broker.receipt import Receipt, TotalReceipt
-from gridhe.broker.total import open_total
 from gridhe.config.settings import AggregatorSettings
-from gridhe.keyring.ingest import derive_key
 from gridhe.meter_agent.sealing import Encryptor, Sealer
+from gridhe.wire import topics
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.receipt import Receipt, TotalReceipt
+from gridhe.wire.total import open_total
 
 __all__ = ["Envelopes", "Simulation"]
 

@@ -14,19 +14,19 @@ import numpy as np
 import tenseal as ts
 from numpy.typing import NDArray
 
-from gridhe.broker import topics
-from gridhe.broker.planes import Planes
-from gridhe.broker.tenseal_format import to_tenseal
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.files import write_private
-from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.credential import AggregatorCredential, DeviceCredential, FleetCredential
-from gridhe.keyring.ingest import derive_key, new_ingest_secret
-from gridhe.keyring.roster import Roster, RosterEntry
-from gridhe.keyring.signing import SigningKey, authority_id
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import choose, make_plan
+from gridhe.wire import topics
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.credential import AggregatorCredential, DeviceCredential, FleetCredential
+from gridhe.wire.ingest import derive_key, new_ingest_secret
+from gridhe.wire.planes import Planes
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.signing import SigningKey, authority_id
+from gridhe.wire.tenseal_format import to_tenseal
 
 __all__ = ["LARGE_RING", "SMALL_RING", "Key", "World"]
 

@@ -26,12 +26,12 @@ from gridhe.bench.peers.protocol import PeerAbsent
 from gridhe.bench.peers.seal_python import SealPeer
 from gridhe.bench.peers.seal_python import make as make_seal
 from gridhe.bench.recorder import Setup
-from gridhe.broker import topics
-from gridhe.broker.envelope import OVERHEAD_BYTES, open_envelope
-from gridhe.broker.receipt import Receipt
 from gridhe.config.settings import AggregatorSettings
 from gridhe.keyring.decrypt import Decryptor
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
+from gridhe.wire import topics
+from gridhe.wire.envelope import OVERHEAD_BYTES, open_envelope
+from gridhe.wire.receipt import Receipt
 
 __all__ = ["ABOUT", "NAME", "SLOW_FOLD", "measure_aggregator", "run"]
 

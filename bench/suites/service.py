@@ -28,9 +28,9 @@ from gridhe.bench.throughput import (
     wait_for_line,
     wait_until_counting,
 )
-from gridhe.broker import topics
 from gridhe.broker.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
+from gridhe.wire import topics
 
 __all__ = ["ABOUT", "NAME", "Case", "measure", "run"]
 

@@ -8,11 +8,11 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from gridhe.broker import topics
 from gridhe.broker.reactor import Reactor
 from gridhe.broker.session import Message, Session
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError
+from gridhe.wire import topics
 
 __all__ = ["guest_at"]
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridhe.aggregator.accumulator import Accumulator
-from gridhe.broker.planes import Planes
 from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
+from gridhe.wire.planes import Planes
 
 RINGS_TO_FOLD = [
     *RINGS[:6],

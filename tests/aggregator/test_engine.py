@@ -7,12 +7,12 @@ import pytest
 
 from gridhe.aggregator.database import Database
 from gridhe.aggregator.quarantine import Quarantine
-from gridhe.broker import topics
-from gridhe.broker.total import Piece
 from gridhe.config.settings import AggregatorSettings
 from gridhe.errors import StateError
-from gridhe.keyring.roster import Roster, RosterEntry
-from gridhe.keyring.signing import SigningKey, sign_record
+from gridhe.wire import topics
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.signing import SigningKey, sign_record
+from gridhe.wire.total import Piece
 
 WINDOW = 480_000  # the grid's first window
 

@@ -20,8 +20,8 @@ from gridhe.bench.peers import (
 )
 from gridhe.bench.peers.protocol import LARGEST, READINGS, SLOTS, Peer, PeerAbsent, make_numbers
 from gridhe.bench.replay import replay
-from gridhe.broker.envelope import open_envelope
 from gridhe.keyring.decrypt import Decryptor
+from gridhe.wire.envelope import open_envelope
 
 
 @pytest.mark.parametrize("kilobytes", RINGS)

@@ -22,7 +22,7 @@ from gridhe.broker.server_config import (
 )
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError, StateError
-from gridhe.keyring.roster import RosterEntry
+from gridhe.wire.roster import RosterEntry
 
 ENTRIES = (RosterEntry("m1", "north/f1"), RosterEntry("m2", "north/f1"), RosterEntry("m3", "south"))
 USERS = {

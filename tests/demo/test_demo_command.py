@@ -18,8 +18,8 @@ import pytest
 from gridhe.broker.embedded import EmbeddedBroker, available
 from gridhe.broker.reactor import Reactor
 from gridhe.broker.session import Message, Session
-from gridhe.broker.topics import PLAN_CURRENT
 from gridhe.config.settings import BrokerSettings
+from gridhe.wire.topics import PLAN_CURRENT
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 

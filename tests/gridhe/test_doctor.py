@@ -14,9 +14,9 @@ from gridhe.broker.embedded import EmbeddedBroker, Kind, available
 from gridhe.broker.server_config import aggregator_user
 from gridhe.cli import cli
 from gridhe.commands import run_command
-from gridhe.keyring.credential import AggregatorCredential, DeviceCredential, FleetCredential
-from gridhe.keyring.ingest import new_ingest_secret
-from gridhe.keyring.signing import SigningKey
+from gridhe.wire.credential import AggregatorCredential, DeviceCredential, FleetCredential
+from gridhe.wire.ingest import new_ingest_secret
+from gridhe.wire.signing import SigningKey
 
 DEVICE = DeviceCredential(
     meter="m1",

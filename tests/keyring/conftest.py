@@ -9,15 +9,15 @@ import pytest
 import tenseal as ts
 from numpy.typing import NDArray
 
-from gridhe.broker.planes import Planes
-from gridhe.broker.tenseal_format import from_tenseal
-from gridhe.broker.total import Piece, TotalHeader, seal_total
 from gridhe.config.settings import PlanSettings, QuantitySettings, Settings
 from gridhe.keyring.authority import AuthorityHome
-from gridhe.keyring.credential import load_aggregator
-from gridhe.keyring.signing import SigningKey
 from gridhe.keyring.vault import Kdf
 from gridhe.plan.plan import Plan
+from gridhe.wire.credential import load_aggregator
+from gridhe.wire.planes import Planes
+from gridhe.wire.signing import SigningKey
+from gridhe.wire.tenseal_format import from_tenseal
+from gridhe.wire.total import Piece, TotalHeader, seal_total
 
 PASSPHRASE = "correct horse battery"
 

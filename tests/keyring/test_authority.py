@@ -9,12 +9,12 @@ import pytest
 from gridhe.config.settings import BrokerSettings, Settings
 from gridhe.errors import BundleError, ConfigError, PlanError, StateError, VaultError
 from gridhe.keyring.authority import AuthorityHome, HomePaths
-from gridhe.keyring.bundle import Bundle
-from gridhe.keyring.credential import load_aggregator, load_device, load_fleet
 from gridhe.keyring.enrolment import derive_password, read_meters_csv
-from gridhe.keyring.ingest import derive_key
-from gridhe.keyring.roster import Roster
 from gridhe.keyring.vault import Kdf
+from gridhe.wire.bundle import Bundle
+from gridhe.wire.credential import load_aggregator, load_device, load_fleet
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.roster import Roster
 
 CHEAP = Kdf(n=2**14)
 

@@ -10,14 +10,14 @@ import pytest
 import tenseal as ts
 from numpy.typing import NDArray
 
-from gridhe.broker.planes import Planes
-from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import EnvelopeError, VaultError
 from gridhe.keyring.decrypt import Decryptor, embed, gaussian, noise_label
 from gridhe.plan.noise import fresh_error_sigma
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import choose, make_plan
+from gridhe.wire.planes import Planes
+from gridhe.wire.tenseal_format import from_tenseal, to_tenseal
 
 NOISE_KEY = bytes(range(32))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gridhe.broker.total import open_total
 from gridhe.errors import StateError
 from gridhe.keyring.inbox import Inbox
+from gridhe.wire.total import open_total
 
 
 @pytest.fixture

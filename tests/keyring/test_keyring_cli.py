@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gridhe.broker.total import open_total
 from gridhe.commands import run_command
-from gridhe.keyring.bundle import Bundle
 from gridhe.keyring.cli import cli
-from gridhe.keyring.credential import load_aggregator, load_device, load_fleet
 from gridhe.keyring.inbox import Inbox
-from gridhe.keyring.signing import SigningKey
+from gridhe.wire.bundle import Bundle
+from gridhe.wire.credential import load_aggregator, load_device, load_fleet
+from gridhe.wire.signing import SigningKey
+from gridhe.wire.total import open_total
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--set", "plan.largest_rollup=100", "--set", "plan.largest_group=100")

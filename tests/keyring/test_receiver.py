@@ -9,24 +9,24 @@ from typing import Any
 
 import pytest
 
-from gridhe.broker import topics
 from gridhe.broker.embedded import EmbeddedBroker
 from gridhe.broker.reactor import Reactor
-from gridhe.broker.receipt import TotalReceipt
 from gridhe.broker.session import Message, Session
-from gridhe.broker.status import Status
 from gridhe.config.settings import BrokerSettings, ReleaseSettings, Settings
 from gridhe.errors import BrokerError
-from gridhe.keyring.bundle import Bundle
-from gridhe.keyring.credential import load_aggregator
 from gridhe.keyring.desk import Outcome
 from gridhe.keyring.inbox import Inbox
-from gridhe.keyring.ingest import derive_key
 from gridhe.keyring.inspection import inspect_home, lines_of
 from gridhe.keyring.receiver import Receiver
-from gridhe.keyring.roster import Roster
 from gridhe.keyring.service import ReleaseService, publish_bundles, utc_now
-from gridhe.keyring.signing import SigningKey
+from gridhe.wire import topics
+from gridhe.wire.bundle import Bundle
+from gridhe.wire.credential import load_aggregator
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.receipt import TotalReceipt
+from gridhe.wire.roster import Roster
+from gridhe.wire.signing import SigningKey
+from gridhe.wire.status import Status
 
 WAIT_S = 20.0
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gridhe.broker.total import open_total
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import ReleaseRefused, StateError
 from gridhe.keyring import releaser as module
@@ -15,6 +14,7 @@ from gridhe.keyring.answers import Answer, Answers
 from gridhe.keyring.ledger import Ledger, verify_ledger
 from gridhe.keyring.releaser import Releaser
 from gridhe.plan.slots import MISSING
+from gridhe.wire.total import open_total
 
 Open = Callable[..., Releaser]
 
@@ -83,7 +83,7 @@ def test_the_same_request_gets_the_stored_answer_without_a_decryption(
 
 
 def test_a_total_of_a_stranger_is_refused_and_noted(small_authority: Any, open_releaser: Open) -> None:
-    from gridhe.keyring.signing import SigningKey
+    from gridhe.wire.signing import SigningKey
 
     with open_releaser() as releaser:
         assert refusal(releaser, small_authority.total("f1", aggregator="agg9")) == "signature"

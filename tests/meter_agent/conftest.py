@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 import tenseal as ts
 
-from gridhe.broker import topics
 from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.envelope import Header, open_envelope
-from gridhe.broker.planes import Planes
 from gridhe.broker.reactor import Reactor
-from gridhe.broker.receipt import Receipt
 from gridhe.broker.session import Message, Session
-from gridhe.broker.status import Status
-from gridhe.broker.tenseal_format import to_tenseal
 from gridhe.config.settings import BrokerSettings
-from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.credential import DeviceCredential
-from gridhe.keyring.ingest import derive_key
-from gridhe.keyring.signing import SigningKey, authority_id
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan, Quantity
+from gridhe.wire import topics
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.credential import DeviceCredential
+from gridhe.wire.envelope import Header, open_envelope
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.planes import Planes
+from gridhe.wire.receipt import Receipt
+from gridhe.wire.signing import SigningKey, authority_id
+from gridhe.wire.status import Status
+from gridhe.wire.tenseal_format import to_tenseal
 
 INGEST_SECRET = bytes(range(32))
 

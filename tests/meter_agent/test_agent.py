@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from gridhe.broker.receipt import Receipt
 from gridhe.config.settings import MeterSettings
 from gridhe.meter_agent.agent import Agent
 from gridhe.meter_agent.outbox import Settled, Waiting
+from gridhe.wire.receipt import Receipt
 
 KEY = b"k" * 32
 PLAN = "p" + "0" * 16

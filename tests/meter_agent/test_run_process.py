@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gridhe.broker import topics
 from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.receipt import Receipt
 from gridhe.config.settings import MeterSettings
-from gridhe.keyring.credential import FleetCredential
 from gridhe.meter_agent.outbox import Outbox
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
 from gridhe.meter_agent.windows import Windower
+from gridhe.wire import topics
+from gridhe.wire.credential import FleetCredential
+from gridhe.wire.receipt import Receipt
 
 DAY_S = 86_400
 START = "2024-03-01"

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gridhe.broker.envelope import open_envelope
 from gridhe.errors import BundleError
-from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.meter_agent.sealing import Encryptor, Sealer
 from gridhe.plan.parameters import CkksParameters
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.envelope import open_envelope
 
 
 @pytest.mark.parametrize(

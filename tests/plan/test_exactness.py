@@ -8,8 +8,6 @@ import pytest
 import tenseal as ts
 from numpy.typing import NDArray
 
-from gridhe.broker.planes import Planes
-from gridhe.broker.tenseal_format import from_tenseal
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
 from gridhe.keyring.decrypt import Decryptor
@@ -17,6 +15,8 @@ from gridhe.plan.exactness import capacity, check_exact, largest_slot, limit, ro
 from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import choose, make_plan
+from gridhe.wire.planes import Planes
+from gridhe.wire.tenseal_format import from_tenseal
 
 CLEAR, FLOODED = CkksSettings(flooding_bits=0), CkksSettings(flooding_bits=40)
 # The four rings of the design's table, each with what it is for and readings so large that its capacity is

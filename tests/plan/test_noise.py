@@ -9,7 +9,6 @@ import pytest
 import tenseal as ts
 from numpy.typing import NDArray
 
-from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
 from gridhe.keyring.decrypt import embed, gaussian
 from gridhe.plan.noise import (
     FLOODING_TAIL,
@@ -21,6 +20,7 @@ from gridhe.plan.noise import (
     slot_failure_log2,
 )
 from gridhe.plan.parameters import RINGS, CkksParameters
+from gridhe.wire.tenseal_format import from_tenseal, to_tenseal
 
 # The rings of the design's table, and the two the planner has beside them.
 FOUR = [RINGS[0], RINGS[1], RINGS[2], RINGS[5]]

@@ -10,9 +10,9 @@ import pytest
 import tenseal as ts
 import zstandard
 
-from gridhe.broker.planes import Planes
 from gridhe.errors import PlanError
 from gridhe.plan.parameters import MODULUS_BITS_MAX, PRESETS, RINGS, CkksParameters, plane_bytes
+from gridhe.wire.planes import Planes
 
 # What CoeffModulus::Create is asked for: equal sizes next to each other and apart, sizes at both ends.
 ODD_RINGS = [

@@ -13,7 +13,7 @@ import pytest
 
 from gridhe.broker.server_config import write_server_files
 from gridhe.config.settings import BrokerSettings
-from gridhe.keyring.roster import RosterEntry
+from gridhe.wire.roster import RosterEntry
 from gridhe_testing.commands import free_port, wait_for
 
 USERS = {"m1": "one", "m2": "two", "fleet": "three", "authority": "four"}

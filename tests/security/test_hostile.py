@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.broker import topics
-from gridhe.broker.envelope import open_envelope
 from gridhe.errors import EnvelopeError
+from gridhe.wire import topics
+from gridhe.wire.envelope import open_envelope
 from gridhe_testing.hostile import ROGUE, attack, small_grid
 
 COUNT = 20_000

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gridhe.broker.planes import Planes
-from gridhe.broker.total import Piece, TotalHeader, open_total, seal_total
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, ReleaseSettings, Settings
 from gridhe.errors import ReleaseRefused, StateError
 from gridhe.keyring.authority import AuthorityHome
-from gridhe.keyring.credential import load_aggregator
 from gridhe.keyring.decrypt import Decryptor
 from gridhe.keyring.ledger import verify_ledger
 from gridhe.keyring.releaser import Releaser
-from gridhe.keyring.signing import SigningKey
 from gridhe.keyring.vault import Kdf
 from gridhe.meter_agent.sealing import Encryptor
+from gridhe.wire.credential import load_aggregator
+from gridhe.wire.planes import Planes
+from gridhe.wire.signing import SigningKey
+from gridhe.wire.total import Piece, TotalHeader, open_total, seal_total
 from gridhe_testing.release_figures import noise, rounding
 
 BUDGET = 3

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from gridhe.errors import CredentialError, VaultError
-from gridhe.keyring.credential import (
+from gridhe.keyring.vault import Secrets, Vault
+from gridhe.wire.credential import (
     AggregatorCredential,
     DeviceCredential,
     FleetCredential,
@@ -26,8 +27,7 @@ from gridhe.keyring.credential import (
     load_device,
     load_fleet,
 )
-from gridhe.keyring.signing import SigningKey
-from gridhe.keyring.vault import Secrets, Vault
+from gridhe.wire.signing import SigningKey
 
 WINDOW_BYTES = 48  # of a secret key: any stretch this long stands for it
 

@@ -11,15 +11,15 @@ import numpy as np
 import psutil
 import pytest
 
-from gridhe.broker import topics
 from gridhe.broker.embedded import EmbeddedBroker
 from gridhe.broker.reactor import Reactor
-from gridhe.broker.receipt import Receipt, TotalReceipt
 from gridhe.broker.session import Message, Session
-from gridhe.broker.total import Total, open_total
 from gridhe.config.settings import BrokerSettings
-from gridhe.keyring.ingest import derive_key
-from gridhe.keyring.roster import Roster, RosterEntry
+from gridhe.wire import topics
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.receipt import Receipt, TotalReceipt
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.total import Total, open_total
 
 pytestmark = pytest.mark.system
 

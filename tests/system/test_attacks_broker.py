@@ -16,24 +16,24 @@ from typing import Any
 import pytest
 
 from gridhe.aggregator.service import Service
-from gridhe.broker import topics
 from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.envelope import Header, seal_envelope
-from gridhe.broker.receipt import Receipt, TotalReceipt
 from gridhe.broker.server_config import acl
 from gridhe.broker.session import Message, Session
-from gridhe.broker.status import Status
-from gridhe.broker.total import Piece, TotalHeader, seal_total
 from gridhe.config.settings import AggregatorSettings, BrokerSettings, MeterSettings, Settings
-from gridhe.keyring.bundle import Bundle
 from gridhe.keyring.inbox import Inbox
-from gridhe.keyring.ingest import derive_key
 from gridhe.keyring.receiver import Receiver
-from gridhe.keyring.roster import Roster, RosterEntry
-from gridhe.keyring.signing import SigningKey, sign_record
 from gridhe.meter_agent.agent import Agent
 from gridhe.meter_agent.outbox import Waiting
 from gridhe.meter_agent.plans import PlanBook
+from gridhe.wire import topics
+from gridhe.wire.bundle import Bundle
+from gridhe.wire.envelope import Header, seal_envelope
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.receipt import Receipt, TotalReceipt
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.signing import SigningKey, sign_record
+from gridhe.wire.status import Status
+from gridhe.wire.total import Piece, TotalHeader, seal_total
 
 pytestmark = pytest.mark.system
 

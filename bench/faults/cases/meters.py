@@ -5,8 +5,8 @@ import hashlib
 from gridhe.bench.faults.cases.kills import SLOW
 from gridhe.bench.faults.options import Options
 from gridhe.bench.faults.outcome import Outcome
-from gridhe.broker.envelope import open_envelope
-from gridhe.broker.topics import PREFIX
+from gridhe.wire.envelope import open_envelope
+from gridhe.wire.topics import PREFIX
 
 __all__ = ["METER_POINTS", "meter_kills"]
 

@@ -17,17 +17,18 @@ import numpy as np
 from gridhe.aggregator.database import Database
 from gridhe.aggregator.enrolment import Enrolment
 from gridhe.aggregator.totals import TotalKey, TotalRow, Totals
-from gridhe.broker.codec import pack, tag
-from gridhe.broker.envelope import Header, open_envelope, seal_envelope
-from gridhe.broker.planes import Planes
-from gridhe.broker.receipt import Receipt, TotalReceipt
-from gridhe.broker.status import Status
-from gridhe.broker.total import Piece, TotalHeader, open_total, seal_total
 from gridhe.config.settings import CkksSettings, MeterSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import BundleError, CredentialError, EnvelopeError, StateError
 from gridhe.keyring.answers import Answer
-from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.credential import (
+from gridhe.keyring.ledger import Ledger, verify_ledger
+from gridhe.keyring.releaser import claim_of_record
+from gridhe.meter_agent.outbox import Outbox
+from gridhe.meter_agent.windows import Windower
+from gridhe.plan.plan import Plan
+from gridhe.plan.planner import choose, make_plan
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.codec import pack, tag
+from gridhe.wire.credential import (
     AggregatorCredential,
     DeviceCredential,
     FleetCredential,
@@ -35,14 +36,13 @@ from gridhe.keyring.credential import (
     load_device,
     load_fleet,
 )
-from gridhe.keyring.ledger import Ledger, verify_ledger
-from gridhe.keyring.releaser import claim_of_record
-from gridhe.keyring.roster import Roster, RosterEntry
-from gridhe.keyring.signing import SigningKey, authority_id, sign_record
-from gridhe.meter_agent.outbox import Outbox
-from gridhe.meter_agent.windows import Windower
-from gridhe.plan.plan import Plan
-from gridhe.plan.planner import choose, make_plan
+from gridhe.wire.envelope import Header, open_envelope, seal_envelope
+from gridhe.wire.planes import Planes
+from gridhe.wire.receipt import Receipt, TotalReceipt
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.signing import SigningKey, authority_id, sign_record
+from gridhe.wire.status import Status
+from gridhe.wire.total import Piece, TotalHeader, open_total, seal_total
 
 MAX_BYTES = 1 << 20
 KEY = bytes(range(32))

@@ -10,20 +10,20 @@ import tenseal as ts
 
 from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine, Outgoing
-from gridhe.broker import topics
-from gridhe.broker.envelope import Header, seal_envelope
-from gridhe.broker.planes import Planes
-from gridhe.broker.receipt import Receipt, TotalReceipt
-from gridhe.broker.tenseal_format import to_tenseal
-from gridhe.broker.total import Total, open_total
 from gridhe.config.settings import AggregatorSettings, CkksSettings, PlanSettings, QuantitySettings, Settings
-from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.credential import AggregatorCredential, DeviceCredential
-from gridhe.keyring.ingest import derive_key, new_ingest_secret
-from gridhe.keyring.roster import Roster, RosterEntry
-from gridhe.keyring.signing import SigningKey, authority_id
 from gridhe.meter_agent.sealing import Encryptor, Sealer
 from gridhe.plan.planner import choose, make_plan
+from gridhe.wire import topics
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.credential import AggregatorCredential, DeviceCredential
+from gridhe.wire.envelope import Header, seal_envelope
+from gridhe.wire.ingest import derive_key, new_ingest_secret
+from gridhe.wire.planes import Planes
+from gridhe.wire.receipt import Receipt, TotalReceipt
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.signing import SigningKey, authority_id
+from gridhe.wire.tenseal_format import to_tenseal
+from gridhe.wire.total import Total, open_total
 
 WINDOW_S = 3_600
 FIRST_WINDOW = 480_000

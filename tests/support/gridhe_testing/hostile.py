@@ -20,9 +20,9 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from gridhe.broker import topics
-from gridhe.broker.codec import pack, tag
-from gridhe.keyring.ingest import derive_key
+from gridhe.wire import topics
+from gridhe.wire.codec import pack, tag
+from gridhe.wire.ingest import derive_key
 from gridhe_testing.grid import FIRST_WINDOW, Grid
 
 ROGUE = "rogue"

@@ -23,20 +23,20 @@ import numpy as np
 import tenseal as ts
 
 from gridhe.aggregator.accumulator import Accumulator
-from gridhe.broker.planes import Planes
-from gridhe.broker.total import Piece, TotalHeader, open_total, seal_total
 from gridhe.config.settings import PlanSettings, QuantitySettings, ReleaseSettings, Settings
 from gridhe.keyring import decrypt
 from gridhe.keyring.authority import AuthorityHome
-from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.credential import load_aggregator
 from gridhe.keyring.decrypt import Decryptor, embed, gaussian
 from gridhe.keyring.ledger import verify_ledger
 from gridhe.keyring.releaser import Releaser
-from gridhe.keyring.signing import SigningKey
 from gridhe.keyring.vault import Kdf
 from gridhe.meter_agent.sealing import Encryptor
 from gridhe.plan.planner import choose, make_plan
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.credential import load_aggregator
+from gridhe.wire.planes import Planes
+from gridhe.wire.signing import SigningKey
+from gridhe.wire.total import Piece, TotalHeader, open_total, seal_total
 
 _PATIENCE_S = 120.0
 

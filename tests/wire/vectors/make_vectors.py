@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import tenseal as ts
 
-from gridhe.broker.envelope import Header, seal_envelope
-from gridhe.broker.planes import Planes
-from gridhe.broker.receipt import Receipt, TotalReceipt
-from gridhe.broker.status import Status
-from gridhe.broker.tenseal_format import from_tenseal
-from gridhe.broker.total import Piece, TotalHeader, seal_total
-from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.ingest import derive_key
-from gridhe.keyring.roster import Roster, RosterEntry
-from gridhe.keyring.signing import SigningKey, authority_id
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan, Quantity
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.envelope import Header, seal_envelope
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.planes import Planes
+from gridhe.wire.receipt import Receipt, TotalReceipt
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.signing import SigningKey, authority_id
+from gridhe.wire.status import Status
+from gridhe.wire.tenseal_format import from_tenseal
+from gridhe.wire.total import Piece, TotalHeader, seal_total
 
 WINDOW = 19_700
 METERS = ("m1", "m2", "m3")

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gridhe.broker.planes import Planes
 from gridhe.errors import EnvelopeError
 from gridhe.plan.parameters import RINGS, CkksParameters
+from gridhe.wire.planes import Planes
 
 # Data primes of every width class and at its edges: 27, 32, 33, 41, 48, 49 and 60 bits.
 SHAPES = [

@@ -11,8 +11,8 @@ from io import BytesIO
 import msgpack
 
 from gridhe.errors import BundleError, ConfigError
-from gridhe.keyring.signing import SigningKey, open_record, sign_record
 from gridhe.plan.names import ancestors, check_group, check_meter
+from gridhe.wire.signing import SigningKey, open_record, sign_record
 
 __all__ = ["Roster", "RosterEntry", "RosterReader"]
 

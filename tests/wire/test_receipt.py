@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridhe.broker.receipt import RECEIPT_BYTES_MAX, TRANSIENT_REASONS, Receipt, TotalReceipt
 from gridhe.errors import EnvelopeError
+from gridhe.wire.receipt import RECEIPT_BYTES_MAX, TRANSIENT_REASONS, Receipt, TotalReceipt
 
 KEY = bytes(range(32))
 PLAN = "p" + "0" * 16

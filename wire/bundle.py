@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import msgpack
 
 from gridhe.errors import BundleError, PlanError
-from gridhe.keyring.signing import SigningKey, authority_id, open_record, sign_record
 from gridhe.plan.plan import Plan
+from gridhe.wire.signing import SigningKey, authority_id, open_record, sign_record
 
 __all__ = ["Bundle", "key_id_of"]
 

@@ -7,11 +7,11 @@ parts it sums, [(group, part, meters), ...]; `members` is the digest of its memb
 
 from dataclasses import dataclass
 
-from gridhe.broker.codec import field, key_id, pack, plan_id, unpack, unpack_bins
-from gridhe.broker.envelope import WINDOW_MAX
 from gridhe.errors import BundleError, ConfigError, EnvelopeError
-from gridhe.keyring.signing import SIGNATURE_BYTES, SigningKey, verify
 from gridhe.plan.names import ROOT_GROUP, check_group, check_name
+from gridhe.wire.codec import field, key_id, pack, plan_id, unpack, unpack_bins
+from gridhe.wire.envelope import WINDOW_MAX
+from gridhe.wire.signing import SIGNATURE_BYTES, SigningKey, verify
 
 __all__ = [
     "DIGEST_BYTES",

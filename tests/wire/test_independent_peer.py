@@ -13,12 +13,12 @@ import pytest
 import tenseal as ts
 from cryptography.exceptions import InvalidSignature
 
-from gridhe.broker import topics
-from gridhe.broker.envelope import open_envelope
-from gridhe.broker.planes import Planes
-from gridhe.broker.tenseal_format import to_tenseal
-from gridhe.broker.total import Total
 from gridhe.plan.parameters import CkksParameters
+from gridhe.wire import topics
+from gridhe.wire.envelope import open_envelope
+from gridhe.wire.planes import Planes
+from gridhe.wire.tenseal_format import to_tenseal
+from gridhe.wire.total import Total
 from gridhe_testing.grid import FIRST_WINDOW, Grid
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "wire.md"
@@ -200,9 +200,9 @@ def test_the_page_names_every_reason_and_every_field() -> None:
     source = "".join(
         (PAGE.parents[1] / name).read_text(encoding="utf-8")
         for name in (
-            "broker/envelope.py",
-            "broker/codec.py",
-            "broker/planes.py",
+            "wire/envelope.py",
+            "wire/codec.py",
+            "wire/planes.py",
             "aggregator/admission.py",
             "aggregator/engine.py",
         )

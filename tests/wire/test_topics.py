@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridhe.broker import topics
 from gridhe.errors import ConfigError, EnvelopeError
 from gridhe.plan.names import check_meter
+from gridhe.wire import topics
 
 names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,9}", fullmatch=True)
 groups = st.lists(names, min_size=1, max_size=8).filter(lambda levels: levels[0] != "grid").map("/".join)

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gridhe.errors import BundleError
-from gridhe.keyring.signing import SigningKey, authority_id, open_record, sign_record, verify
+from gridhe.wire.signing import SigningKey, authority_id, open_record, sign_record, verify
 
 KEY = SigningKey.from_private_bytes(bytes(range(32)))
 

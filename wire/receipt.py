@@ -6,10 +6,10 @@ receiver's ingest key, so nobody else can make a meter forget a batch.
 
 from dataclasses import dataclass
 
-from gridhe.broker.codec import field, pack, plan_id, tag, tag_matches, unpack, unpack_bins
-from gridhe.broker.envelope import WINDOW_MAX
 from gridhe.errors import ConfigError, EnvelopeError
 from gridhe.plan.names import ROOT_GROUP, check_group, check_name
+from gridhe.wire.codec import field, pack, plan_id, tag, tag_matches, unpack, unpack_bins
+from gridhe.wire.envelope import WINDOW_MAX
 
 __all__ = ["RECEIPT_BYTES_MAX", "TRANSIENT_REASONS", "Receipt", "TotalReceipt"]
 

@@ -8,9 +8,9 @@ import msgpack
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from gridhe.broker.total import TOTAL_HEADER_BYTES_MAX, Piece, TotalHeader, open_total, seal_total
 from gridhe.errors import EnvelopeError
-from gridhe.keyring.signing import SigningKey, sign_record
+from gridhe.wire.signing import SigningKey, sign_record
+from gridhe.wire.total import TOTAL_HEADER_BYTES_MAX, Piece, TotalHeader, open_total, seal_total
 
 KEY = SigningKey.from_private_bytes(bytes(range(32)))
 CIPHERTEXT = bytes(range(256))

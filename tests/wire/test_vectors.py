@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import tenseal as ts
 
-from gridhe.broker.envelope import Header, open_envelope, seal_envelope
-from gridhe.broker.planes import Planes
-from gridhe.broker.receipt import Receipt, TotalReceipt
-from gridhe.broker.status import Status
-from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
-from gridhe.broker.total import Piece, open_total, seal_total
-from gridhe.keyring.bundle import Bundle, key_id_of
 from gridhe.keyring.decrypt import Decryptor
-from gridhe.keyring.ingest import derive_key
-from gridhe.keyring.roster import Roster, RosterEntry
-from gridhe.keyring.signing import SigningKey
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.envelope import Header, open_envelope, seal_envelope
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.planes import Planes
+from gridhe.wire.receipt import Receipt, TotalReceipt
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.signing import SigningKey
+from gridhe.wire.status import Status
+from gridhe.wire.tenseal_format import from_tenseal, to_tenseal
+from gridhe.wire.total import Piece, open_total, seal_total
 
 VECTORS = Path(__file__).parent / "vectors"
 KEYS = {name: bytes.fromhex(value) for name, value in json.loads((VECTORS / "keys.json").read_text()).items()}

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from gridhe.broker.codec import field, pack, unpack
 from gridhe.errors import EnvelopeError
+from gridhe.wire.codec import field, pack, unpack
 
 __all__ = ["Status"]
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridhe.broker.status import Status
 from gridhe.errors import EnvelopeError
+from gridhe.wire.status import Status
 
 RECORD: dict[str, Any] = {"v": 1, "online": True, "version": "1.2", "incarnation": "abc", "backlog": 3}
 

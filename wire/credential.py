@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from gridhe.errors import ConfigError, CredentialError
 from gridhe.files import check_private, write_private
-from gridhe.keyring.signing import authority_id
 from gridhe.plan.names import check_group, check_meter, check_name
+from gridhe.wire.signing import authority_id
 
 __all__ = [
     "AggregatorCredential",

@@ -9,9 +9,9 @@ import tenseal as ts
 import zstandard
 from numpy.typing import NDArray
 
-from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
 from gridhe.errors import EnvelopeError
 from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
+from gridhe.wire.tenseal_format import from_tenseal, to_tenseal
 
 SCALE = 2.0**30
 MAGIC = b"\x28\xb5\x2f\xfd"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridhe.broker.envelope import HEADER_BYTES_MAX, OVERHEAD_BYTES, Header, open_envelope, seal_envelope
 from gridhe.errors import EnvelopeError
+from gridhe.wire.envelope import HEADER_BYTES_MAX, OVERHEAD_BYTES, Header, open_envelope, seal_envelope
 
 KEY = bytes(range(32))
 HEADER = Header(plan="p" + "0" * 16, key="k" + "f" * 16, meter="m1", group="north/f1", window=19_000)

@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 
-from gridhe.keyring.ingest import KEY_BYTES, derive_key, new_ingest_secret
+from gridhe.wire.ingest import KEY_BYTES, derive_key, new_ingest_secret
 
 
 def hkdf_by_hand(secret: bytes, info: bytes) -> bytes:

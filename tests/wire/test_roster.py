@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridhe.errors import BundleError, ConfigError
-from gridhe.keyring.roster import Roster, RosterEntry, RosterReader
-from gridhe.keyring.signing import SigningKey, sign_record
+from gridhe.wire.roster import Roster, RosterEntry, RosterReader
+from gridhe.wire.signing import SigningKey, sign_record
 
 KEY = SigningKey.from_private_bytes(bytes(range(32)))
 ENTRIES = (

@@ -17,18 +17,18 @@ import tenseal as ts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gridhe.broker import topics
-from gridhe.broker.envelope import Header, open_envelope, seal_envelope
-from gridhe.broker.planes import Planes
-from gridhe.broker.receipt import Receipt, TotalReceipt
-from gridhe.broker.status import Status
-from gridhe.broker.tenseal_format import from_tenseal, to_tenseal
-from gridhe.broker.total import Piece, TotalHeader, open_total, seal_total
 from gridhe.errors import BundleError, EnvelopeError
-from gridhe.keyring.bundle import Bundle
-from gridhe.keyring.roster import Roster, RosterEntry
-from gridhe.keyring.signing import SigningKey, sign_record
 from gridhe.plan.parameters import RINGS
+from gridhe.wire import topics
+from gridhe.wire.bundle import Bundle
+from gridhe.wire.envelope import Header, open_envelope, seal_envelope
+from gridhe.wire.planes import Planes
+from gridhe.wire.receipt import Receipt, TotalReceipt
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.signing import SigningKey, sign_record
+from gridhe.wire.status import Status
+from gridhe.wire.tenseal_format import from_tenseal, to_tenseal
+from gridhe.wire.total import Piece, TotalHeader, open_total, seal_total
 
 KEY = bytes(range(32))
 SIGNER = SigningKey.from_private_bytes(KEY)

@@ -7,9 +7,9 @@ meter's ingest key. A decoder takes any bytes and returns an envelope or raises 
 
 from dataclasses import dataclass
 
-from gridhe.broker.codec import TAG_BYTES, field, key_id, pack, plan_id, tag, tag_matches, unpack, unpack_bins
 from gridhe.errors import EnvelopeError
 from gridhe.plan.names import check_group, check_meter
+from gridhe.wire.codec import TAG_BYTES, field, key_id, pack, plan_id, tag, tag_matches, unpack, unpack_bins
 
 __all__ = ["HEADER_BYTES_MAX", "OVERHEAD_BYTES", "Envelope", "Header", "open_envelope", "seal_envelope"]
 

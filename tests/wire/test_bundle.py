@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridhe.errors import BundleError
-from gridhe.keyring.bundle import Bundle, key_id_of
-from gridhe.keyring.signing import SigningKey, authority_id, sign_record
 from gridhe.plan.parameters import RINGS
 from gridhe.plan.plan import Plan, Quantity
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.signing import SigningKey, authority_id, sign_record
 
 KEY = SigningKey.from_private_bytes(bytes(range(32)))
 PUBLIC_KEY = b"stands for a TenSEAL context: a bundle does not look into it"

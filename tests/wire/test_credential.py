@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gridhe.errors import CredentialError
-from gridhe.keyring.credential import (
+from gridhe.wire.credential import (
     AggregatorCredential,
     DeviceCredential,
     FleetCredential,
@@ -18,7 +18,7 @@ from gridhe.keyring.credential import (
     load_device,
     load_fleet,
 )
-from gridhe.keyring.signing import authority_id
+from gridhe.wire.signing import authority_id
 
 AUTHORITY = b"A" * 32
 PASSWORD = "pass-" + "w" * 20
