@@ -16,8 +16,8 @@ from gridhe import __version__
 from gridhe.aggregator.counters import Snapshot
 from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine, Outgoing
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import Settings
 from gridhe.errors import EnvelopeError
 from gridhe.faults import point

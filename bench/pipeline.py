@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from gridhe.bench.throughput import StreamFailed
-from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.demo.children import Children, clean_environment
 from gridhe.files import make_private_dir, write_private

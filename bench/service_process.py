@@ -9,7 +9,7 @@ from pathlib import Path
 from gridhe.bench.grid import BenchGrid
 from gridhe.bench.messages import first_message, put
 from gridhe.bench.throughput import StreamFailed, process
-from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.wire import topics
 from gridhe.wire.status import Status
 

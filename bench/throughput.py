@@ -25,7 +25,7 @@ import psutil
 from numpy.typing import NDArray
 
 from gridhe.bench.messages import put
-from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.errors import GridHEError
 
 __all__ = [

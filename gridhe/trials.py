@@ -9,10 +9,10 @@ import numpy as np
 import tenseal as ts
 
 from gridhe.aggregator.accumulator import Accumulator
-from gridhe.broker.embedded import available
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.server_config import FLEET_USER, aggregator_user
-from gridhe.broker.session import Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Session
+from gridhe.broker.server.embedded import available
+from gridhe.broker.server.mosquitto_config import FLEET_USER, aggregator_user
 from gridhe.checks import Check
 from gridhe.config import Settings
 from gridhe.errors import BrokerError, ConfigError, CredentialError, EnvelopeError, PlanError

@@ -20,18 +20,18 @@ from pathlib import Path
 
 import tenseal as ts
 
-from gridhe.broker.server_config import (
+from gridhe.broker.client.url import BrokerUrl
+from gridhe.broker.server.mosquitto_config import (
     AUTHORITY_USER,
     FLEET_USER,
     ServerTls,
     aggregator_user,
     write_server_files,
 )
-from gridhe.broker.url import BrokerUrl
+from gridhe.broker.server.users import broker_owner
 from gridhe.config.settings import BrokerSettings, Settings
 from gridhe.errors import ConfigError, PlanError, StateError, VaultError
 from gridhe.files import make_private_dir, write_private
-from gridhe.keyring.broker_user import broker_owner
 from gridhe.keyring.enrolment import EnrolledMeter, Enrolment, derive_password
 from gridhe.keyring.vault import Kdf, Secrets, Vault, check_private_dir
 from gridhe.plan.plan import Plan

@@ -47,7 +47,7 @@ def ca(
       gridhe-keyring ca --home authority --clients --set broker.url=mqtts://broker.example:8883
       gridhe-keyring ca --home authority --client anna
     """
-    from gridhe.broker.url import BrokerUrl
+    from gridhe.broker.client.url import BrokerUrl
     from gridhe.keyring.ca import CertificateAuthority
     from gridhe.wire.signing import authority_id
 

@@ -16,9 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from gridhe import __version__
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.server_config import AUTHORITY_USER
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
+from gridhe.broker.server.mosquitto_config import AUTHORITY_USER
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, EnvelopeError
 from gridhe.keyring.inbox import Inbox

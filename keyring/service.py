@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from types import FrameType
 
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.server_config import AUTHORITY_USER
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
+from gridhe.broker.server.mosquitto_config import AUTHORITY_USER
 from gridhe.config.settings import Settings
 from gridhe.errors import BrokerError
 from gridhe.keyring.authority import AuthorityHome

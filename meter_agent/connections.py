@@ -4,12 +4,12 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.session import Message, Session
 from gridhe.wire import topics
 from gridhe.wire.status import Status
 
 if TYPE_CHECKING:
-    from gridhe.broker.reactor import Reactor
+    from gridhe.broker.client.loop import Reactor
     from gridhe.config.settings import BrokerSettings
     from gridhe.meter_agent.publisher import Unit
     from gridhe.meter_agent.service import Service

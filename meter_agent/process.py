@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from gridhe import __version__
-from gridhe.broker.reactor import Reactor
+from gridhe.broker.client.loop import Reactor
 from gridhe.errors import CredentialError
 from gridhe.meter_agent.agent import Agent, AgentCounts
 from gridhe.meter_agent.connections import close_all, connect_each, connect_shared
@@ -24,7 +24,7 @@ from gridhe.meter_agent.readings import Readings, SourceOptions
 from gridhe.meter_agent.service import Service
 
 if TYPE_CHECKING:
-    from gridhe.broker.session import Session
+    from gridhe.broker.client.session import Session
     from gridhe.config.settings import Settings
     from gridhe.wire.credential import DeviceCredential
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gridhe.broker.session import Message
+from gridhe.broker.client.session import Message
 from gridhe.errors import EnvelopeError
 from gridhe.faults import point
 from gridhe.wire import topics
@@ -15,7 +15,7 @@ from gridhe.wire.status import Status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gridhe.broker.session import Session
+    from gridhe.broker.client.session import Session
     from gridhe.meter_agent.agent import Agent
     from gridhe.meter_agent.feeders import Feeder
     from gridhe.meter_agent.outbox import Outbox, Settled

@@ -32,7 +32,7 @@ from gridhe.wire import topics
 from gridhe.wire.status import Status
 
 if TYPE_CHECKING:
-    from gridhe.broker.reactor import Reactor
+    from gridhe.broker.client.loop import Reactor
     from gridhe.meter_agent.feeders import Feeder
     from gridhe.meter_agent.outbox import Outbox
     from gridhe.meter_agent.pace import Pace

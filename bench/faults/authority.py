@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from gridhe.bench.faults.oracle import Oracle, Place
 from gridhe.bench.faults.world import World
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import EnvelopeError
 from gridhe.wire import topics

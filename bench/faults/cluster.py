@@ -23,8 +23,8 @@ from gridhe.bench.faults.oracle import Oracle
 from gridhe.bench.faults.outcome import Outcome
 from gridhe.bench.faults.program import Program, ProgramFailed
 from gridhe.bench.faults.world import World
-from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.reactor import Reactor
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import AggregatorSettings, BrokerSettings, MeterSettings
 
 __all__ = ["Cluster"]

@@ -31,7 +31,7 @@ def _dedup() -> Patches:
 
 def _early_receipt() -> Patches:
     from gridhe.aggregator.service import Service
-    from gridhe.broker.session import Message
+    from gridhe.broker.client.session import Message
 
     original = Service._on_message
 

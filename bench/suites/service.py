@@ -28,7 +28,7 @@ from gridhe.bench.throughput import (
     wait_for_line,
     wait_until_counting,
 )
-from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
 from gridhe.wire import topics
 

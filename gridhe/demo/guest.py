@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError
 from gridhe.wire import topics

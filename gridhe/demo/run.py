@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import Settings
 from gridhe.demo.children import Child, ChildFailed, Children, clean_environment
 from gridhe.demo.guest import guest_at

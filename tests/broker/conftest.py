@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
 
 Inbox = list[tuple[str, bytes]]

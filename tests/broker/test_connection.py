@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.broker import embedded
-from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.url import BrokerUrl
+from gridhe.broker.client.url import BrokerUrl
+from gridhe.broker.server import embedded
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.errors import BrokerError, ConfigError
 
 
@@ -72,7 +72,7 @@ def test_its_files_are_nobody_elses(any_broker: EmbeddedBroker) -> None:
 _PARENT = """
 import sys, time
 from pathlib import Path
-from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.server.embedded import EmbeddedBroker
 broker = EmbeddedBroker(Path(sys.argv[1]), prefer=sys.argv[2]).start()
 print(broker.pid, flush=True)
 time.sleep(60)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError
 

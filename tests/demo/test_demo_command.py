@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from gridhe.broker.embedded import EmbeddedBroker, available
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
+from gridhe.broker.server.embedded import EmbeddedBroker, available
 from gridhe.config.settings import BrokerSettings
 from gridhe.wire.topics import PLAN_CURRENT
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gridhe import checks
-from gridhe.broker.embedded import EmbeddedBroker, Kind, available
-from gridhe.broker.server_config import aggregator_user
+from gridhe.broker.server.embedded import EmbeddedBroker, Kind, available
+from gridhe.broker.server.mosquitto_config import aggregator_user
 from gridhe.cli import cli
 from gridhe.commands import run_command
 from gridhe.wire.credential import AggregatorCredential, DeviceCredential, FleetCredential

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings, ReleaseSettings, Settings
 from gridhe.errors import BrokerError
 from gridhe.keyring.desk import Outcome
@@ -35,7 +35,7 @@ WAIT_S = 20.0
 def broker(small_authority: Any, tmp_path: Path, mosquitto: Path) -> Iterator[EmbeddedBroker]:
     """A Mosquitto with the passwords and ACL of the small authority."""
     authority = small_authority.authority
-    from gridhe.broker.server_config import acl
+    from gridhe.broker.server.mosquitto_config import acl
 
     credential = load_aggregator(small_authority.home / "credentials" / "aggregator-agg1.json")
     users = {"authority": authority.broker_password, "aggregator-agg1": credential.password}

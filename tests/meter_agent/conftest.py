@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tenseal as ts
 
-from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan, Quantity

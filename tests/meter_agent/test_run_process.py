@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gridhe.broker.embedded import EmbeddedBroker
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import MeterSettings
 from gridhe.meter_agent.outbox import Outbox
 from gridhe.meter_agent.sources.synthetic import SyntheticSource

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.broker.server_config import write_server_files
+from gridhe.broker.server.mosquitto_config import write_server_files
 from gridhe.config.settings import BrokerSettings
 from gridhe.wire.roster import RosterEntry
 from gridhe_testing.commands import free_port, wait_for

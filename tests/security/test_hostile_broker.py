@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Session
 from gridhe.config.settings import BrokerSettings
 
 CONNACK_5 = bytes([0x20, 3, 0, 0, 0])

@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
+from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
 from gridhe.wire import topics
 from gridhe.wire.ingest import derive_key

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from gridhe.aggregator.service import Service
-from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.server_config import acl
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.session import Message, Session
+from gridhe.broker.server.embedded import EmbeddedBroker
+from gridhe.broker.server.mosquitto_config import acl
 from gridhe.config.settings import AggregatorSettings, BrokerSettings, MeterSettings, Settings
 from gridhe.keyring.inbox import Inbox
 from gridhe.keyring.receiver import Receiver

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Message, Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError
 from gridhe_testing.commands import Shell, free_port, wait_for

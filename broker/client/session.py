@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gridhe.broker.connection import Connection, Greeting, Message
-from gridhe.broker.reactor import Reactor, Timer
-from gridhe.broker.stream import Dial, tls_context
-from gridhe.broker.url import BrokerUrl
+from gridhe.broker.client.connection import Connection, Greeting, Message
+from gridhe.broker.client.loop import Reactor, Timer
+from gridhe.broker.client.stream import Dial, tls_context
+from gridhe.broker.client.url import BrokerUrl
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from gridhe.broker.embedded import EmbeddedBroker
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.server_config import (
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.server.embedded import EmbeddedBroker
+from gridhe.broker.server.mosquitto_config import (
     ServerTls,
     acl,
     aggregator_user,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from gridhe.broker.stream import Address
+from gridhe.broker.client.stream import Address
 from gridhe.errors import BrokerError
 
 __all__ = ["Member", "Reactor", "Timer"]

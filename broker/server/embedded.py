@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from gridhe.broker.server_config import ServerTls, mosquitto_conf, password_line
+from gridhe.broker.server.mosquitto_config import ServerTls, mosquitto_conf, password_line
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError
 from gridhe.files import make_private_dir, write_private

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from gridhe.broker.reactor import Reactor
+from gridhe.broker.client.loop import Reactor
 
 
 def test_timers_fire_in_the_order_of_their_times(reactor: Reactor) -> None:
@@ -148,8 +148,8 @@ def test_a_name_is_looked_up_once_for_a_whole_fleet(monkeypatch: pytest.MonkeyPa
 
 _MANY = """
 import resource, sys
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.session import Session
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.session import Session
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError
 soft, hard = int(sys.argv[1]), int(sys.argv[2])

@@ -17,8 +17,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gridhe.broker.reactor import Reactor
-from gridhe.broker.stream import Stream
+from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.stream import Stream
 
 __all__ = ["Connection", "Greeting", "Hearer", "Message"]
 

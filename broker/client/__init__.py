@@ -1,0 +1,1 @@
+"""The MQTT session: connects, stays connected, and hands over messages. `loop` runs every callback."""
