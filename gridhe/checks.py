@@ -120,7 +120,7 @@ def check_home(home: Path) -> Iterator[Check]:
     except OSError as error:
         yield Check(name="home", state="fail", text=f"{home}: {error.strerror or error}", mend=anew)
         return
-    if mode & 0o067:  # the broker's group may pass through (gridhe.keyring.authority)
+    if mode & 0o067:  # the broker's group may pass through (gridhe.keyring.home.authority)
         text = f"{home} is open to others (mode {stat.S_IMODE(mode):04o})"
         yield Check(name="home", state="fail", text=text, mend=f"chmod 700 {home}")
     else:

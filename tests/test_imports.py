@@ -129,7 +129,7 @@ def test_a_role_that_must_not_decrypt_loads_nothing_of_the_authoritys(role: str)
     assert set(own) <= loaded
     keyring = {module for module in loaded if module.startswith("gridhe.keyring.")}
     assert keyring <= SHARED_KEYRING
-    assert not any(module.startswith("gridhe.keyring.vault") for module in loaded)
+    assert not any(module.startswith("gridhe.keyring.home.vault") for module in loaded)
 
 
 def test_the_aggregator_does_not_load_tenseal() -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from gridhe.aggregator.accumulator import Accumulator
 from gridhe.bench.grid import FIRST_WINDOW, RINGS, BenchGrid
 from gridhe.bench.peers.protocol import QUANTITY, READINGS
-from gridhe.keyring.decrypt import Decryptor
+from gridhe.keyring.release.decrypt import Decryptor
 from gridhe.plan.slots import MISSING
 from gridhe.wire.envelope import OVERHEAD_BYTES, open_envelope, seal_envelope
 

@@ -27,7 +27,7 @@ from gridhe.bench.peers.seal_python import SealPeer
 from gridhe.bench.peers.seal_python import make as make_seal
 from gridhe.bench.recorder import Setup
 from gridhe.config.settings import AggregatorSettings
-from gridhe.keyring.decrypt import Decryptor
+from gridhe.keyring.release.decrypt import Decryptor
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
 from gridhe.wire import topics
 from gridhe.wire.envelope import OVERHEAD_BYTES, open_envelope

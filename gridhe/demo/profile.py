@@ -90,7 +90,7 @@ class GroupProfile:
     def _of_readings(self, squares: Any, sums: Any, present: Any) -> Any:
         """The sum of squares of whole readings, from that of readings without their dropped low bits.
 
-        Those are taken as uniform, as `gridhe.keyring.statistics` explains; exact where none is dropped.
+        The low bits are taken as uniform (see `gridhe.keyring.release.statistics`). Exact if none is dropped.
         """
         a = 1 << self.quantity.square_shift
         return a * a * squares + (a - 1) * sums - present * ((a - 1) * (a - 2) / 6)

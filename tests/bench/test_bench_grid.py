@@ -20,7 +20,7 @@ from gridhe.bench.peers import (
 )
 from gridhe.bench.peers.protocol import LARGEST, READINGS, SLOTS, Peer, PeerAbsent, make_numbers
 from gridhe.bench.replay import replay
-from gridhe.keyring.decrypt import Decryptor
+from gridhe.keyring.release.decrypt import Decryptor
 from gridhe.wire.envelope import open_envelope
 
 

@@ -10,9 +10,9 @@ from gridhe.config.settings import MeterSettings, PlanSettings, QuantitySettings
 from gridhe.demo.proof import Oracle, Plaintext, plaintext_of_cells
 from gridhe.demo.releases import Release, release_of
 from gridhe.demo.workload import Workload, from_sample
-from gridhe.keyring.answers import Answer
-from gridhe.keyring.release import Claim
-from gridhe.keyring.report import record_of
+from gridhe.keyring.release.answers import Answer
+from gridhe.keyring.release.policy import Claim
+from gridhe.keyring.release.report import record_of
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import choose, make_plan
 from gridhe.plan.slots import MISSING

@@ -10,8 +10,8 @@ import tenseal as ts
 from numpy.typing import NDArray
 
 from gridhe.config.settings import PlanSettings, QuantitySettings, Settings
-from gridhe.keyring.authority import AuthorityHome
-from gridhe.keyring.vault import Kdf
+from gridhe.keyring.home.authority import AuthorityHome
+from gridhe.keyring.home.vault import Kdf
 from gridhe.plan.plan import Plan
 from gridhe.wire.credential import load_aggregator
 from gridhe.wire.planes import Planes

@@ -8,9 +8,9 @@ import pytest
 
 from gridhe.config.settings import BrokerSettings, Settings
 from gridhe.errors import BundleError, ConfigError, PlanError, StateError, VaultError
-from gridhe.keyring.authority import AuthorityHome, HomePaths
-from gridhe.keyring.enrolment import derive_password, read_meters_csv
-from gridhe.keyring.vault import Kdf
+from gridhe.keyring.home.authority import AuthorityHome, HomePaths
+from gridhe.keyring.home.enrolment import derive_password, read_meters_csv
+from gridhe.keyring.home.vault import Kdf
 from gridhe.wire.bundle import Bundle
 from gridhe.wire.credential import load_aggregator, load_device, load_fleet
 from gridhe.wire.ingest import derive_key

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import EnvelopeError, VaultError
-from gridhe.keyring.decrypt import Decryptor, embed, gaussian, noise_label
+from gridhe.keyring.release.decrypt import Decryptor, embed, gaussian, noise_label
 from gridhe.plan.noise import fresh_error_sigma
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import choose, make_plan
@@ -168,7 +168,7 @@ def test_flooding_is_added_before_rounding(monkeypatch: pytest.MonkeyPatch) -> N
     assert 0 < sigma < 0.5 / 9.3
     # Noise 100 standard deviations out must show in the integers.
     monkeypatch.setattr(
-        "gridhe.keyring.decrypt.gaussian", lambda key, label, n: gaussian(key, label, n) * 100 / sigma
+        "gridhe.keyring.release.decrypt.gaussian", lambda key, label, n: gaussian(key, label, n) * 100 / sigma
     )
     found = Decryptor(plan, secret, NOISE_KEY).decrypt(total)
     assert (found - 21).std() == pytest.approx(100, rel=0.25)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gridhe.errors import StateError
-from gridhe.keyring.inbox import Inbox
+from gridhe.keyring.release.inbox import Inbox
 from gridhe.wire.total import open_total
 
 

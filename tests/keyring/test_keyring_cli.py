@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from gridhe.commands import run_command
-from gridhe.keyring.cli import cli
-from gridhe.keyring.inbox import Inbox
+from gridhe.keyring.cli.command import cli
+from gridhe.keyring.release.inbox import Inbox
 from gridhe.wire.bundle import Bundle
 from gridhe.wire.credential import load_aggregator, load_device, load_fleet
 from gridhe.wire.signing import SigningKey
@@ -332,7 +332,7 @@ def test_every_command_explains_itself_with_an_example(run: Run) -> None:
 
 def test_help_needs_no_tenseal() -> None:
     code = (
-        "import sys\nfrom gridhe.keyring import cli\n"
-        "assert not {'tenseal', 'gridhe.keyring.vault'} & set(sys.modules), 'imported too much'"
+        "import sys\nfrom gridhe.keyring.cli import command\n"
+        "assert not {'tenseal', 'gridhe.keyring.home.vault'} & set(sys.modules), 'imported too much'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gridhe.errors import StateError
-from gridhe.keyring.ledger import START, Head, Ledger, Record, verify_ledger
+from gridhe.keyring.release.ledger import START, Head, Ledger, Record, verify_ledger
 
 
 def clock() -> Callable[[], str]:

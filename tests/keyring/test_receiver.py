@@ -14,11 +14,11 @@ from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings, ReleaseSettings, Settings
 from gridhe.errors import BrokerError
-from gridhe.keyring.desk import Outcome
-from gridhe.keyring.inbox import Inbox
-from gridhe.keyring.inspection import inspect_home, lines_of
-from gridhe.keyring.receiver import Receiver
-from gridhe.keyring.service import ReleaseService, publish_bundles, utc_now
+from gridhe.keyring.home.inspection import inspect_home, lines_of
+from gridhe.keyring.release.inbox import Inbox
+from gridhe.keyring.release.queue import Outcome
+from gridhe.keyring.release.receiver import Receiver
+from gridhe.keyring.release.service import ReleaseService, publish_bundles, utc_now
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle
 from gridhe.wire.credential import load_aggregator

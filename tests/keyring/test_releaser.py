@@ -9,10 +9,10 @@ import pytest
 
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import ReleaseRefused, StateError
-from gridhe.keyring import releaser as module
-from gridhe.keyring.answers import Answer, Answers
-from gridhe.keyring.ledger import Ledger, verify_ledger
-from gridhe.keyring.releaser import Releaser
+from gridhe.keyring.release import releaser as module
+from gridhe.keyring.release.answers import Answer, Answers
+from gridhe.keyring.release.ledger import Ledger, verify_ledger
+from gridhe.keyring.release.releaser import Releaser
 from gridhe.plan.slots import MISSING
 from gridhe.wire.total import open_total
 

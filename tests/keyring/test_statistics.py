@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gridhe.keyring.statistics import FLAGS, IntervalStatistics, statistics_of
+from gridhe.keyring.release.statistics import FLAGS, IntervalStatistics, statistics_of
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan, Quantity
 from gridhe.plan.slots import MISSING

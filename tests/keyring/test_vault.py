@@ -8,8 +8,8 @@ import msgpack
 import pytest
 
 from gridhe.errors import VaultError
-from gridhe.keyring.passphrase import ask_passphrase
-from gridhe.keyring.vault import Kdf, Secrets, Vault
+from gridhe.keyring.home.passphrase import ask_passphrase
+from gridhe.keyring.home.vault import Kdf, Secrets, Vault
 
 CHEAP = Kdf(n=2**14)
 PASSPHRASE = b"correct horse battery"

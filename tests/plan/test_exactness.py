@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
-from gridhe.keyring.decrypt import Decryptor
+from gridhe.keyring.release.decrypt import Decryptor
 from gridhe.plan.exactness import capacity, check_exact, largest_slot, limit, rounding_room, scale_range
 from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
 from gridhe.plan.plan import Plan

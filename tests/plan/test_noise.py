@@ -9,7 +9,7 @@ import pytest
 import tenseal as ts
 from numpy.typing import NDArray
 
-from gridhe.keyring.decrypt import embed, gaussian
+from gridhe.keyring.release.decrypt import embed, gaussian
 from gridhe.plan.noise import (
     FLOODING_TAIL,
     FRESH_TAIL,

@@ -13,11 +13,11 @@ import pytest
 
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, ReleaseSettings, Settings
 from gridhe.errors import ReleaseRefused, StateError
-from gridhe.keyring.authority import AuthorityHome
-from gridhe.keyring.decrypt import Decryptor
-from gridhe.keyring.ledger import verify_ledger
-from gridhe.keyring.releaser import Releaser
-from gridhe.keyring.vault import Kdf
+from gridhe.keyring.home.authority import AuthorityHome
+from gridhe.keyring.home.vault import Kdf
+from gridhe.keyring.release.decrypt import Decryptor
+from gridhe.keyring.release.ledger import verify_ledger
+from gridhe.keyring.release.releaser import Releaser
 from gridhe.meter_agent.sealing import Encryptor
 from gridhe.wire.credential import load_aggregator
 from gridhe.wire.planes import Planes

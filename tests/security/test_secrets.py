@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from gridhe.errors import CredentialError, VaultError
-from gridhe.keyring.vault import Secrets, Vault
+from gridhe.keyring.home.vault import Secrets, Vault
 from gridhe.wire.credential import (
     AggregatorCredential,
     DeviceCredential,
@@ -142,7 +142,11 @@ def test_a_demo_leaves_secrets_only_in_the_files_made_for_them(tmp_path: Path, m
         # The search itself works: each file made for secrets holds them, and the processes were seen.
         for place, looked_for in secrets.items():
             assert not place or any(form in places[place] for _, form in looked_for), place
-        assert {"gridhe.aggregator.cli", "gridhe.meter_agent.cli", "gridhe.keyring.cli"} <= watch.names
+        assert {
+            "gridhe.aggregator.cli",
+            "gridhe.meter_agent.cli",
+            "gridhe.keyring.cli",
+        } <= watch.names
         found = [
             f"{name} in {place}"
             for place, data in places.items()

@@ -10,7 +10,7 @@ import pytest
 
 from gridhe.aggregator.cli import cli as aggregate
 from gridhe.errors import ConfigError, PlanError, SourceError, StateError, TrustError, VaultError
-from gridhe.keyring.cli import cli as keyring
+from gridhe.keyring.cli.command import cli as keyring
 from gridhe.meter_agent.cli import cli as meter
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs/operations.md"

@@ -20,8 +20,8 @@ from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.broker.server.mosquitto_config import acl
 from gridhe.config.settings import AggregatorSettings, BrokerSettings, MeterSettings, Settings
-from gridhe.keyring.inbox import Inbox
-from gridhe.keyring.receiver import Receiver
+from gridhe.keyring.release.inbox import Inbox
+from gridhe.keyring.release.receiver import Receiver
 from gridhe.meter_agent.agent import Agent
 from gridhe.meter_agent.outbox import Waiting
 from gridhe.meter_agent.plans import PlanBook

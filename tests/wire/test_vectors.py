@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tenseal as ts
 
-from gridhe.keyring.decrypt import Decryptor
+from gridhe.keyring.release.decrypt import Decryptor
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan
 from gridhe.wire.bundle import Bundle, key_id_of

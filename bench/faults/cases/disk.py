@@ -16,9 +16,9 @@ from gridhe.bench.faults.simulation import Envelopes, Simulation
 from gridhe.bench.faults.world import World
 from gridhe.config.settings import MeterSettings
 from gridhe.errors import StateError
-from gridhe.keyring import ledger as ledger_module
-from gridhe.keyring.answers import Answers, digest_of
-from gridhe.keyring.ledger import Ledger
+from gridhe.keyring.release import ledger as ledger_module
+from gridhe.keyring.release.answers import Answers, digest_of
+from gridhe.keyring.release.ledger import Ledger
 from gridhe.meter_agent.outbox import Outbox, SealedBatch, Settled
 
 __all__ = ["aggregator_disk", "outbox_disk"]

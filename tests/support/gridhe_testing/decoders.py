@@ -19,9 +19,9 @@ from gridhe.aggregator.enrolment import Enrolment
 from gridhe.aggregator.totals import TotalKey, TotalRow, Totals
 from gridhe.config.settings import CkksSettings, MeterSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import BundleError, CredentialError, EnvelopeError, StateError
-from gridhe.keyring.answers import Answer
-from gridhe.keyring.ledger import Ledger, verify_ledger
-from gridhe.keyring.releaser import claim_of_record
+from gridhe.keyring.release.answers import Answer
+from gridhe.keyring.release.ledger import Ledger, verify_ledger
+from gridhe.keyring.release.releaser import claim_of_record
 from gridhe.meter_agent.outbox import Outbox
 from gridhe.meter_agent.windows import Windower
 from gridhe.plan.plan import Plan

@@ -24,12 +24,12 @@ import tenseal as ts
 
 from gridhe.aggregator.accumulator import Accumulator
 from gridhe.config.settings import PlanSettings, QuantitySettings, ReleaseSettings, Settings
-from gridhe.keyring import decrypt
-from gridhe.keyring.authority import AuthorityHome
-from gridhe.keyring.decrypt import Decryptor, embed, gaussian
-from gridhe.keyring.ledger import verify_ledger
-from gridhe.keyring.releaser import Releaser
-from gridhe.keyring.vault import Kdf
+from gridhe.keyring.home.authority import AuthorityHome
+from gridhe.keyring.home.vault import Kdf
+from gridhe.keyring.release import decrypt
+from gridhe.keyring.release.decrypt import Decryptor, embed, gaussian
+from gridhe.keyring.release.ledger import verify_ledger
+from gridhe.keyring.release.releaser import Releaser
 from gridhe.meter_agent.sealing import Encryptor
 from gridhe.plan.planner import choose, make_plan
 from gridhe.wire.bundle import Bundle, key_id_of

@@ -3,13 +3,13 @@
 from collections import Counter
 from typing import Any
 
-from gridhe.keyring.answers import Answers
-from gridhe.keyring.authority import HomePaths
-from gridhe.keyring.enrolment import Enrolment
-from gridhe.keyring.inbox import Inbox
-from gridhe.keyring.ledger import START, Record, verify_ledger
-from gridhe.keyring.report import iso
-from gridhe.keyring.vault import check_private_dir
+from gridhe.keyring.home.authority import HomePaths
+from gridhe.keyring.home.enrolment import Enrolment
+from gridhe.keyring.home.vault import check_private_dir
+from gridhe.keyring.release.answers import Answers
+from gridhe.keyring.release.inbox import Inbox
+from gridhe.keyring.release.ledger import START, Record, verify_ledger
+from gridhe.keyring.release.report import iso
 from gridhe.wire.signing import authority_id
 
 __all__ = ["inspect_home", "lines_of"]

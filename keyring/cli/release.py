@@ -12,11 +12,11 @@ import click
 
 from gridhe.commands import CommonOptions, common_options, timings_option
 from gridhe.errors import ConfigError, ReleaseRefused, StateError
-from gridhe.keyring.cli_shared import broker_option, home_option, open_home, passphrase_option
+from gridhe.keyring.cli.shared import broker_option, home_option, open_home, passphrase_option
 from gridhe.timings import timings_to
 
 if TYPE_CHECKING:
-    from gridhe.keyring.desk import Outcome
+    from gridhe.keyring.release.queue import Outcome
 
 __all__ = ["release"]
 
@@ -77,7 +77,7 @@ def release(
       gridhe-keyring release --home authority --group grid --window 2026-01-31 --json
       gridhe-keyring release --home authority --follow --out released.jsonl
     """
-    from gridhe.keyring.service import ReleaseService
+    from gridhe.keyring.release.service import ReleaseService
 
     if follow and offline:
         raise ConfigError("--follow needs the broker; leave --offline away")
@@ -126,7 +126,7 @@ class _Printer:
         self._released = self._refused = 0
 
     def emit(self, outcome: Outcome) -> None:
-        from gridhe.keyring.report import summary_of, table
+        from gridhe.keyring.release.report import summary_of, table
 
         line = json.dumps(outcome.to_json(), separators=(",", ":"))
         if self._out is not None:
@@ -148,7 +148,7 @@ class _Printer:
             self._rows.append(row)
 
     def finish(self) -> None:
-        from gridhe.keyring.report import table
+        from gridhe.keyring.release.report import table
 
         for line in table(self._rows):
             click.echo(line)

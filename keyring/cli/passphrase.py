@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from gridhe.commands import CommonOptions, common_options
-from gridhe.keyring.cli_shared import home_option, open_home, passphrase_option
+from gridhe.keyring.cli.shared import home_option, open_home, passphrase_option
 
 __all__ = ["passphrase"]
 
@@ -34,7 +34,7 @@ def passphrase(
       gridhe-keyring passphrase --home authority
       gridhe-keyring passphrase --home authority --passphrase-file old --new-passphrase-file new
     """
-    from gridhe.keyring.passphrase import ask_passphrase
+    from gridhe.keyring.home.passphrase import ask_passphrase
 
     common.load()
     with ExitStack() as stack:

@@ -6,9 +6,9 @@ from typing import Any
 
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import ReleaseRefused
-from gridhe.keyring.inbox import Inbox, Letter
-from gridhe.keyring.releaser import Releaser, claim_of
-from gridhe.keyring.report import record_of
+from gridhe.keyring.release.inbox import Inbox, Letter
+from gridhe.keyring.release.releaser import Releaser, claim_of
+from gridhe.keyring.release.report import record_of
 from gridhe.plan.plan import Plan
 from gridhe.timings import timed
 

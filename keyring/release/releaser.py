@@ -1,8 +1,8 @@
 """Releasing one total, so that a crash at any moment neither loses an answer nor draws noise twice.
 
-    1. check      signature, then the policy (gridhe.keyring.release); a refusal is noted in the ledger
+    1. check      signature, then the policy (gridhe.keyring.release.policy); a refusal is noted in the ledger
     2. decide     the decision is in the ledger, on the disk
-    3. decrypt    noise and rounding included (gridhe.keyring.decrypt)
+    3. decrypt    noise and rounding included (gridhe.keyring.release.decrypt)
     4. withhold   intervals that would single somebody out
     5. store      the answer is in answers.db, on the disk
     6. close      the answer's digest is in the ledger
@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import EnvelopeError, ReleaseRefused, StateError
 from gridhe.faults import point
-from gridhe.keyring.answers import Answer, Answers, digest_of
-from gridhe.keyring.authority import HomePaths
-from gridhe.keyring.decrypt import Decryptor, noise_label
-from gridhe.keyring.ledger import Ledger, Record
-from gridhe.keyring.release import Claim, ReleasePolicy, TotalKey
-from gridhe.keyring.vault import Secrets
+from gridhe.keyring.home.authority import HomePaths
+from gridhe.keyring.home.vault import Secrets
+from gridhe.keyring.release.answers import Answer, Answers, digest_of
+from gridhe.keyring.release.decrypt import Decryptor, noise_label
+from gridhe.keyring.release.ledger import Ledger, Record
+from gridhe.keyring.release.policy import Claim, ReleasePolicy, TotalKey
 from gridhe.plan.plan import Plan
 from gridhe.wire.total import Total
 

@@ -14,12 +14,12 @@ from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.mosquitto_config import AUTHORITY_USER
 from gridhe.config.settings import Settings
 from gridhe.errors import BrokerError
-from gridhe.keyring.authority import AuthorityHome
-from gridhe.keyring.desk import Desk, Outcome
-from gridhe.keyring.inbox import Inbox, Letter
-from gridhe.keyring.receiver import Receiver
-from gridhe.keyring.releaser import Releaser
-from gridhe.keyring.report import parse_window
+from gridhe.keyring.home.authority import AuthorityHome
+from gridhe.keyring.release.inbox import Inbox, Letter
+from gridhe.keyring.release.queue import Desk, Outcome
+from gridhe.keyring.release.receiver import Receiver
+from gridhe.keyring.release.releaser import Releaser
+from gridhe.keyring.release.report import parse_window
 from gridhe.plan.plan import Plan
 from gridhe.wire import topics
 from gridhe.wire.ingest import derive_key

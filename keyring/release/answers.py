@@ -1,7 +1,7 @@
 """What was given out, kept so that the same request gets the same answer. One SQLite file.
 
-With each answer goes the ledger's head at that moment (gridhe.keyring.ledger): in the same transaction, so
-it costs no write of its own. Nothing here was withheld: of a withheld interval only the reason stands.
+Each answer is stored with the ledger's head at that moment (gridhe.keyring.release.ledger), in the same
+transaction. For a withheld interval, only the reason is stored.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from gridhe.errors import StateError
 from gridhe.files import write_private
-from gridhe.keyring.family import WITHHELD
-from gridhe.keyring.ledger import START, Head
-from gridhe.keyring.release import TotalKey
+from gridhe.keyring.release.family import WITHHELD
+from gridhe.keyring.release.ledger import START, Head
+from gridhe.keyring.release.policy import TotalKey
 
 __all__ = ["Answer", "Answers"]
 

@@ -71,7 +71,7 @@ class Secrets:
 
     signing_key: bytes = field(repr=False)  # Ed25519 private key, 32 bytes
     ingest_secret: bytes = field(repr=False)  # 32 bytes
-    noise_key: bytes = field(repr=False)  # 32 bytes, see gridhe.keyring.decrypt
+    noise_key: bytes = field(repr=False)  # 32 bytes, see gridhe.keyring.release.decrypt
     broker_secret: bytes = field(repr=False)  # 32 bytes, all broker passwords derive from it
     contexts: dict[str, bytes] = field(
         repr=False, default_factory=dict

@@ -21,7 +21,7 @@ from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.mosquitto_config import AUTHORITY_USER
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, EnvelopeError
-from gridhe.keyring.inbox import Inbox
+from gridhe.keyring.release.inbox import Inbox
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle
 from gridhe.wire.receipt import TotalReceipt

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gridhe.errors import ConfigError
-from gridhe.keyring.answers import Answer
-from gridhe.keyring.release import Claim
-from gridhe.keyring.statistics import statistics_of
+from gridhe.keyring.release.answers import Answer
+from gridhe.keyring.release.policy import Claim
+from gridhe.keyring.release.statistics import statistics_of
 from gridhe.plan.plan import Plan, Quantity
 
 __all__ = ["iso", "parse_window", "record_of", "summary_of", "table"]

@@ -12,11 +12,11 @@ import click
 
 from gridhe.commands import CommonOptions, common_options, run_command, version_option
 from gridhe.errors import ConfigError, StateError
-from gridhe.keyring.cli_ca import ca
-from gridhe.keyring.cli_enrol import enrol
-from gridhe.keyring.cli_passphrase import passphrase
-from gridhe.keyring.cli_release import release
-from gridhe.keyring.cli_shared import broker_option, home_option, open_home, passphrase_option
+from gridhe.keyring.cli.ca import ca
+from gridhe.keyring.cli.enrol import enrol
+from gridhe.keyring.cli.passphrase import passphrase
+from gridhe.keyring.cli.release import release
+from gridhe.keyring.cli.shared import broker_option, home_option, open_home, passphrase_option
 
 __all__ = ["cli", "main"]
 
@@ -87,9 +87,9 @@ def init(common: CommonOptions, home: Path, passphrase_file: Path | None, first_
       gridhe-keyring init --home authority
       gridhe-keyring init --home authority --config gridhe.yaml --first-window 2026-01-01
     """
-    from gridhe.keyring.authority import AuthorityHome
-    from gridhe.keyring.passphrase import ask_passphrase
-    from gridhe.keyring.report import parse_window
+    from gridhe.keyring.home.authority import AuthorityHome
+    from gridhe.keyring.home.passphrase import ask_passphrase
+    from gridhe.keyring.release.report import parse_window
     from gridhe.plan.planner import choose
 
     settings = common.load()
@@ -130,7 +130,7 @@ def bundle(
       gridhe-keyring bundle --home authority --out current.bundle
       gridhe-keyring bundle --home authority --publish
     """
-    from gridhe.keyring.authority import HomePaths
+    from gridhe.keyring.home.authority import HomePaths
 
     settings = common.load({"broker.url": broker})
     current, data = list(HomePaths(home).read_bundles().values())[-1]
@@ -140,7 +140,7 @@ def bundle(
         except OSError as error:
             raise StateError(f"cannot write {out}: {error.strerror or error}") from None
     if publish:
-        from gridhe.keyring.service import publish_bundles
+        from gridhe.keyring.release.service import publish_bundles
 
         with ExitStack() as stack:
             count = publish_bundles(open_home(stack, home, passphrase_file), settings)
@@ -174,7 +174,7 @@ def rotate(
       gridhe-keyring rotate --home authority --first-window 2026-07-01
       gridhe-keyring rotate --home authority --retire k0123456789abcdef
     """
-    from gridhe.keyring.report import iso, parse_window
+    from gridhe.keyring.release.report import iso, parse_window
 
     settings = common.load()
     if (first_window is None) == (retire is None):
@@ -195,8 +195,8 @@ def rotate(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def inspect(home: Path, as_json: bool) -> None:
     """Show what a home holds and verify its ledger. Needs no passphrase, changes nothing."""
-    from gridhe.keyring.authority import HomePaths
-    from gridhe.keyring.inspection import inspect_home, lines_of
+    from gridhe.keyring.home.authority import HomePaths
+    from gridhe.keyring.home.inspection import inspect_home, lines_of
 
     found = inspect_home(HomePaths(home))
     click.echo(json.dumps(found) if as_json else "\n".join(lines_of(found)))
@@ -211,7 +211,3 @@ cli.add_command(release)
 def main() -> None:
     """The `gridhe-keyring` command."""
     run_command(cli)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridhe.errors import ReleaseRefused
-from gridhe.keyring.release import RULES, Claim, ReleasePolicy
+from gridhe.keyring.release.policy import RULES, Claim, ReleasePolicy
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan, Quantity
 

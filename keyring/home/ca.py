@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gridhe.errors import ConfigError, VaultError
 from gridhe.files import make_private_dir, write_private
-from gridhe.keyring.enrolment import derive_password
+from gridhe.keyring.home.enrolment import derive_password
 from gridhe.plan.names import check_name
 
 __all__ = ["CertificateAuthority", "Issued"]

@@ -8,7 +8,7 @@ import click
 
 from gridhe.commands import CommonOptions, common_options
 from gridhe.errors import ConfigError
-from gridhe.keyring.cli_shared import home_option, open_home, passphrase_option
+from gridhe.keyring.cli.shared import home_option, open_home, passphrase_option
 
 __all__ = ["enrol"]
 
@@ -104,7 +104,7 @@ def _wanted_meters(
     start: int,
     from_csv: Path | None,
 ) -> list[tuple[str, str]]:
-    from gridhe.keyring.enrolment import read_meters_csv
+    from gridhe.keyring.home.enrolment import read_meters_csv
 
     if from_csv is not None:
         if meters or group or count:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from gridhe.keyring.authority import AuthorityHome
+    from gridhe.keyring.home.authority import AuthorityHome
 
 __all__ = ["broker_option", "home_option", "open_home", "passphrase_option"]
 
@@ -31,8 +31,8 @@ broker_option = click.option("--broker", metavar="URL", help="The same as --set 
 
 def open_home(stack: ExitStack, home: Path, passphrase_file: Path | None) -> AuthorityHome:
     """The home with its vault open, closed with `stack`. Raises StateError, VaultError."""
-    from gridhe.keyring.authority import AuthorityHome, HomePaths
-    from gridhe.keyring.passphrase import ask_passphrase
+    from gridhe.keyring.home.authority import AuthorityHome, HomePaths
+    from gridhe.keyring.home.passphrase import ask_passphrase
 
     HomePaths(home).read_verify_key()  # no home: say so before asking for a passphrase
     authority = AuthorityHome.open(home, ask_passphrase(file=passphrase_file))

@@ -1,14 +1,15 @@
 """The authority's home: one folder, 0700, with everything the authority has.
 
-vault           secrets, encrypted (gridhe.keyring.vault)
+vault           secrets, encrypted (gridhe.keyring.home.vault)
 authority.pub   the authority's verify key, hex
 plans/          signed bundles, one file a plan: <plan id>.bundle
-enrolment.db    who is enrolled (gridhe.keyring.enrolment)
+enrolment.db    who is enrolled (gridhe.keyring.home.enrolment)
 credentials/    what enrolment handed out; give them to their owners and delete them here
 broker/         mosquitto.conf, acl, passwords: written anew by every enrolment
-inbox.db        totals that arrived (gridhe.keyring.inbox); inbox.commits counts its transactions again
-ledger.jsonl    every decision to release (gridhe.keyring.ledger)
-answers.db      what was given out (gridhe.keyring.answers)
+inbox.db        totals that arrived (gridhe.keyring.release.inbox)
+inbox.commits   the number of its transactions, a second time
+ledger.jsonl    every decision to release (gridhe.keyring.release.ledger)
+answers.db      what was given out (gridhe.keyring.release.answers)
 """
 
 import fcntl
@@ -32,8 +33,8 @@ from gridhe.broker.server.users import broker_owner
 from gridhe.config.settings import BrokerSettings, Settings
 from gridhe.errors import ConfigError, PlanError, StateError, VaultError
 from gridhe.files import make_private_dir, write_private
-from gridhe.keyring.enrolment import EnrolledMeter, Enrolment, derive_password
-from gridhe.keyring.vault import Kdf, Secrets, Vault, check_private_dir
+from gridhe.keyring.home.enrolment import EnrolledMeter, Enrolment, derive_password
+from gridhe.keyring.home.vault import Kdf, Secrets, Vault, check_private_dir
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import Choice, choose, make_plan
 from gridhe.wire.bundle import Bundle, key_id_of
@@ -310,7 +311,7 @@ class AuthorityHome:
 
         The broker listens where broker.url points: on loopback only if that is loopback, with TLS if that is
         mqtts; its certificate is then expected in broker/tls/ (server.crt, server.key; ca.crt to ask clients
-        for theirs): `gridhe-keyring ca` makes them (gridhe.keyring.ca). Raises ConfigError, StateError.
+        for theirs): `gridhe-keyring ca` makes them (gridhe.keyring.home.ca). Raises ConfigError, StateError.
         """
         url = BrokerUrl.parse(settings.url)
         if settings.client_certificates and not url.tls:

@@ -8,7 +8,7 @@ import click
 
 from gridhe.commands import CommonOptions, common_options
 from gridhe.errors import ConfigError
-from gridhe.keyring.cli_shared import home_option, open_home, passphrase_option
+from gridhe.keyring.cli.shared import home_option, open_home, passphrase_option
 
 __all__ = ["ca"]
 
@@ -48,7 +48,7 @@ def ca(
       gridhe-keyring ca --home authority --client anna
     """
     from gridhe.broker.client.url import BrokerUrl
-    from gridhe.keyring.ca import CertificateAuthority
+    from gridhe.keyring.home.ca import CertificateAuthority
     from gridhe.wire.signing import authority_id
 
     settings = common.load()

@@ -15,7 +15,7 @@ ReleaseRefused with one of these rules:
     budget           the key has no decryptions left
     inconsistent     decrypted, but no interval holds a possible count: not a sum of this plan's batches
 
-`overlap` and `isolates` are argued in `gridhe.keyring.family`. After decryption the same rule holds per
+`gridhe.keyring.release.family` explains `overlap` and `isolates`. After decryption the same rule holds per
 interval with the meters present in it: intervals that would single somebody out are withheld.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridhe.errors import ReleaseRefused
-from gridhe.keyring.family import WITHHELD, Family, Member, PieceKey
+from gridhe.keyring.release.family import WITHHELD, Family, Member, PieceKey
 from gridhe.plan.names import ROOT_GROUP
 from gridhe.plan.plan import Plan
 

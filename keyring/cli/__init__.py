@@ -1,0 +1,1 @@
+"""The command `gridhe-keyring`, one module for each group of sub-commands."""

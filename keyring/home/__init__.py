@@ -1,0 +1,1 @@
+"""The authority's folder: vault, passphrase, enrolments, certificates, plans and their inspection."""
