@@ -10,7 +10,7 @@ Each check raises EnvelopeError with its reason:
 
 from dataclasses import dataclass
 
-from gridhe.aggregator.enrolment import EnrolledMeter, Enrolment
+from gridhe.aggregator.state.enrolment import EnrolledMeter, Enrolment
 from gridhe.errors import EnvelopeError
 from gridhe.plan.plan import Plan
 from gridhe.wire import topics

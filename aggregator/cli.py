@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from gridhe.aggregator.database import Database
-from gridhe.aggregator.quarantine import Quarantine
 from gridhe.aggregator.service import Service
+from gridhe.aggregator.state.database import Database
+from gridhe.aggregator.state.quarantine import Quarantine
 from gridhe.aggregator.view import LiveView, LogView
 from gridhe.commands import CommonOptions, common_options, run_command, timings_option, version_option
 from gridhe.config.settings import Settings

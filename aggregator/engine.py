@@ -20,14 +20,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gridhe.aggregator.admission import Admission
-from gridhe.aggregator.closing import Closing
 from gridhe.aggregator.counters import Counters, Snapshot
-from gridhe.aggregator.database import Database
-from gridhe.aggregator.enrolment import Enrolment
-from gridhe.aggregator.groups import GroupTree
-from gridhe.aggregator.parts import Node, OpenParts, member_digest
-from gridhe.aggregator.quarantine import Quarantine, Quarantined
-from gridhe.aggregator.totals import TotalKey, Totals
+from gridhe.aggregator.fold.closing import Closing
+from gridhe.aggregator.fold.groups import GroupTree
+from gridhe.aggregator.fold.parts import Node, OpenParts, member_digest
+from gridhe.aggregator.state.database import Database
+from gridhe.aggregator.state.enrolment import Enrolment
+from gridhe.aggregator.state.quarantine import Quarantine, Quarantined
+from gridhe.aggregator.state.totals import TotalKey, Totals
 from gridhe.config.settings import AggregatorSettings
 from gridhe.errors import BundleError, EnvelopeError
 from gridhe.faults import point

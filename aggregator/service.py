@@ -14,8 +14,8 @@ from pathlib import Path
 
 from gridhe import __version__
 from gridhe.aggregator.counters import Snapshot
-from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine, Outgoing
+from gridhe.aggregator.state.database import Database
 from gridhe.broker.client.loop import Reactor
 from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import Settings

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine
+from gridhe.aggregator.state.database import Database
 from gridhe.bench.grid import RINGS, BenchGrid
 from gridhe.bench.machine import own_memory_mb
 from gridhe.config.settings import AggregatorSettings

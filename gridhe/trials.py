@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tenseal as ts
 
-from gridhe.aggregator.accumulator import Accumulator
+from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.broker.client.loop import Reactor
 from gridhe.broker.client.session import Session
 from gridhe.broker.server.embedded import available

@@ -68,7 +68,7 @@ def _no_outbox() -> Patches:
 
 
 def _two_steps() -> Patches:
-    from gridhe.aggregator.totals import Totals
+    from gridhe.aggregator.state.totals import Totals
     from gridhe.faults import point
 
     original = Totals.save_reported
@@ -83,7 +83,7 @@ def _two_steps() -> Patches:
 
 
 def _no_sync() -> Patches:
-    from gridhe.aggregator import database
+    from gridhe.aggregator.state import database
 
     original = database.Database._open_schema
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgpack
 
-from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine, Outgoing
+from gridhe.aggregator.state.database import Database
 from gridhe.bench.faults.oracle import Oracle
 from gridhe.bench.faults.world import World
 from gridhe.config.settings import AggregatorSettings

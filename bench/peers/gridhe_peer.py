@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gridhe.aggregator.accumulator import Accumulator
+from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.bench.grid import FIRST_WINDOW, RINGS, BenchGrid
 from gridhe.bench.peers.protocol import QUANTITY, READINGS
 from gridhe.keyring.release.decrypt import Decryptor

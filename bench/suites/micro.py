@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import tenseal as ts
 
-from gridhe.aggregator.accumulator import Accumulator
-from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine
+from gridhe.aggregator.fold.accumulator import Accumulator
+from gridhe.aggregator.state.database import Database
 from gridhe.bench.grid import FIRST_WINDOW, POOL, RINGS, BenchGrid
 from gridhe.bench.measure import side_by_side
 from gridhe.bench.peers.protocol import PeerAbsent

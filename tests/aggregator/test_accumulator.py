@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gridhe.aggregator.accumulator import Accumulator
+from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
 from gridhe.wire.planes import Planes
 

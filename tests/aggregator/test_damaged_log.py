@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.aggregator.database import Database
+from gridhe.aggregator.state.database import Database
 from gridhe.errors import StateError
 from gridhe_testing.grid import Grid
 

@@ -5,8 +5,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from gridhe.aggregator.database import Database
-from gridhe.aggregator.quarantine import Quarantine
+from gridhe.aggregator.state.database import Database
+from gridhe.aggregator.state.quarantine import Quarantine
 from gridhe.config.settings import AggregatorSettings
 from gridhe.errors import StateError
 from gridhe.wire import topics

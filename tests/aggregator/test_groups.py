@@ -1,4 +1,4 @@
-from gridhe.aggregator.groups import GroupTree, depth
+from gridhe.aggregator.fold.groups import GroupTree, depth
 
 ENROLLED = {
     "north/f1": [(0, 5), (7_200, 1)],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gridhe.aggregator.accumulator import Accumulator
+from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.bench.grid import POOL, RINGS, BenchGrid
 from gridhe.bench.peers import (
     desilo,

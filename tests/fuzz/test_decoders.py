@@ -9,8 +9,8 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from gridhe.aggregator.database import Database
-from gridhe.aggregator.totals import Totals
+from gridhe.aggregator.state.database import Database
+from gridhe.aggregator.state.totals import Totals
 from gridhe.errors import StateError
 from gridhe_testing.decoders import Decoder, decoders
 

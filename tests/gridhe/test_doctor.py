@@ -176,7 +176,7 @@ def test_a_tenseal_whose_ciphertexts_are_others_fails_with_the_way_out(
 def test_a_fold_that_adds_wrongly_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gridhe.aggregator.accumulator import Accumulator
+    from gridhe.aggregator.fold.accumulator import Accumulator
 
     once = Accumulator.fold
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from gridhe.aggregator.database import Database
-from gridhe.aggregator.enrolment import Enrolment
-from gridhe.aggregator.totals import TotalKey, TotalRow, Totals
+from gridhe.aggregator.state.database import Database
+from gridhe.aggregator.state.enrolment import Enrolment
+from gridhe.aggregator.state.totals import TotalKey, TotalRow, Totals
 from gridhe.config.settings import CkksSettings, MeterSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import BundleError, CredentialError, EnvelopeError, StateError
 from gridhe.keyring.release.answers import Answer

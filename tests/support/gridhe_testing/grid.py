@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import tenseal as ts
 
-from gridhe.aggregator.database import Database
 from gridhe.aggregator.engine import Engine, Outgoing
+from gridhe.aggregator.state.database import Database
 from gridhe.config.settings import AggregatorSettings, CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.meter_agent.sealing import Encryptor, Sealer
 from gridhe.plan.planner import choose, make_plan

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import tenseal as ts
 
-from gridhe.aggregator.accumulator import Accumulator
+from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.config.settings import PlanSettings, QuantitySettings, ReleaseSettings, Settings
 from gridhe.keyring.home.authority import AuthorityHome
 from gridhe.keyring.home.vault import Kdf

@@ -5,9 +5,9 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from gridhe.aggregator.accumulator import Accumulator
 from gridhe.aggregator.admission import ActivePlan
-from gridhe.aggregator.totals import TotalKey, TotalRow, Totals
+from gridhe.aggregator.fold.accumulator import Accumulator
+from gridhe.aggregator.state.totals import TotalKey, TotalRow, Totals
 from gridhe.wire.planes import PlaneViews
 from gridhe.wire.total import Piece
 

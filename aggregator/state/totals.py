@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 
-from gridhe.aggregator.database import Database
+from gridhe.aggregator.state.database import Database
 from gridhe.wire.total import Piece
 
 __all__ = ["TotalKey", "TotalRow", "Totals"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgpack
 
-from gridhe.aggregator.database import Database
+from gridhe.aggregator.state.database import Database
 from gridhe.wire.roster import RosterEntry
 
 __all__ = ["EnrolledMeter", "Enrolment"]

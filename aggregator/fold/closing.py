@@ -20,9 +20,9 @@ from collections.abc import Mapping
 
 from gridhe.aggregator.admission import ActivePlan
 from gridhe.aggregator.counters import Counters
-from gridhe.aggregator.groups import GroupTree, depth
-from gridhe.aggregator.parts import Node, OpenParts, Part
-from gridhe.aggregator.totals import TotalKey, Totals
+from gridhe.aggregator.fold.groups import GroupTree, depth
+from gridhe.aggregator.fold.parts import Node, OpenParts, Part
+from gridhe.aggregator.state.totals import TotalKey, Totals
 from gridhe.wire.signing import SigningKey
 from gridhe.wire.total import DIGEST_BYTES, TotalHeader, seal_total
 

@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from gridhe.aggregator.database import Database
+from gridhe.aggregator.state.database import Database
 
 __all__ = ["Quarantine", "Quarantined"]
 

@@ -1,0 +1,1 @@
+"""Pure: adds ciphertexts into parts, and decides which parts close when. No socket, clock or disk."""

@@ -1,0 +1,1 @@
+"""What survives a crash: totals, counted meters, the enrolment list and the quarantine, in one database."""
