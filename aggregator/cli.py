@@ -12,9 +12,9 @@ from gridhe.aggregator.service import Service
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.quarantine import Quarantine
 from gridhe.aggregator.view import LiveView, LogView
-from gridhe.commands import CommonOptions, common_options, run_command, timings_option, version_option
+from gridhe.base.commands import CommonOptions, common_options, run_command, timings_option, version_option
+from gridhe.base.timings import timings_to
 from gridhe.config.settings import Settings
-from gridhe.timings import timings_to
 from gridhe.wire.credential import AggregatorCredential, load_aggregator
 
 __all__ = ["cli", "main"]

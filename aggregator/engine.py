@@ -28,10 +28,10 @@ from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.enrolment import Enrolment
 from gridhe.aggregator.state.quarantine import Quarantine, Quarantined
 from gridhe.aggregator.state.totals import TotalKey, Totals
+from gridhe.base.failpoints import point
+from gridhe.base.timings import timed
 from gridhe.config.settings import AggregatorSettings
 from gridhe.errors import BundleError, EnvelopeError
-from gridhe.faults import point
-from gridhe.timings import timed
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle
 from gridhe.wire.credential import AggregatorCredential

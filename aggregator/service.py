@@ -16,12 +16,12 @@ from gridhe import __version__
 from gridhe.aggregator.counters import Snapshot
 from gridhe.aggregator.engine import Engine, Outgoing
 from gridhe.aggregator.state.database import Database
+from gridhe.base.failpoints import point
+from gridhe.base.timings import timed
 from gridhe.broker.client.loop import Reactor
 from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import Settings
 from gridhe.errors import EnvelopeError
-from gridhe.faults import point
-from gridhe.timings import timed
 from gridhe.wire import topics
 from gridhe.wire.credential import AggregatorCredential
 from gridhe.wire.status import Status

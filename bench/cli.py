@@ -11,6 +11,8 @@ from typing import ParamSpec, TypeVar
 
 import click
 
+from gridhe.base.commands import run_command, version_option
+from gridhe.base.logs import set_up_logging
 from gridhe.bench import suites
 from gridhe.bench.compare import compare, coverage, differences, shown
 from gridhe.bench.extras import check_extra, needs_extra
@@ -21,10 +23,8 @@ from gridhe.bench.steps import add_steps
 from gridhe.bench.store import FAILED, new_run
 from gridhe.bench.stores import BothStores, open_influx, open_store, push
 from gridhe.bench.table import aligned, aligned_records
-from gridhe.commands import run_command, version_option
 from gridhe.config.settings import LoggingSettings
 from gridhe.errors import GridHEError, StoreError
-from gridhe.logs import set_up_logging
 
 __all__ = ["cli", "main"]
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import psutil
 
+from gridhe.base.files import make_private_dir, write_private
 from gridhe.bench.throughput import StreamFailed
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.demo.children import Children, clean_environment
-from gridhe.files import make_private_dir, write_private
 
 __all__ = ["STEPS", "Load", "Passed", "run_pipeline"]
 

@@ -22,7 +22,7 @@ VARIABLES: Mapping[str, str] = {
     "GRIDHE_BENCH_HOST": "gridhe-bench: the machine's name in its records",
     "GRIDHE_BENCH_SLOW_FOLD": "gridhe-bench's tests: makes the fold slower, to see that it is noticed",
     "GRIDHE_CONFIG": "the settings file, where no --config is given",
-    "GRIDHE_FAULT_POINT": "tests: where this process is to be killed (gridhe.faults)",
+    "GRIDHE_FAULT_POINT": "tests: where this process is to be killed (gridhe.base.failpoints)",
     "GRIDHE_PASSPHRASE": "the vault's passphrase",
     "GRIDHE_PASSPHRASE_FILE": "a file that holds the vault's passphrase",
     "GRIDHE_REQUIRE_MOSQUITTO": "tests: a missing mosquitto fails instead of skipping",

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import click
 
-from gridhe.commands import run_command, version_option
+from gridhe.base.commands import run_command, version_option
 from gridhe.errors import ConfigError
 
 __all__ = ["cli", "main"]
@@ -24,7 +24,10 @@ class _LazyGroup(click.Group):
             "gridhe.demo.command",
             "A whole grid on this machine: encrypt, add up, release, prove it exact.",
         ),
-        "doctor": ("gridhe.doctor", "Check this machine and this configuration, and say how to mend it."),
+        "doctor": (
+            "gridhe.doctor.command",
+            "Check this machine and this configuration, and say how to mend it.",
+        ),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gridhe.commands import CommonOptions, common_options, run_command, timings_option, version_option
-from gridhe.timings import timings_to
+from gridhe.base.commands import CommonOptions, common_options, run_command, timings_option, version_option
+from gridhe.base.timings import timings_to
 
 if TYPE_CHECKING:
     from gridhe.meter_agent.readings import SourceOptions

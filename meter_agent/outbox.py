@@ -12,8 +12,8 @@
 The watermark (`sealed`: per meter, the end of the last sealed window in UTC epoch seconds) outlives
 the batches. A window that ends at or before it is never sealed again.
 
-Everything here carries a checksum, and transactions are counted twice (gridhe.commits): a flipped byte on the
-disk is a StateError, and never another reading.
+Every row carries a checksum, and transactions are counted a second time outside the database
+(gridhe.base.commit_count): a flipped byte on the disk is a StateError, and never another reading.
 
 When the batch would be next sent is not kept: after a restart everything that waits is sent at once.
 """
@@ -33,10 +33,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from gridhe.commits import CommitCount
+from gridhe.base.commit_count import CommitCount
+from gridhe.base.failpoints import point
+from gridhe.base.files import make_private_dir
 from gridhe.errors import StateError
-from gridhe.faults import point
-from gridhe.files import make_private_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,8 +4,8 @@ import hashlib
 import logging
 from pathlib import Path
 
+from gridhe.base.files import make_private_dir, write_private
 from gridhe.errors import BundleError, StateError
-from gridhe.files import make_private_dir, write_private
 from gridhe.meter_agent.sealing import Encryptor
 from gridhe.plan.plan import Plan
 from gridhe.wire.bundle import Bundle

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gridhe.base.failpoints import point
 from gridhe.broker.client.session import Message
 from gridhe.errors import EnvelopeError
-from gridhe.faults import point
 from gridhe.wire import topics
 from gridhe.wire.envelope import open_envelope
 from gridhe.wire.status import Status

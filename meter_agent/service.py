@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gridhe.base.failpoints import point
+from gridhe.base.timings import timed
 from gridhe.errors import EnvelopeError
-from gridhe.faults import point
 from gridhe.meter_agent.outbox import OutboxFull, SealedBatch, Settled
 from gridhe.meter_agent.sealing import Sealer
-from gridhe.timings import timed
 from gridhe.wire import topics
 from gridhe.wire.status import Status
 

@@ -1,32 +1,38 @@
 """Imports go one way, and who must not decrypt cannot import what decrypts."""
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import gridhe
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE_DIRS: dict[str, str] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))[
     "tool"
 ]["setuptools"]["package-dir"]
 
-# What every role may read; whatever else lies in keyring/ is the authority's alone.
-SHARED_KEYRING = {
-    f"gridhe.keyring.{name}"
-    for name in (
-        "names", "parameters", "noise", "exactness", "planner", "plan", "slots",
-        "signing", "bundle", "roster", "ingest", "credential",
-    )
-}  # fmt: skip
-
-# Each layer may import itself and what stands above it; a room of ROOMS never another one of them.
-LAYERS = ["base", "keyring", "broker", "role", "top"]
-TOP = ("gridhe.bench", "gridhe.cli", "gridhe.demo", "gridhe.doctor", "gridhe.checks", "gridhe.trials")
+# docs/rooms.md: a module imports its own room and rooms of earlier places in this order. Rooms that share
+# a place never import each other, which is also the security rule: only `keyring` can decrypt.
+ORDER: list[set[str]] = [
+    {"gridhe.errors", "gridhe"},
+    {"gridhe.config"},
+    {"gridhe.base"},
+    {"gridhe.plan"},
+    {"gridhe.wire"},
+    {"gridhe.broker"},
+    {"gridhe.meter_agent", "gridhe.aggregator", "gridhe.keyring"},
+    {"gridhe.bench", "gridhe.demo", "gridhe.doctor"},
+    {"gridhe.cli"},
+]
+PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -40,16 +46,9 @@ def modules() -> Iterator[tuple[str, Path]]:
 MODULES = dict(modules())
 
 
-def layer(module: str) -> str:
-    if module.startswith(TOP):
-        return "top"
-    if module.startswith(("gridhe.meter_agent", "gridhe.aggregator")):
-        return "role"
-    if module.startswith("gridhe.broker"):
-        return "broker"
-    if module.startswith("gridhe.keyring"):
-        return "keyring" if module in SHARED_KEYRING or module == "gridhe.keyring" else "role"
-    return "base"
+def room(module: str) -> str:
+    """`gridhe.wire.total` is in `gridhe.wire`."""
+    return ".".join(module.split(".")[:2])
 
 
 def imported(file: Path, module: str) -> set[str]:
@@ -66,31 +65,36 @@ def imported(file: Path, module: str) -> set[str]:
     return {name for name in found if name.split(".")[0] == "gridhe"}
 
 
-def test_the_rule_sees_every_room() -> None:
-    assert {layer(module) for module in MODULES} == set(LAYERS)
-    assert SHARED_KEYRING - MODULES.keys() == set()
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert {room(module) for module in MODULES} == PLACE.keys()
 
 
 def test_imports_go_one_way() -> None:
-    wrong = []
-    for module, file in MODULES.items():
-        for other in imported(file, module):
-            own, theirs = LAYERS.index(layer(module)), LAYERS.index(layer(other))
-            if theirs > own or (layer(module) == "role" == layer(other) and room(module) != room(other)):
-                wrong.append(f"{module} ({layer(module)}) imports {other} ({layer(other)})")
+    wrong = [
+        f"{module} imports {other}"
+        for module, file in MODULES.items()
+        for other in imported(file, module)
+        if room(other) != room(module) and PLACE[room(other)] >= PLACE[room(module)]
+    ]
     # (`gridhe` imports its sub-commands by name, when they are used: nothing static shows.)
     assert wrong == []
 
 
-def room(module: str) -> str:
-    return ".".join(module.split(".")[:2])
+def test_modules_import_each_other_in_no_circle() -> None:
+    sorter = TopologicalSorter(
+        {module: imported(file, module) - {module} for module, file in MODULES.items()}
+    )
+    sorter.prepare()  # raises CycleError, which names the circle
 
 
-def test_settings_import_only_the_error_tree() -> None:
-    for module, file in MODULES.items():
-        if room(module) == "gridhe.config":
-            others = {name for name in imported(file, module) if room(name) != "gridhe.config"}
-            assert others <= {"gridhe.errors", "gridhe.files"}, module
+@pytest.mark.parametrize("name", ["gridhe", "tests", "docs", "tools", "nothing"])
+def test_only_rooms_are_packages(name: str) -> None:
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(f"gridhe.{name}")
+
+
+def test_the_rooms_are_listed_once_in_the_order_of_the_tree() -> None:
+    assert {"gridhe", *(f"gridhe.{name}" for name in gridhe.ROOMS)} == PACKAGE_DIRS.keys()
 
 
 def test_nothing_imports_a_top_level_room() -> None:
@@ -127,9 +131,7 @@ def test_a_role_that_must_not_decrypt_loads_nothing_of_the_authoritys(role: str)
     own = [module for module in MODULES if module.startswith(role)]
     loaded = loaded_by(*own)
     assert set(own) <= loaded
-    keyring = {module for module in loaded if module.startswith("gridhe.keyring.")}
-    assert keyring <= SHARED_KEYRING
-    assert not any(module.startswith("gridhe.keyring.home.vault") for module in loaded)
+    assert not {module for module in loaded if room(module) == "gridhe.keyring"}
 
 
 def test_the_aggregator_does_not_load_tenseal() -> None:
@@ -151,5 +153,5 @@ def test_the_type_checkers_view_shows_every_module() -> None:
         for folder in PACKAGE_DIRS.values()
         if folder != "gridhe" and "/" not in folder
     }
-    top["demo"] = CHECKOUT / "gridhe" / "demo"
+    top |= {file.parent.name: file.parent for file in (CHECKOUT / "gridhe").glob("*/__init__.py")}
     assert seen == {name: path.resolve() for name, path in top.items()}, "mend with: ln -s in .typing/gridhe"

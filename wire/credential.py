@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gridhe.base.files import check_private, write_private
 from gridhe.errors import ConfigError, CredentialError
-from gridhe.files import check_private, write_private
 from gridhe.plan.names import check_group, check_meter, check_name
 from gridhe.wire.signing import authority_id
 

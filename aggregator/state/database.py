@@ -2,8 +2,8 @@
 
 Writes happen only inside `transaction()`, which is durable when it returns (WAL,
 synchronous=FULL). Rows that decide what is counted carry a checksum, the file is read through at the start
-and its transactions are counted a second time (gridhe.commits), so a flipped byte on disk is a StateError
-and never a wrong total.
+and its transactions are counted a second time (gridhe.base.commit_count), so a flipped byte on disk is a
+StateError and never a wrong total.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gridhe.commits import CommitCount
+from gridhe.base.commit_count import CommitCount
+from gridhe.base.files import make_private_dir
 from gridhe.errors import PlanError, StateError
-from gridhe.files import make_private_dir
 from gridhe.plan.plan import Plan
 
 __all__ = ["Database"]

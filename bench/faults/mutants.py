@@ -69,7 +69,7 @@ def _no_outbox() -> Patches:
 
 def _two_steps() -> Patches:
     from gridhe.aggregator.state.totals import Totals
-    from gridhe.faults import point
+    from gridhe.base.failpoints import point
 
     original = Totals.save_reported
 
@@ -95,7 +95,7 @@ def _no_sync() -> Patches:
 
 
 def _no_count() -> Patches:
-    from gridhe.commits import CommitCount
+    from gridhe.base.commit_count import CommitCount
 
     return [patch.object(CommitCount, "check", lambda self, found: None)]
 

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gridhe.base.failpoints import VARIABLE
 from gridhe.demo.children import clean_environment
 from gridhe.errors import GridHEError
-from gridhe.faults import VARIABLE
 
 __all__ = ["Program", "ProgramFailed"]
 

@@ -14,8 +14,8 @@ import numpy as np
 import tenseal as ts
 from numpy.typing import NDArray
 
+from gridhe.base.files import write_private
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
-from gridhe.files import write_private
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import choose, make_plan

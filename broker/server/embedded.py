@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from gridhe.base.files import make_private_dir, write_private
 from gridhe.broker.server.mosquitto_config import ServerTls, mosquitto_conf, password_line
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError
-from gridhe.files import make_private_dir, write_private
 
 __all__ = ["EmbeddedBroker", "Kind", "available"]
 

@@ -18,9 +18,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gridhe.base.files import make_private_dir, write_private
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import ConfigError, StateError
-from gridhe.files import make_private_dir, write_private
 from gridhe.plan.names import check_group, check_meter, check_name
 from gridhe.wire import topics
 from gridhe.wire.roster import RosterEntry

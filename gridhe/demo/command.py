@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import click
 
-from gridhe.commands import CommonOptions, common_options
+from gridhe.base.commands import CommonOptions, common_options
+from gridhe.base.logs import set_up_logging
 from gridhe.config.settings import LoggingSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.demo.picture import draw
 from gridhe.demo.progress import Progress
@@ -16,7 +17,6 @@ from gridhe.demo.report import Outcome, as_record, print_report, write_profile_c
 from gridhe.demo.run import DemoRun, RunOptions
 from gridhe.demo.workload import from_csv, from_sample, live
 from gridhe.errors import ConfigError
-from gridhe.logs import set_up_logging
 from gridhe.plan.names import ROOT_GROUP
 from gridhe.plan.planner import choose
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from gridhe.base.files import make_private_dir, write_private
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import Settings
 from gridhe.demo.children import Child, ChildFailed, Children, clean_environment
@@ -34,7 +35,6 @@ from gridhe.demo.proof import Oracle, compare, plaintext_of_cells, plaintext_of_
 from gridhe.demo.releases import ReleaseFile, profile_of
 from gridhe.demo.report import Outcome
 from gridhe.demo.workload import Workload
-from gridhe.files import make_private_dir, write_private
 from gridhe.keyring.home.authority import HomePaths
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
 from gridhe.plan.plan import Plan

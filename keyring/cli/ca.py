@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gridhe.commands import CommonOptions, common_options
+from gridhe.base.commands import CommonOptions, common_options
 from gridhe.errors import ConfigError
 from gridhe.keyring.cli.shared import home_option, open_home, passphrase_option
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gridhe.commands import CommonOptions, common_options, run_command, version_option
+from gridhe.base.commands import CommonOptions, common_options, run_command, version_option
 from gridhe.errors import ConfigError, StateError
 from gridhe.keyring.cli.ca import ca
 from gridhe.keyring.cli.enrol import enrol

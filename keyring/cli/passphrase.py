@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gridhe.commands import CommonOptions, common_options
+from gridhe.base.commands import CommonOptions, common_options
 from gridhe.keyring.cli.shared import home_option, open_home, passphrase_option
 
 __all__ = ["passphrase"]

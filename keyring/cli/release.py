@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from gridhe.commands import CommonOptions, common_options, timings_option
+from gridhe.base.commands import CommonOptions, common_options, timings_option
+from gridhe.base.timings import timings_to
 from gridhe.errors import ConfigError, ReleaseRefused, StateError
 from gridhe.keyring.cli.shared import broker_option, home_option, open_home, passphrase_option
-from gridhe.timings import timings_to
 
 if TYPE_CHECKING:
     from gridhe.keyring.release.queue import Outcome

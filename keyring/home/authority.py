@@ -21,6 +21,7 @@ from pathlib import Path
 
 import tenseal as ts
 
+from gridhe.base.files import make_private_dir, write_private
 from gridhe.broker.client.url import BrokerUrl
 from gridhe.broker.server.mosquitto_config import (
     AUTHORITY_USER,
@@ -32,7 +33,6 @@ from gridhe.broker.server.mosquitto_config import (
 from gridhe.broker.server.users import broker_owner
 from gridhe.config.settings import BrokerSettings, Settings
 from gridhe.errors import ConfigError, PlanError, StateError, VaultError
-from gridhe.files import make_private_dir, write_private
 from gridhe.keyring.home.enrolment import EnrolledMeter, Enrolment, derive_password
 from gridhe.keyring.home.vault import Kdf, Secrets, Vault, check_private_dir
 from gridhe.plan.plan import Plan

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from gridhe.base.files import make_private_dir, write_private
 from gridhe.errors import ConfigError, VaultError
-from gridhe.files import make_private_dir, write_private
 from gridhe.keyring.home.enrolment import derive_password
 from gridhe.plan.names import check_name
 

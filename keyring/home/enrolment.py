@@ -17,8 +17,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from gridhe.base.files import write_private
 from gridhe.errors import ConfigError, StateError
-from gridhe.files import write_private
 from gridhe.plan.names import ancestors, check_group, check_meter, check_name
 from gridhe.wire.roster import RosterEntry
 

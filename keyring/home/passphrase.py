@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
+from gridhe.base.files import check_private
 from gridhe.errors import CredentialError, VaultError
-from gridhe.files import check_private
 
 __all__ = ["ENV", "ENV_FILE", "LEAST_CHARACTERS", "ask_passphrase"]
 
@@ -24,10 +24,10 @@ def ask_passphrase(
 ) -> bytes:
     """The passphrase as NFKC UTF-8: the same characters on any keyboard are the same bytes.
 
-    The first of these that is there: `file`, the file named by GRIDHE_PASSPHRASE_FILE, GRIDHE_PASSPHRASE,
-    a hidden prompt on a terminal (asked twice with `confirm`). Files must be 0600 or stricter, or a service's
-    credential from systemd (`gridhe.files`); a line break at the end is not part of the passphrase. Raises
-    VaultError; its message never holds the passphrase.
+    The first of these that exists: `file`, the file named by GRIDHE_PASSPHRASE_FILE, GRIDHE_PASSPHRASE,
+    a hidden prompt on a terminal (asked twice with `confirm`). Files must be 0600 or stricter, or a
+    credential from systemd (`gridhe.base.files`); a line break at the end is not part of the passphrase.
+    Raises VaultError; its message never holds the passphrase.
     """
     environ = os.environ if environ is None else environ
     named = file if file is not None else Path(environ[ENV_FILE]) if environ.get(ENV_FILE) else None

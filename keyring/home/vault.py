@@ -24,8 +24,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from gridhe.base.files import check_private, write_private
 from gridhe.errors import CredentialError, StateError, VaultError
-from gridhe.files import check_private, write_private
 
 __all__ = ["Kdf", "Secrets", "Vault", "check_private_dir"]
 

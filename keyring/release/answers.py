@@ -15,8 +15,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from gridhe.base.files import write_private
 from gridhe.errors import StateError
-from gridhe.files import write_private
 from gridhe.keyring.release.family import WITHHELD
 from gridhe.keyring.release.ledger import START, Head
 from gridhe.keyring.release.policy import TotalKey

@@ -1,9 +1,9 @@
 """The inbox: totals that arrived, kept until they are released. One SQLite file, WAL, synchronous=FULL.
 
 A total is stored before it is receipted, so the aggregator may forget it. Of a released total only
-its name stays; the answer has the numbers. A refused one keeps its bytes: a retired refusal (a plan that
-arrives later) can still be released. Transactions are counted a second time beside it (gridhe.commits), so
-that a damaged log is told.
+its name stays; the answer has the numbers. A refused total keeps its bytes, because a later plan may allow
+it. Transactions are counted a second time, in a file outside the database (gridhe.base.commit_count), so that a
+damaged log is noticed.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gridhe.commits import CommitCount
+from gridhe.base.commit_count import CommitCount
+from gridhe.base.files import write_private
 from gridhe.errors import StateError
-from gridhe.files import write_private
 from gridhe.wire.total import Total, TotalHeader, open_total
 
 __all__ = ["Inbox", "Letter"]

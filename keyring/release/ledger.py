@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from gridhe.base.failpoints import point
+from gridhe.base.files import check_private
 from gridhe.errors import CredentialError, StateError
-from gridhe.faults import point
-from gridhe.files import check_private
 
 __all__ = ["START", "Head", "Ledger", "Record", "verify_ledger"]
 

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gridhe.base.timings import timed
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import ReleaseRefused
 from gridhe.keyring.release.inbox import Inbox, Letter
 from gridhe.keyring.release.releaser import Releaser, claim_of
 from gridhe.keyring.release.report import record_of
 from gridhe.plan.plan import Plan
-from gridhe.timings import timed
 
 __all__ = ["Desk", "Outcome"]
 

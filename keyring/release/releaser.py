@@ -16,9 +16,9 @@ stored answer. A stored answer that does not match its digest stops everything.
 
 from collections.abc import Callable, Mapping
 
+from gridhe.base.failpoints import point
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import EnvelopeError, ReleaseRefused, StateError
-from gridhe.faults import point
 from gridhe.keyring.home.authority import HomePaths
 from gridhe.keyring.home.vault import Secrets
 from gridhe.keyring.release.answers import Answer, Answers, digest_of

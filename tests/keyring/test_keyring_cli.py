@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gridhe.commands import run_command
+from gridhe.base.commands import run_command
 from gridhe.keyring.cli.command import cli
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.wire.bundle import Bundle

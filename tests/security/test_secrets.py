@@ -230,7 +230,7 @@ def test_a_credential_that_others_can_read_is_refused_with_the_command_that_mend
 
 def test_no_command_leaves_a_core_file() -> None:
     program = (
-        "import resource, click; from gridhe.commands import run_command; "
+        "import resource, click; from gridhe.base.commands import run_command; "
         "run_command(click.Command('x', callback=lambda: print(resource.getrlimit(resource.RLIMIT_CORE)[0])))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 _PROGRAM = """
-from gridhe.faults import point
+from gridhe.base.failpoints import point
 for passage in range(5):
     point("here")
     point("there")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gridhe.base.files import check_private, make_private_dir, write_private
 from gridhe.errors import CredentialError, StateError
-from gridhe.files import check_private, make_private_dir, write_private
 
 
 @pytest.fixture(autouse=True, params=[0o022, 0o000, 0o077], ids=["umask 022", "umask 000", "umask 077"])

@@ -1,6 +1,6 @@
 """What `gridhe doctor` finds by looking: Python, packages, settings, folders and files.
 
-Nothing here imports a package that could be the missing one; `gridhe.trials` runs things.
+Nothing here imports a package that could be the missing one; `gridhe.doctor.probes` runs things.
 """
 
 import importlib.metadata
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from gridhe import __version__
+from gridhe.base.files import check_private
 from gridhe.config import Settings
 from gridhe.config.environment import PREFIX, VARIABLES
 from gridhe.errors import ConfigError, GridHEError
-from gridhe.files import check_private
 
 __all__ = [
     "Check",

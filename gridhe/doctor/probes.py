@@ -13,8 +13,8 @@ from gridhe.broker.client.loop import Reactor
 from gridhe.broker.client.session import Session
 from gridhe.broker.server.embedded import available
 from gridhe.broker.server.mosquitto_config import FLEET_USER, aggregator_user
-from gridhe.checks import Check
 from gridhe.config import Settings
+from gridhe.doctor.checks import Check
 from gridhe.errors import BrokerError, ConfigError, CredentialError, EnvelopeError, PlanError
 from gridhe.plan.planner import Choice, choose
 from gridhe.wire.credential import (

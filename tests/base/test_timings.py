@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from gridhe.base.timings import timed, timings_to
 from gridhe.errors import ConfigError
-from gridhe.timings import timed, timings_to
 
 
 def work(value: int) -> int:

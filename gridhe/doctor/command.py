@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from gridhe import checks
-from gridhe.checks import Check
-from gridhe.commands import CommonOptions, common_options
+from gridhe.base.commands import CommonOptions, common_options
 from gridhe.config import Settings, find_settings_file
+from gridhe.doctor import checks
+from gridhe.doctor.checks import Check
 
 __all__ = ["doctor"]
 
@@ -65,7 +65,7 @@ def _examine(common: CommonOptions, home: Path | None, credentials: tuple[Path, 
         yield from checks.check_home(home)
         yield checks.check_passphrase(os.environ, terminal=sys.stdin.isatty())
     try:
-        from gridhe import trials
+        from gridhe.doctor import probes
     except ImportError as error:
         mend = (
             "see the packages above; if all are there, reinstall them: pip install --force-reinstall gridhe"
@@ -73,17 +73,17 @@ def _examine(common: CommonOptions, home: Path | None, credentials: tuple[Path, 
         yield Check(name="imports", state="fail", text=f"{type(error).__name__}: {error}", mend=mend)
         return
     # Where the settings are refused, what does not depend on them is still worth trying.
-    plan, choice = trials.try_plan(settings or Settings())
+    plan, choice = probes.try_plan(settings or Settings())
     if settings is not None:
         yield plan
     if choice is not None:
-        yield trials.try_encryption(choice)
-    yield trials.try_programs()
-    tried = [trials.try_credential(path) for path in credentials]
+        yield probes.try_encryption(choice)
+    yield probes.try_programs()
+    tried = [probes.try_credential(path) for path in credentials]
     yield from (check for check, _ in tried)
     if settings is not None:
         logins = [login for _, login in tried if login is not None]
-        yield from (trials.try_broker(settings, login) for login in logins or (None,))
+        yield from (probes.try_broker(settings, login) for login in logins or (None,))
 
 
 def _print(check: Check) -> None:

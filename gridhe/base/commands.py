@@ -30,11 +30,11 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, get_args
 import click
 
 from gridhe import __version__
+from gridhe.base.logs import set_up_logging
 from gridhe.config import Settings, load_settings
 from gridhe.config.document import parse_value
 from gridhe.config.settings import LoggingSettings
 from gridhe.errors import ConfigError, GridHEError
-from gridhe.logs import set_up_logging
 
 __all__ = ["CommonOptions", "common_options", "run_command", "timings_option", "version_option"]
 

@@ -13,8 +13,8 @@ import click
 import pytest
 
 from gridhe import __version__
+from gridhe.base.commands import CommonOptions, common_options, run_command, version_option
 from gridhe.cli import cli as gridhe
-from gridhe.commands import CommonOptions, common_options, run_command, version_option
 from gridhe.config import Settings
 from gridhe.errors import ConfigError, GridHEError, ReleaseRefused, StateError
 
@@ -143,7 +143,7 @@ def test_a_command_whose_extra_is_missing_says_what_to_install(
 WAITS = """
 import signal, sys, tempfile, time
 import click
-from gridhe.commands import run_command
+from gridhe.base.commands import run_command
 
 @click.command()
 def wait():

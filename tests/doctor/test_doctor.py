@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from gridhe import checks
+from gridhe.base.commands import run_command
 from gridhe.broker.server.embedded import EmbeddedBroker, Kind, available
 from gridhe.broker.server.mosquitto_config import aggregator_user
 from gridhe.cli import cli
-from gridhe.commands import run_command
+from gridhe.doctor import checks
 from gridhe.wire.credential import AggregatorCredential, DeviceCredential, FleetCredential
 from gridhe.wire.ingest import new_ingest_secret
 from gridhe.wire.signing import SigningKey
@@ -150,8 +150,8 @@ def test_a_missing_package_fails_and_a_missing_extra_warns(monkeypatch: pytest.M
 def test_a_broken_package_is_told_instead_of_a_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "gridhe.trials", raising=False)
-    monkeypatch.delattr("gridhe.trials", raising=False)
+    monkeypatch.delitem(sys.modules, "gridhe.doctor.probes", raising=False)
+    monkeypatch.delattr("gridhe.doctor.probes", raising=False)
     monkeypatch.setitem(sys.modules, "tenseal", None)  # as `import tenseal` fails where it is not installed
     code, found = examine(capsys)
     assert code == 1
@@ -163,10 +163,10 @@ def test_a_tenseal_whose_ciphertexts_are_others_fails_with_the_way_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # TenSEAL 0.3.16 brought an older SEAL: it cannot load what gridhe writes ("incompatible version").
-    from gridhe import trials
+    from gridhe.doctor import probes
 
-    good = trials.to_tenseal
-    monkeypatch.setattr(trials, "to_tenseal", lambda *args: good(*args)[:-100])
+    good = probes.to_tenseal
+    monkeypatch.setattr(probes, "to_tenseal", lambda *args: good(*args)[:-100])
     code, found = examine(capsys)
     assert code == 1
     assert found["encryption"][0]["text"].startswith("TenSEAL's ciphertexts are not what gridhe knows")
@@ -260,7 +260,7 @@ def test_every_kind_of_credential_is_known(capsys: pytest.CaptureFixture[str], t
         signing_key=SigningKey.generate().private_bytes(),
         authority_key=DEVICE.authority_key,
     )
-    from gridhe import trials
+    from gridhe.doctor import probes
 
     for credential, user in (
         (DEVICE, "m1"),
@@ -269,7 +269,7 @@ def test_every_kind_of_credential_is_known(capsys: pytest.CaptureFixture[str], t
         (FleetCredential(devices=(DEVICE,)), None),
     ):
         credential.save(tmp_path / "credential.json")
-        check, login = trials.try_credential(tmp_path / "credential.json")
+        check, login = probes.try_credential(tmp_path / "credential.json")
         assert check.state == "ok"
         assert (login.user if login else None) == user
 

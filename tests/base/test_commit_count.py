@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.commits import CommitCount
+from gridhe.base.commit_count import CommitCount
 from gridhe.errors import StateError
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from gridhe.base.logs import set_up_logging
 from gridhe.config.settings import LoggingSettings
-from gridhe.logs import set_up_logging
 
 LOG = logging.getLogger("gridhe.room.module")
 

@@ -1,1 +1,0 @@
-../../gridhe/checks.py

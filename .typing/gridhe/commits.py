@@ -1,1 +1,0 @@
-../../gridhe/commits.py

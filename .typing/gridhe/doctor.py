@@ -1,1 +1,0 @@
-../../gridhe/doctor.py

@@ -1,1 +1,0 @@
-../../gridhe/files.py

@@ -1,0 +1,1 @@
+"""`gridhe doctor`: checks of this machine and this configuration, and live probes of a broker."""
