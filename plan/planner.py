@@ -13,7 +13,8 @@ from gridhe.errors import PlanError
 from gridhe.plan.exactness import capacity, check_exact, largest_slot, limit, rounding_room, scale_range
 from gridhe.plan.noise import flooding_sigma, slot_error_sigma, slot_failure_log2
 from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
-from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.plan import Plan
+from gridhe.plan.quantity import Quantity
 from gridhe.plan.slots import SlotLayout
 
 __all__ = ["Choice", "choose", "make_plan", "nearest", "quantities_of"]

@@ -11,15 +11,12 @@ Everything adds up over meters, so the aggregator only adds.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gridhe.errors import PlanError
-
-if TYPE_CHECKING:
-    from gridhe.plan.plan import Quantity
+from gridhe.plan.quantity import Quantity
 
 __all__ = ["MISSING", "SlotLayout"]
 
@@ -29,7 +26,7 @@ MISSING = -1  # a reading that is not there, in arrays of readings
 class SlotLayout:
     """The slots of a plan's ciphertexts."""
 
-    def __init__(self, quantities: "tuple[Quantity, ...]", intervals: int) -> None:
+    def __init__(self, quantities: tuple[Quantity, ...], intervals: int) -> None:
         self.quantities = quantities
         self.intervals = intervals
         self._blocks: dict[tuple[str, str], slice] = {}
@@ -40,7 +37,7 @@ class SlotLayout:
         self.used = len(self._blocks) * intervals
 
     @staticmethod
-    def kinds(quantity: "Quantity") -> tuple[str, ...]:
+    def kinds(quantity: Quantity) -> tuple[str, ...]:
         """The blocks of a quantity, in the order of their slots."""
         squares = ("square",) if quantity.squares else ()
         return ("reading", "present", *squares, *(f"bin:{i}" for i in range(quantity.bins)))

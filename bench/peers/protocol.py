@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gridhe.plan.plan import Quantity
+from gridhe.plan.quantity import Quantity
 from gridhe.plan.slots import MISSING, SlotLayout
 
 __all__ = ["LARGEST", "QUANTITY", "READINGS", "SLOTS", "Peer", "PeerAbsent", "make_numbers"]

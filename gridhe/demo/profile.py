@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gridhe.plan.plan import Quantity
+from gridhe.plan.quantity import Quantity
 
 __all__ = ["GroupProfile"]
 

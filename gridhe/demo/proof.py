@@ -21,7 +21,8 @@ from gridhe.demo.releases import Release
 from gridhe.demo.workload import Workload
 from gridhe.errors import SourceError
 from gridhe.meter_agent.sources.protocol import WindowSource
-from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.plan import Plan
+from gridhe.plan.quantity import Quantity
 
 __all__ = ["Oracle", "Plaintext", "Proof", "compare", "plaintext_of_cells", "plaintext_of_source"]
 

@@ -2,8 +2,8 @@
 
 A total is stored before it is receipted, so the aggregator may forget it. Of a released total only
 its name stays; the answer has the numbers. A refused total keeps its bytes, because a later plan may allow
-it. Transactions are counted a second time, in a file outside the database (gridhe.base.commit_count), so that a
-damaged log is noticed.
+it. Transactions are counted a second time, in a file outside the database (gridhe.base.commit_count), so that
+a damaged log is noticed.
 """
 
 import hashlib

@@ -8,7 +8,8 @@ from gridhe.errors import ConfigError
 from gridhe.keyring.release.answers import Answer
 from gridhe.keyring.release.policy import Claim
 from gridhe.keyring.release.statistics import statistics_of
-from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.plan import Plan
+from gridhe.plan.quantity import Quantity
 
 __all__ = ["iso", "parse_window", "record_of", "summary_of", "table"]
 

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.plan import Plan
+from gridhe.plan.quantity import Quantity
 
 __all__ = ["FLAGS", "Bin", "IntervalStatistics", "statistics_of"]
 

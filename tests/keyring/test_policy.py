@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from gridhe.errors import ReleaseRefused
 from gridhe.keyring.release.policy import RULES, Claim, ReleasePolicy
 from gridhe.plan.parameters import CkksParameters
-from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.plan import Plan
+from gridhe.plan.quantity import Quantity
 
 PLAN = Plan(
     authority="a0123456789abcdef",

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from gridhe.keyring.release.statistics import FLAGS, IntervalStatistics, statistics_of
 from gridhe.plan.parameters import CkksParameters
-from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.plan import Plan
+from gridhe.plan.quantity import Quantity
 from gridhe.plan.slots import MISSING
 
 ALL = ("sum", "mean", "variance", "min", "max", "quantiles")

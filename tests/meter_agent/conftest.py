@@ -15,7 +15,8 @@ from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
 from gridhe.plan.parameters import CkksParameters
-from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.plan import Plan
+from gridhe.plan.quantity import Quantity
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle, key_id_of
 from gridhe.wire.credential import DeviceCredential

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gridhe.errors import PlanError
 from gridhe.plan.parameters import RINGS, CkksParameters
-from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.plan import Plan
+from gridhe.plan.quantity import Quantity
 
 ENERGY = Quantity(
     name="import_wh",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridhe.errors import PlanError
-from gridhe.plan.plan import Quantity
+from gridhe.plan.quantity import Quantity
 from gridhe.plan.slots import MISSING, SlotLayout
 
 ALL = ("sum", "mean", "variance", "min", "max", "quantiles")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gridhe.errors import BundleError
 from gridhe.plan.parameters import RINGS
-from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.plan import Plan
+from gridhe.plan.quantity import Quantity
 from gridhe.wire.bundle import Bundle, key_id_of
 from gridhe.wire.signing import SigningKey, authority_id, sign_record
 

@@ -12,7 +12,8 @@ import numpy as np
 import tenseal as ts
 
 from gridhe.plan.parameters import CkksParameters
-from gridhe.plan.plan import Plan, Quantity
+from gridhe.plan.plan import Plan
+from gridhe.plan.quantity import Quantity
 from gridhe.wire.bundle import Bundle, key_id_of
 from gridhe.wire.envelope import Header, seal_envelope
 from gridhe.wire.ingest import derive_key
