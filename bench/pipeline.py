@@ -19,10 +19,10 @@ from typing import Any
 import psutil
 
 from gridhe.base.files import make_private_dir, write_private
+from gridhe.base.processes import Children, clean_environment
 from gridhe.bench.throughput import StreamFailed
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings, PlanSettings, QuantitySettings, Settings
-from gridhe.demo.children import Children, clean_environment
 
 __all__ = ["STEPS", "Load", "Passed", "run_pipeline"]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gridhe.base.failpoints import VARIABLE
-from gridhe.demo.children import clean_environment
+from gridhe.base.processes import clean_environment
 from gridhe.errors import GridHEError
 
 __all__ = ["Program", "ProgramFailed"]

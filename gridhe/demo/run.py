@@ -26,9 +26,9 @@ from types import FrameType
 from typing import Any, Literal
 
 from gridhe.base.files import make_private_dir, write_private
+from gridhe.base.processes import Child, ChildFailed, Children, clean_environment
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import Settings
-from gridhe.demo.children import Child, ChildFailed, Children, clean_environment
 from gridhe.demo.guest import guest_at
 from gridhe.demo.progress import Progress
 from gridhe.demo.proof import Oracle, compare, plaintext_of_cells, plaintext_of_source

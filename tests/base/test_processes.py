@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.demo.children import ChildFailed, Children, clean_environment
+from gridhe.base.processes import ChildFailed, Children, clean_environment
 from gridhe.demo.progress import Progress
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at through /proc")
@@ -79,7 +79,7 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     parent = f"""
 import signal, sys
 from pathlib import Path
-from gridhe.demo.children import Children, clean_environment
+from gridhe.base.processes import Children, clean_environment
 child = Children(Path({str(tmp_path)!r}), clean_environment(PYTHONPATH={str(tmp_path)!r})).start("c", "slow")
 print(child.pid, flush=True)
 signal.pause()
