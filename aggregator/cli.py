@@ -93,7 +93,7 @@ def _run(service: Service, settings: Settings, *, no_live: bool) -> None:
 def _list_quarantine(who: AggregatorCredential, state_dir: Path) -> None:
     database = Database(state_dir, authority=who.authority, aggregator=who.aggregator)
     try:
-        for one in Quarantine(database, most=1, most_bytes=1).newest():
+        for one in Quarantine(database, maximum=1, maximum_bytes=1).newest():
             at = datetime.fromtimestamp(one.at, UTC).isoformat(timespec="seconds")
             click.echo(f"{at}  {one.reason:<12} {len(one.payload):>8} B  {one.topic[:100]!r}")
     finally:

@@ -28,7 +28,7 @@ from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.enrolment import Enrolment
 from gridhe.aggregator.state.quarantine import Quarantine, Quarantined
 from gridhe.aggregator.state.totals import TotalKey, Totals
-from gridhe.base.failpoints import point
+from gridhe.base.failpoints import failpoint
 from gridhe.base.timings import timed
 from gridhe.config.settings import AggregatorSettings
 from gridhe.errors import BundleError, EnvelopeError
@@ -97,7 +97,7 @@ class Engine:
         self._enrolment = Enrolment(database)
         self._totals = Totals(database)
         self._quarantine = Quarantine(
-            database, most=settings.quarantine_max, most_bytes=settings.quarantine_max_mb << 20
+            database, maximum=settings.quarantine_max, maximum_bytes=settings.quarantine_max_mb << 20
         )
         self._admission = Admission(credential.ingest_secret, self._enrolment)
         for plan in database.plans():
@@ -247,18 +247,18 @@ class Engine:
     def commit(self, now: float) -> list[Outgoing]:
         """Make all that was folded durable; returns the receipts and totals to publish."""
         started = time.perf_counter()
-        point("commit.1.before")
+        failpoint("commit.1.before")
         with self._db.transaction():
             published = self._closing.close_due(now)
-            point("commit.1.closed")
+            failpoint("commit.1.closed")
             self._parts.save()
             for node, reported in self._reported.items():
                 if reported.dirty:
                     self._totals.save_reported(*node, reported.members)
             self._quarantine.save()
             self._prune(now)
-            point("commit.1.written")
-        point("commit.1.after")
+            failpoint("commit.1.written")
+        failpoint("commit.1.after")
         self._parts.saved()
         for reported in self._reported.values():
             reported.dirty = False

@@ -16,7 +16,7 @@ from gridhe import __version__
 from gridhe.aggregator.counters import Snapshot
 from gridhe.aggregator.engine import Engine, Outgoing
 from gridhe.aggregator.state.database import Database
-from gridhe.base.failpoints import point
+from gridhe.base.failpoints import failpoint
 from gridhe.base.timings import timed
 from gridhe.broker.client.loop import Reactor
 from gridhe.broker.client.session import Message, Session
@@ -175,11 +175,11 @@ class Service:
 
     def _commit(self) -> None:
         outgoing = self._commit_engine(self._now())
-        point("commit.2.before")
+        failpoint("commit.2.before")
         for one in outgoing:
             self._session.publish(Message(topic=one.topic, payload=one.payload))
-            point("commit.2.each")
-        point("commit.2.after")
+            failpoint("commit.2.each")
+        failpoint("commit.2.after")
 
     def _redeliver(self) -> None:
         self._redelivered_at = time.monotonic()

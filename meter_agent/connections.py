@@ -11,7 +11,7 @@ from gridhe.wire.status import Status
 if TYPE_CHECKING:
     from gridhe.broker.client.loop import Reactor
     from gridhe.config.settings import BrokerSettings
-    from gridhe.meter_agent.publisher import Unit
+    from gridhe.meter_agent.publisher import MeterUnit
     from gridhe.meter_agent.service import Service
 
 __all__ = ["close_all", "connect_each", "connect_shared"]
@@ -23,7 +23,7 @@ _CLOSE_S = 5.0  # for all goodbyes together; what is left then goes by its last 
 
 def connect_each(
     service: "Service",
-    units: "Sequence[Unit]",
+    units: "Sequence[MeterUnit]",
     settings: "BrokerSettings",
     reactor: "Reactor",
     *,
@@ -54,7 +54,7 @@ def connect_each(
 
 def connect_shared(
     service: "Service",
-    units: "Sequence[Unit]",
+    units: "Sequence[MeterUnit]",
     settings: "BrokerSettings",
     reactor: "Reactor",
     *,

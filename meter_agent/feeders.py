@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gridhe.meter_agent.plans import PlanBook
 from gridhe.meter_agent.sources.protocol import DeviceSource, WindowSource
-from gridhe.meter_agent.windows import ClosedWindow, Windower
+from gridhe.meter_agent.windows import ClosedWindow, WindowBuilder
 from gridhe.plan.plan import Plan
 
 __all__ = ["DeviceFeeder", "Feeder", "WindowFeeder"]
@@ -129,13 +129,13 @@ class DeviceFeeder:
         self._from_s, self._until_s = float(from_s), until_s
         self._where = where
         self._ended = self._switching = False
-        self.windower = None if journal is None else Windower.from_state(journal)
+        self.window_builder = None if journal is None else WindowBuilder.from_state(journal)
 
-    def _current(self, now_s: float) -> Windower | None:
+    def _current(self, now_s: float) -> WindowBuilder | None:
         """The windower for the next samples; None while no plan covers them."""
-        if self._switching and self.windower is not None and not self.windower.closed:
-            self.windower, self._switching = None, False
-        if self.windower is None:
+        if self._switching and self.window_builder is not None and not self.window_builder.closed:
+            self.window_builder, self._switching = None, False
+        if self.window_builder is None:
             if self._book.at(self._from_s) is None:
                 start_s = self._book.next_start_s(self._from_s)
                 if start_s is None or start_s > now_s:
@@ -143,18 +143,18 @@ class DeviceFeeder:
                 self._from_s = float(start_s)
             plan = self._book.at(self._from_s)
             if plan is not None:
-                self.windower = Windower(
+                self.window_builder = WindowBuilder(
                     quantities=[q.name for q in plan.quantities],
                     kind=self._source(plan).kind,
                     window_s=plan.window_s,
                     interval_s=plan.interval_s,
                     mean_power=[q.name for q in plan.quantities if q.unit == "W"],
                 )
-        return self.windower
+        return self.window_builder
 
-    def _switch_s(self, windower: Windower, at_s: float) -> float:
+    def _switch_s(self, window_builder: WindowBuilder, at_s: float) -> float:
         """When a plan of another shape takes over after `at_s`; infinity when none is known."""
-        shape = (windower.window_s, windower.interval_s, windower.quantities)
+        shape = (window_builder.window_s, window_builder.interval_s, window_builder.quantities)
         start_s = self._book.next_start_s(at_s)
         while start_s is not None:
             plan = self._book.at(start_s)
@@ -165,62 +165,62 @@ class DeviceFeeder:
 
     def poll(self, now_s: float) -> bytes | None:
         """Read the device until a window closes. While one waits to be sealed, the device waits too."""
-        windower = None if self._ended else self._current(now_s)
-        if windower is None or windower.closed:
+        window_builder = None if self._ended else self._current(now_s)
+        if window_builder is None or window_builder.closed:
             return None
         # A moment before the start, so that a sample exactly on it counts.
-        after_s = max(windower.time_s or -math.inf, self._from_s - 1e-3)
+        after_s = max(window_builder.time_s or -math.inf, self._from_s - 1e-3)
         plan = self._book.at(max(after_s, self._from_s))
         if plan is None:
             return None
         source = self._source(plan)
-        switch_s = self._switch_s(windower, after_s)
+        switch_s = self._switch_s(window_builder, after_s)
         until_s = math.inf if self._until_s is None else float(self._until_s)
         changed = over = False
         for sample in source.read(after_s, now_s):
             if sample.at_s >= min(switch_s, until_s):
                 over = True
                 break
-            windower.add(sample)
+            window_builder.add(sample)
             changed = True
-            if windower.closed:
+            if window_builder.closed:
                 break
         else:
-            over = source.ended(windower.time_s or after_s)
+            over = source.ended(window_builder.time_s or after_s)
             if not over:  # an ended source's last window is `partial`'s to judge, not the clock's
-                windower.advance(now_s)
-                over = windower.closed_until_s >= until_s
-                over = over or now_s >= min(switch_s, until_s) + windower.patience_s
-        if over and switch_s < until_s and not source.ended(windower.time_s or after_s):
+                window_builder.advance(now_s)
+                over = window_builder.closed_until_s >= until_s
+                over = over or now_s >= min(switch_s, until_s) + window_builder.patience_s
+        if over and switch_s < until_s and not source.ended(window_builder.time_s or after_s):
             # The window that the new plan's start cuts is sealed as it is: the rest is the new plan's.
-            windower.finish(partial=True)
+            window_builder.finish(partial=True)
             self._switching, self._from_s = True, switch_s
         elif over:
-            windower.finish(partial=self._partial)
+            window_builder.finish(partial=self._partial)
             self._ended = True
-        return windower.state() if changed or over or windower.closed else None
+        return window_builder.state() if changed or over or window_builder.closed else None
 
     def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
         """The oldest closed window. One that no plan covers is passed over."""
-        while self.windower is not None and self.windower.closed:
-            closed = self.windower.closed[0]
-            plan = self._book.at(closed.window * self.windower.window_s)
+        while self.window_builder is not None and self.window_builder.closed:
+            closed = self.window_builder.closed[0]
+            plan = self._book.at(closed.window * self.window_builder.window_s)
             if plan is not None:
                 return plan, closed
             _LOG.warning("window %d is before every known plan: not sealed", closed.window)
-            self.windower.discard(closed.window)
+            self.window_builder.discard(closed.window)
         return None
 
     def done(self, window: int) -> bytes | None:
         """The journal without this window."""
-        if self.windower is None:
+        if self.window_builder is None:
             return None
-        self.windower.discard(window)
-        return self.windower.state()
+        self.window_builder.discard(window)
+        return self.window_builder.state()
 
     def ready_s(self) -> float | None:
         """Always worth asking, until the end."""
-        waiting = self.windower is not None and bool(self.windower.closed)
+        waiting = self.window_builder is not None and bool(self.window_builder.closed)
         return None if self._ended and not waiting else 0.0
 
     def where(self, plan: Plan, window: int, interval: int) -> str:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from gridhe.base.commit_count import CommitCount
-from gridhe.base.failpoints import point
+from gridhe.base.failpoints import failpoint
 from gridhe.base.files import make_private_dir
 from gridhe.errors import StateError
 
@@ -203,7 +203,7 @@ class Outbox:
             yield db
             count = self._commits + 1
             db.execute("INSERT OR REPLACE INTO meta VALUES ('commits', ?)", (str(count),))
-            point("meter.3.written")
+            failpoint("meter.3.written")
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:

@@ -19,7 +19,7 @@ from gridhe.meter_agent.connections import close_all, connect_each, connect_shar
 from gridhe.meter_agent.outbox import Outbox
 from gridhe.meter_agent.plans import PlanBook
 from gridhe.meter_agent.policy import ReadingPolicy
-from gridhe.meter_agent.publisher import Publisher, Unit
+from gridhe.meter_agent.publisher import MeterUnit, Publisher
 from gridhe.meter_agent.readings import Readings, SourceOptions
 from gridhe.meter_agent.service import Service
 
@@ -126,7 +126,7 @@ class MeterProcess:
             self._progress(readings, service)
             return self._summary(service, publisher, policy, outbox, time.monotonic() - begun_s)
 
-    def _unit(self, credential: "DeviceCredential", outbox: Outbox) -> Unit:
+    def _unit(self, credential: "DeviceCredential", outbox: Outbox) -> MeterUnit:
         def refill(after: int, limit: int) -> "list[Any]":
             return outbox.waiting(credential.meter, after=after, limit=limit)
 
@@ -138,10 +138,10 @@ class MeterProcess:
             rng=random.Random(),  # noqa: S311 - spreads resends, keeps no secret
             counts=self._agents,
         )
-        return Unit(credential=credential, agent=agent)
+        return MeterUnit(credential=credential, agent=agent)
 
     def _connect(
-        self, service: Service, units: list[Unit], reactor: Reactor, incarnation: str
+        self, service: Service, units: list[MeterUnit], reactor: Reactor, incarnation: str
     ) -> "list[Session]":
         if self._connections == "each":
             return connect_each(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gridhe.base.failpoints import point
+from gridhe.base.failpoints import failpoint
 from gridhe.broker.client.session import Message
 from gridhe.errors import EnvelopeError
 from gridhe.wire import topics
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gridhe.meter_agent.outbox import Outbox, Settled
     from gridhe.wire.credential import DeviceCredential
 
-__all__ = ["Publisher", "Unit"]
+__all__ = ["MeterUnit", "Publisher"]
 
 _LOG = logging.getLogger(__name__)
 _SLICE_S = 0.010
@@ -32,7 +32,7 @@ _IN_FLIGHT_MAX_BYTES = 64 << 20  # of the whole process, published and not ackno
 
 
 @dataclass(slots=True)
-class Unit:
+class MeterUnit:
     """One meter of this process."""
 
     credential: "DeviceCredential"
@@ -61,7 +61,7 @@ class Publisher:
 
     def __init__(
         self,
-        units: Sequence[Unit],
+        units: Sequence[MeterUnit],
         outbox: "Outbox",
         *,
         clock: "Callable[[], float]",
@@ -76,7 +76,7 @@ class Publisher:
         self.damaged: list[Settled] = []  # batches that the disk did not give back whole: to be settled
         self.bytes = 0  # of batches published, resent ones included
 
-    def on_connect(self, unit: Unit) -> None:
+    def on_connect(self, unit: MeterUnit) -> None:
         """The unit's session is connected (again): everything outstanding is due in a moment."""
         unit.hold_until_s = self._clock() + _SETTLE_S
         unit.agent.hurry()
@@ -84,7 +84,7 @@ class Publisher:
 
     # -- statuses ------------------------------------------------------------------------------
 
-    def _tell(self, unit: Unit, *, online: bool) -> None:
+    def _tell(self, unit: MeterUnit, *, online: bool) -> None:
         backlog = self._outbox.backlog(unit.meter)
         status = Status(
             online=online, version=self._version, incarnation=self._incarnation, backlog=max(0, backlog)
@@ -135,10 +135,10 @@ class Publisher:
                     self.damaged.append(unit.agent.set_aside(batch, "damaged"))
                     continue
                 topic = topics.batch(unit.credential.group, unit.meter)
-                point("meter.4.before")
+                failpoint("meter.4.before")
                 if not session.publish(Message(topic=topic, payload=payload)):
                     break
-                point("meter.4.after")
+                failpoint("meter.4.after")
                 unit.agent.published(batch, now_s)
                 self.bytes += len(payload)
                 self._batch_bytes = max(self._batch_bytes, len(payload))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gridhe.meter_agent.outbox import Outbox
     from gridhe.meter_agent.plans import PlanBook
     from gridhe.meter_agent.policy import ReadingPolicy
-    from gridhe.meter_agent.publisher import Unit
+    from gridhe.meter_agent.publisher import MeterUnit
     from gridhe.meter_agent.sources.table import Table
     from gridhe.plan.plan import Plan
 
@@ -83,7 +83,7 @@ class Readings:
         self,
         options: SourceOptions,
         *,
-        units: "Sequence[Unit]",
+        units: "Sequence[MeterUnit]",
         book: "PlanBook",
         outbox: "Outbox",
         policy: "ReadingPolicy",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gridhe.base.failpoints import point
+from gridhe.base.failpoints import failpoint
 from gridhe.base.timings import timed
 from gridhe.errors import EnvelopeError
 from gridhe.meter_agent.outbox import OutboxFull, SealedBatch, Settled
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gridhe.meter_agent.pace import Pace
     from gridhe.meter_agent.plans import PlanBook
     from gridhe.meter_agent.policy import ReadingPolicy
-    from gridhe.meter_agent.publisher import Publisher, Unit
+    from gridhe.meter_agent.publisher import MeterUnit, Publisher
     from gridhe.meter_agent.windows import ClosedWindow
     from gridhe.plan.plan import Plan
 
@@ -83,7 +83,7 @@ class Service:
         book: "PlanBook",
         policy: "ReadingPolicy",
         publisher: "Publisher",
-        units: "Sequence[Unit]",
+        units: "Sequence[MeterUnit]",
         begin: "Callable[[Plan], Pace]",
         unreceipted_max: int,
         hold_back: bool,
@@ -116,7 +116,7 @@ class Service:
 
     # -- from the network ----------------------------------------------------------------------
 
-    def on_connect(self, unit: "Unit") -> None:
+    def on_connect(self, unit: "MeterUnit") -> None:
         """The unit's session is connected (again)."""
         if self._online_s is None:
             self._online_s = self._reactor.clock()
@@ -126,7 +126,7 @@ class Service:
         """A message for any of the units. Junk is counted and survived."""
         kind, _, name = topic.removeprefix(f"{topics.PREFIX}/").partition("/")
         if kind == "receipt" and name in self._by_meter:
-            point("meter.receipt.before")
+            failpoint("meter.receipt.before")
             found = self._by_meter[name].agent.on_receipt(payload, self._reactor.clock())
             if found:
                 self._settled += found
@@ -234,10 +234,10 @@ class Service:
         if self._held_back_at is not None and waiting >= self._held_back_at:
             self._blocked.add(at)
             return
-        point("meter.1.before")
+        failpoint("meter.1.before")
         journal = feeder.poll(simulated_s)
         if journal is not None:
-            point("meter.1.read")
+            failpoint("meter.1.read")
             self._journals[unit.meter] = journal
             if not self._commit(self._reactor.clock()):
                 heapq.heappush(self._queue, (simulated_s, at))
@@ -251,7 +251,7 @@ class Service:
             wait_s = 0.0 if upcoming is not None or journal is not None else _TICK_S
             heapq.heappush(self._queue, (max(ready_s, simulated_s + wait_s), at))
 
-    def _seal_window(self, unit: "Unit", feeder: "Feeder", plan: "Plan", closed: "ClosedWindow") -> None:
+    def _seal_window(self, unit: "MeterUnit", feeder: "Feeder", plan: "Plan", closed: "ClosedWindow") -> None:
         readings = {}
         for quantity in plan.quantities:
             raw = closed.readings.get(quantity.name)
@@ -261,11 +261,11 @@ class Service:
                     quantity.largest,
                     lambda interval: feeder.where(plan, closed.window, interval),
                 )
-        point("meter.2.before")
+        failpoint("meter.2.before")
         begun_s = time.perf_counter()
         encryptor = self._book.encryptor(plan)
         payload = timed("seal", Sealer(encryptor, unit.credential).seal)(closed.window, readings)
-        point("meter.2.sealed")
+        failpoint("meter.2.sealed")
         if len(self.counts.seal_ms) < _TIMINGS_MAX:
             self.counts.seal_ms.append((time.perf_counter() - begun_s) * 1e3)
         self._sealed.append(
@@ -294,7 +294,7 @@ class Service:
         """Commit what waits; False when the disk is full and it has to wait longer."""
         if now_s < self._disk_full_until_s:
             return False
-        point("meter.3.before")
+        failpoint("meter.3.before")
         try:
             result = self._outbox.commit(sealed=self._sealed, settled=self._settled, journals=self._journals)
         except OutboxFull as error:
@@ -302,7 +302,7 @@ class Service:
                 _LOG.error("%s; readings wait in memory until then", error)
             self._disk_full_until_s = now_s + _DISK_RETRY_S
             return False
-        point("meter.3.after")
+        failpoint("meter.3.after")
         if self._disk_full_until_s:
             _LOG.info("the disk has room again")
             self._disk_full_until_s = 0.0

@@ -19,7 +19,7 @@ Rules for time (UTC epoch seconds in the samples):
    samples late until it has caught up.
 4. Windows with no sample at all are not made up: they do not appear.
 
-`state()` is everything: a Windower restored from it goes on as if nothing had happened.
+`state()` is everything: a WindowBuilder restored from it goes on as if nothing had happened.
 """
 
 import math
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ClosedWindow", "WindowCounts", "Windower"]
+__all__ = ["ClosedWindow", "WindowBuilder", "WindowCounts"]
 
 _VERSION = 1
 
@@ -78,7 +78,7 @@ class _Meter:
     start: int | None = None  # the cumulative integer at the start of the interval that holds at_s
 
 
-class Windower:
+class WindowBuilder:
     """Gathers one meter's samples into windows."""
 
     def __init__(
@@ -268,13 +268,13 @@ class Windower:
         return packed
 
     @classmethod
-    def from_state(cls, state: bytes) -> "Windower":
-        """The Windower whose `state()` this is. Raises StateError."""
+    def from_state(cls, state: bytes) -> "WindowBuilder":
+        """The WindowBuilder whose `state()` this is. Raises StateError."""
         try:
             record: dict[str, Any] = msgpack.unpackb(state)
             if record["v"] != _VERSION:
                 raise StateError(f"the journal of open readings is of version {record['v']}, not {_VERSION}")
-            windower = cls(
+            window_builder = cls(
                 quantities=record["quantities"],
                 kind=record["kind"],
                 window_s=record["window_s"],
@@ -282,21 +282,23 @@ class Windower:
                 patience_s=record["patience_s"],
                 mean_power=record["mean_power"],
             )
-            names = windower.quantities
-            windower._time_s, windower._closed_until = record["time_s"], record["closed_until"]
-            windower._meters = {
+            names = window_builder.quantities
+            window_builder._time_s, window_builder._closed_until = record["time_s"], record["closed_until"]
+            window_builder._meters = {
                 name: _Meter(at_s=at_s, value=value, energy=energy, start=start)
                 for name, (at_s, value, energy, start) in zip(names, record["meters"], strict=True)
             }
-            windower._open = {window: dict(zip(names, rows, strict=True)) for window, rows in record["open"]}
-            windower._closed = [
+            window_builder._open = {
+                window: dict(zip(names, rows, strict=True)) for window, rows in record["open"]
+            }
+            window_builder._closed = [
                 ClosedWindow(window=window, readings=dict(zip(names, rows, strict=True)))
                 for window, rows in record["closed"]
             ]
-            windower.counts = WindowCounts(*record["counts"])
+            window_builder.counts = WindowCounts(*record["counts"])
         except StateError:
             raise
         # Bytes from a disk can be wrong in any way, and show it wherever they are first used.
         except Exception as error:
             raise StateError(f"the journal of open readings is damaged ({type(error).__name__})") from None
-        return windower
+        return window_builder

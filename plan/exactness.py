@@ -33,14 +33,14 @@ def scale_range(parameters: CkksParameters, meters: int, largest: int, ckks: Ckk
     if room <= 0:
         return 1, 0
     flood = flooding_sigma(parameters.ring_degree, meters, ckks.flooding_bits, ckks.decryptions)
-    least = math.ceil(math.log2(slot_error_bound(parameters.ring_degree, meters, flood) / room))
+    minimum = math.ceil(math.log2(slot_error_bound(parameters.ring_degree, meters, flood) / room))
     # The largest power of two with scale * K * v + noise < Q / 2, in integers: Q may have hundreds of bits.
     # A coefficient is at most the largest slot; only the ciphertexts' own noise is in it (the flooding is
     # added after decryption), normal: a coefficient sums N products with the secret.
     noise = math.ceil(FLOODING_TAIL * fresh_error_sigma(parameters.ring_degree) * math.sqrt(meters))
     spare = max(0, parameters.modulus - 1 - 2 * noise)
     greatest = (spare // (2 * meters * largest)).bit_length() - 1
-    return max(1, least), min(greatest, 120)
+    return max(1, minimum), min(greatest, 120)
 
 
 def check_exact(
@@ -49,9 +49,9 @@ def check_exact(
     """Raise PlanError, naming the limit, unless totals of `meters` slots of up to `largest` are exact."""
     if meters * largest > 2**_DOUBLE_BITS:
         raise PlanError(f"doubles: {meters} meters of {largest} exceed 2^{_DOUBLE_BITS}")
-    least, greatest = scale_range(parameters, meters, largest, ckks)
-    if scale_bits < least:
-        raise PlanError(f"noise: {meters} meters need a scale of 2^{least}, not 2^{scale_bits}")
+    minimum, greatest = scale_range(parameters, meters, largest, ckks)
+    if scale_bits < minimum:
+        raise PlanError(f"noise: {meters} meters need a scale of 2^{minimum}, not 2^{scale_bits}")
     if scale_bits > greatest:
         raise PlanError(
             f"wrap: {meters} meters of {largest} allow a scale of 2^{greatest}, not 2^{scale_bits}"
@@ -62,11 +62,11 @@ def limit(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSetti
     """Why no scale is exact for so many meters, or None when one is."""
     if meters * largest > 2**_DOUBLE_BITS:
         return "doubles"
-    least, greatest = scale_range(parameters, meters, largest, ckks)
-    return "noise against wrap" if least > greatest else None
+    minimum, greatest = scale_range(parameters, meters, largest, ckks)
+    return "noise against wrap" if minimum > greatest else None
 
 
-def _most(exact: Callable[[int], bool]) -> int:
+def _maximum(exact: Callable[[int], bool]) -> int:
     """The largest number that is exact, 0 if none: every limit only tightens, so a bisection finds it."""
     low, high = 0, 2**_DOUBLE_BITS + 1
     while high - low > 1:
@@ -80,9 +80,9 @@ def _most(exact: Callable[[int], bool]) -> int:
 
 def capacity(parameters: CkksParameters, largest: int, ckks: CkksSettings) -> int:
     """The most meters whose slots of up to `largest` this ring sums exactly; 0 if not even one."""
-    return _most(lambda meters: limit(parameters, meters, largest, ckks) is None)
+    return _maximum(lambda meters: limit(parameters, meters, largest, ckks) is None)
 
 
 def largest_slot(parameters: CkksParameters, meters: int, ckks: CkksSettings) -> int:
     """The largest slot value that `meters` can sum exactly in this ring; 0 if none."""
-    return _most(lambda largest: limit(parameters, meters, largest, ckks) is None)
+    return _maximum(lambda largest: limit(parameters, meters, largest, ckks) is None)

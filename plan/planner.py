@@ -84,10 +84,10 @@ def _shifted(quantities: Iterable[Quantity], bound: int) -> tuple[Quantity, ...]
     kept = []
     for quantity in quantities:
         shifts = range(_SHIFT_MAX + 1 if quantity.squares else 1)
-        least = next((shift for shift in shifts if _largest_slot_of(quantity, shift) <= bound), None)
-        if least is None:
+        minimum = next((shift for shift in shifts if _largest_slot_of(quantity, shift) <= bound), None)
+        if minimum is None:
             return None
-        kept.append(replace(quantity, square_shift=least) if least else quantity)
+        kept.append(replace(quantity, square_shift=minimum) if minimum else quantity)
     return tuple(kept)
 
 
@@ -115,21 +115,21 @@ def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity,
             f"the plan needs {max(_largest_slot_of(q, _SHIFT_MAX) for q in wanted)}"
         )
     largest = max(q.largest_slot for q in quantities)
-    least, greatest = scale_range(parameters, plan.largest_rollup, largest, ckks)
+    minimum, greatest = scale_range(parameters, plan.largest_rollup, largest, ckks)
     # Half of the spare room goes to each side: lower failure probability, and distance to a wrap.
-    scale_bits = (least + greatest) // 2
+    scale_bits = (minimum + greatest) // 2
     n, meters = parameters.ring_degree, plan.largest_rollup
     flood = flooding_sigma(n, meters, ckks.flooding_bits, ckks.decryptions)
     room = rounding_room(meters, largest) * 2.0**scale_bits
-    most = capacity(parameters, largest, ckks)
+    maximum = capacity(parameters, largest, ckks)
     return Choice(
         parameters=parameters,
         scale_bits=scale_bits,
         quantities=quantities,
         slots_used=used,
         meters=plan.largest_rollup,
-        capacity=most,
-        limit=limit(parameters, most + 1, largest, ckks) or "none",
+        capacity=maximum,
+        limit=limit(parameters, maximum + 1, largest, ckks) or "none",
         error_sigma=slot_error_sigma(n, meters, flood) / 2.0**scale_bits,
         failure_log2=slot_failure_log2(room, n, meters, flood),
         rejected=(),
@@ -255,10 +255,10 @@ def _smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
         yield text, smaller_readings(largest)
 
 
-def _longer_intervals(settings: Settings, most: int) -> Iterator[tuple[str, Settings]]:
+def _longer_intervals(settings: Settings, maximum: int) -> Iterator[tuple[str, Settings]]:
     """Up to `most` intervals a window, as many as settings allow."""
     window_s = settings.plan.window_s
-    for intervals in range(min(most, window_s), 0, -1):
+    for intervals in range(min(maximum, window_s), 0, -1):
         if window_s % intervals == 0 and window_s // intervals <= _INTERVAL_MAX_S:
             interval_s = window_s // intervals
             yield f"plan.interval_s {interval_s}", _with_plan(settings, interval_s=interval_s)

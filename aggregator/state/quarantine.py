@@ -26,15 +26,15 @@ class Quarantined:
 class Quarantine:
     """The table of rejects. Raises StateError."""
 
-    def __init__(self, database: Database, *, most: int, most_bytes: int) -> None:
+    def __init__(self, database: Database, *, maximum: int, maximum_bytes: int) -> None:
         self._db = database
-        self._most = most
-        self._most_bytes = most_bytes
+        self._maximum = maximum
+        self._maximum_bytes = maximum_bytes
         self._waiting: deque[Quarantined] = deque(maxlen=_WAITING_MAX)
 
     def add(self, rejected: Quarantined) -> None:
         """Keep a reject until the next commit, if it is not too large to keep at all."""
-        if self._most and len(rejected.payload) <= self._most_bytes:
+        if self._maximum and len(rejected.payload) <= self._maximum_bytes:
             self._waiting.append(rejected)
             while sum(len(one.payload) for one in self._waiting) > _WAITING_BYTES_MAX:
                 self._waiting.popleft()
@@ -52,8 +52,8 @@ class Quarantine:
             "ROW_NUMBER() OVER (ORDER BY id DESC) AS place, "
             "SUM(LENGTH(payload)) OVER (ORDER BY id DESC) AS size FROM quarantine) "
             "WHERE place > ? OR size > ?)",
-            self._most,
-            self._most_bytes,
+            self._maximum,
+            self._maximum_bytes,
         )
         self._waiting.clear()
 

@@ -100,7 +100,7 @@ class BadDisk:
         self._dead = False
         self._unsynced.clear()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """The disk is well again."""
         self.at, self._dead = 0, False
 
@@ -144,7 +144,7 @@ class BadDisk:
         self._unsynced.clear()
         while _kept_open:
             os.close(_kept_open.pop())
-        self.mend()
+        self.repair()
         return undone
 
 
@@ -276,5 +276,5 @@ def installed() -> Iterator[BadDisk]:
     try:
         yield _shim.disk
     finally:
-        _shim.disk.mend()
+        _shim.disk.repair()
         _shim.unregister()

@@ -69,13 +69,13 @@ def _no_outbox() -> Patches:
 
 def _two_steps() -> Patches:
     from gridhe.aggregator.state.totals import Totals
-    from gridhe.base.failpoints import point
+    from gridhe.base.failpoints import failpoint
 
     original = Totals.save_reported
 
     def later(self: Totals, *arguments: Any) -> None:
         self._db.write("COMMIT")
-        point("commit.1.between")
+        failpoint("commit.1.between")
         self._db.write("BEGIN IMMEDIATE")
         original(self, *arguments)
 

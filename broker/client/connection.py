@@ -20,12 +20,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 from gridhe.broker.client.loop import Reactor
 from gridhe.broker.client.stream import Stream
 
-__all__ = ["Connection", "Greeting", "Hearer", "Message"]
+__all__ = ["ConnectOptions", "Connection", "ConnectionListener", "Message"]
 
 _TURN_BYTES, _TURN_S = 4 * 1024 * 1024, 0.02  # what one turn may read, and its time, handlers included
-_WINDOW_MOST = 1_000  # QoS 1 messages sent and not acknowledged; fewer where the broker says so
-_PACKET_MOST = 268_435_455  # bytes: MQTT's own limit; less where the broker says so
-_INCOMING_MOST = 32 * 1024 * 1024  # bytes: larger than any plan's envelope; MQTT 5 brokers keep such packets
+_WINDOW_MAXIMUM = 1_000  # QoS 1 messages sent and not acknowledged; fewer where the broker says so
+_PACKET_MAXIMUM = 268_435_455  # bytes: MQTT's own limit; less where the broker says so
+_INCOMING_MAXIMUM = (
+    32 * 1024 * 1024
+)  # bytes: larger than any plan's envelope; MQTT 5 brokers keep such packets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,31 +46,31 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Greeting:
+class ConnectOptions:
     """What CONNECT says."""
 
     client_id: str
     username: str | None
     password: str | None
     will: Message | None
-    five: bool  # MQTT 5; else 3.1.1
+    mqtt5: bool  # MQTT 5; else 3.1.1
     keepalive_s: int
     session_expiry_s: int
     receive_maximum: int
 
     def __repr__(self) -> str:  # a password in a traceback is a password in a log
-        return f"Greeting(client_id={self.client_id!r}, five={self.five})"
+        return f"ConnectOptions(client_id={self.client_id!r}, five={self.mqtt5})"
 
 
-class Hearer(Protocol):
+class ConnectionListener(Protocol):
     """Who is told what happens (a Session). Called outside paho; may close the connection."""
 
-    def hear_connack(self, code: ReasonCode, session_present: bool) -> None: ...
-    def hear_message(self, topic: str, payload: bytes) -> None: ...
-    def hear_puback_refused(self, topic: str, code: ReasonCode) -> None: ...
-    def hear_suback_refused(self, code: ReasonCode) -> None: ...
-    def hear_strange_topic(self) -> None: ...
-    def hear_lost(self, why: str) -> None: ...
+    def on_connack(self, code: ReasonCode, session_present: bool) -> None: ...
+    def on_message(self, topic: str, payload: bytes) -> None: ...
+    def on_puback_refused(self, topic: str, code: ReasonCode) -> None: ...
+    def on_suback_refused(self, code: ReasonCode) -> None: ...
+    def on_strange_topic(self) -> None: ...
+    def on_lost(self, why: str) -> None: ...
 
 
 class _Client(paho.Client):
@@ -122,28 +124,30 @@ def _variable_number(packet: bytearray, at: int) -> tuple[int, int]:
 class Connection:
     """Sends CONNECT when made; tells `hearer` the rest. After `close` it tells nothing more."""
 
-    def __init__(self, *, stream: Stream, greeting: Greeting, reactor: Reactor, hearer: Hearer) -> None:
-        self._stream, self._reactor, self._hearer = stream, reactor, hearer
+    def __init__(
+        self, *, stream: Stream, greeting: ConnectOptions, reactor: Reactor, listener: ConnectionListener
+    ) -> None:
+        self._stream, self._reactor, self._listener = stream, reactor, listener
         self._events: deque[Callable[[], None]] = deque()
         self._open = True
         self._reading_soon = self._writing_soon = False
         self._goodbye: str | None = None
         self._unacknowledged: dict[int, tuple[str, int]] = {}  # packet id -> topic, payload bytes
         self._waiting: deque[Message] = deque()
-        self._window = _WINDOW_MOST
-        self.packet_most = _PACKET_MOST
+        self._window = _WINDOW_MAXIMUM
+        self.packet_maximum = _PACKET_MAXIMUM
         self.owed_bytes = 0
         self._client = self._new_client(greeting)
         self._client.reconnect()
         reactor.watch(stream.fileno(), selectors.EVENT_READ, self._on_ready)
 
-    def _new_client(self, greeting: Greeting) -> _Client:
-        five = greeting.five
+    def _new_client(self, greeting: ConnectOptions) -> _Client:
+        mqtt5 = greeting.mqtt5
         client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=greeting.client_id,
-            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
-            clean_session=None if five else False,
+            protocol=MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311,
+            clean_session=None if mqtt5 else False,
             reconnect_on_failure=False,
         )
         client.stream = self._stream
@@ -164,11 +168,11 @@ class Connection:
         client.on_socket_register_write = lambda _c, _u, _s: self._write_soon()
         client.on_socket_close = lambda _c, _u, _s: self._unwatch()
         # The host only matters to a connect of paho's own.
-        if five:
+        if mqtt5:
             wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho has no types there
             wishes.SessionExpiryInterval = greeting.session_expiry_s
             wishes.ReceiveMaximum = greeting.receive_maximum
-            wishes.MaximumPacketSize = _INCOMING_MOST
+            wishes.MaximumPacketSize = _INCOMING_MAXIMUM
             client.connect_async("broker", 1, greeting.keepalive_s, clean_start=False, properties=wishes)
         else:
             client.connect_async("broker", 1, greeting.keepalive_s)
@@ -239,9 +243,9 @@ class Connection:
 
     def _on_connack(self, code: ReasonCode, session_present: bool, properties: Properties | None) -> None:
         if not code.is_failure:
-            self._window = min(_WINDOW_MOST, getattr(properties, "ReceiveMaximum", _WINDOW_MOST))
-            self.packet_most = getattr(properties, "MaximumPacketSize", _PACKET_MOST)
-        self._hearer.hear_connack(code, session_present)
+            self._window = min(_WINDOW_MAXIMUM, getattr(properties, "ReceiveMaximum", _WINDOW_MAXIMUM))
+            self.packet_maximum = getattr(properties, "MaximumPacketSize", _PACKET_MAXIMUM)
+        self._listener.on_connack(code, session_present)
 
     def _on_disconnect(self, flags: paho.DisconnectFlags, code: ReasonCode) -> None:
         if flags.is_disconnect_packet_from_server:
@@ -251,9 +255,9 @@ class Connection:
         try:
             name = topic.decode()
         except UnicodeDecodeError:
-            self._hearer.hear_strange_topic()
+            self._listener.on_strange_topic()
             return
-        self._hearer.hear_message(name, payload)
+        self._listener.on_message(name, payload)
 
     def _on_puback(self, mid: int, code: ReasonCode) -> None:
         """QoS 1: the broker has answered. QoS 0: it is written."""
@@ -262,12 +266,12 @@ class Connection:
         while self._waiting and len(self._unacknowledged) < self._window:
             self._send(self._waiting.popleft())
         if code.is_failure:
-            self._hearer.hear_puback_refused(topic, code)
+            self._listener.on_puback_refused(topic, code)
 
     def _on_suback(self, codes: list[ReasonCode]) -> None:
         for code in codes:
             if code.is_failure:
-                self._hearer.hear_suback_refused(code)
+                self._listener.on_suback_refused(code)
                 return
 
     # -- reading and writing -------------------------------------------------------------------
@@ -295,7 +299,7 @@ class Connection:
                 self._client.loop_read()
             except Exception as error:
                 # Only paho ran in there, so the broker sent what paho cannot take apart.
-                self._hearer.hear_lost(f"it sent what is no MQTT ({type(error).__name__})")
+                self._listener.on_lost(f"it sent what is no MQTT ({type(error).__name__})")
                 return
             if not self._settle("it closed the connection"):
                 return
@@ -321,7 +325,7 @@ class Connection:
             try:
                 written = self._stream.flush() and not self._client.want_write()
             except OSError as error:
-                self._hearer.hear_lost(f"it closed the connection ({error.strerror or error})")
+                self._listener.on_lost(f"it closed the connection ({error.strerror or error})")
                 return
             wanted = selectors.EVENT_READ | (0 if written else selectors.EVENT_WRITE)
             self._reactor.watch(self._stream.fileno(), wanted, self._on_ready)
@@ -332,7 +336,7 @@ class Connection:
             self._events.popleft()()
         if self._open and self._client.socket() is None:
             error = self._stream.error
-            self._hearer.hear_lost(
+            self._listener.on_lost(
                 self._goodbye or (why if error is None else f"{why} ({error.strerror or error})")
             )
         return self._open

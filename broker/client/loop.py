@@ -25,7 +25,7 @@ from gridhe.errors import BrokerError
 __all__ = ["Member", "Reactor", "Timer"]
 
 _LOG = logging.getLogger(__name__)
-_WAIT_MOST_S = 3_600.0
+_WAIT_MAXIMUM_S = 3_600.0
 _SPARE_FILES = 128  # files, databases and the interpreter's own beside one socket a session
 _NAME_GOOD_S, _NAME_BAD_S = 60.0, 5.0  # how long a look-up of a name is believed
 
@@ -180,7 +180,7 @@ class Reactor:
                         return True
                     if self._stopping:
                         return False
-                    left = _WAIT_MOST_S if deadline is None else deadline - self.clock()
+                    left = _WAIT_MAXIMUM_S if deadline is None else deadline - self.clock()
                     if left <= 0:
                         return False
                     self._turn(left)

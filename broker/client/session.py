@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gridhe.broker.client.connection import Connection, Greeting, Message
+from gridhe.broker.client.connection import Connection, ConnectOptions, Message
 from gridhe.broker.client.loop import Reactor, Timer
 from gridhe.broker.client.stream import Dial, tls_context
 from gridhe.broker.client.url import BrokerUrl
@@ -32,7 +32,7 @@ __all__ = ["Message", "Session"]
 
 _LOG = logging.getLogger(__name__)
 _STABLE_S = 10.0  # a connection that lasted this long makes the next back-off start small again
-_WAITING_MOST = 20_000  # messages waiting for room in the broker's window before publish() says no
+_WAITING_MAXIMUM = 20_000  # messages waiting for room in the broker's window before publish() says no
 _WRITABLE_BYTES = 4 * 1024 * 1024  # unacknowledged bytes above which a caller should wait
 _WARN_EVERY_S = 60.0
 _DENIED = ("Bad user name or password", "Not authorized", "Banned", "Bad authentication method")
@@ -76,7 +76,7 @@ class Session:
         self._on_message, self._on_connect = on_message, on_connect
         self._filters = list(dict.fromkeys(subscriptions))
         self._rng = rng or random.Random()  # noqa: S311 - spreads reconnects, keeps no secret
-        self._five = True
+        self._mqtt5 = True
         self._reactor: Reactor | None = None
         self._dial: Dial | None = None
         self._connection: Connection | None = None
@@ -100,7 +100,7 @@ class Session:
     @property
     def protocol(self) -> str:
         """The MQTT version in use, or tried next: "5" or "3.1.1"."""
-        return "5" if self._five else "3.1.1"
+        return "5" if self._mqtt5 else "3.1.1"
 
     @property
     def in_flight(self) -> int:
@@ -120,11 +120,11 @@ class Session:
         Raises BrokerError for a message larger than this broker takes: no repetition would help.
         """
         connection = self._connection
-        if not self._connected or connection is None or connection.waiting >= _WAITING_MOST:
+        if not self._connected or connection is None or connection.waiting >= _WAITING_MAXIMUM:
             return False
-        if message.packet_bytes > connection.packet_most:
+        if message.packet_bytes > connection.packet_maximum:
             raise BrokerError(
-                f"{self.url} takes packets of {connection.packet_most} bytes and {message.topic} needs "
+                f"{self.url} takes packets of {connection.packet_maximum} bytes and {message.topic} needs "
                 f"{message.packet_bytes}; raise the broker's max_packet_size"
             )
         connection.publish(message)
@@ -205,15 +205,17 @@ class Session:
             reactor.watch(dial.fileno(), dial.events, self._on_dial)
             return
         self._dial = None
-        self._connection = Connection(stream=stream, greeting=self._greeting(), reactor=reactor, hearer=self)
+        self._connection = Connection(
+            stream=stream, greeting=self._greeting(), reactor=reactor, listener=self
+        )
 
-    def _greeting(self) -> Greeting:
-        return Greeting(
+    def _greeting(self) -> ConnectOptions:
+        return ConnectOptions(
             client_id=self.client_id,
             username=self._username,
             password=self._password,
             will=self._will,
-            five=self._five,
+            mqtt5=self._mqtt5,
             keepalive_s=self._settings.keepalive_s,
             session_expiry_s=self._settings.session_expiry_s,
             receive_maximum=self._settings.receive_maximum,
@@ -237,9 +239,9 @@ class Session:
         if was_connected and reactor.clock() - self._connected_at >= _STABLE_S:
             self._attempts = 0
         self._drop()
-        least_s = min(settings.reconnect_min_s, settings.reconnect_max_s)
-        cap_s = min(settings.reconnect_max_s, least_s * 2.0 ** min(self._attempts + 1, 30))
-        wait_s = 0.0 if at_once else self._rng.uniform(least_s, cap_s)
+        minimum_s = min(settings.reconnect_min_s, settings.reconnect_max_s)
+        cap_s = min(settings.reconnect_max_s, minimum_s * 2.0 ** min(self._attempts + 1, 30))
+        wait_s = 0.0 if at_once else self._rng.uniform(minimum_s, cap_s)
         self._attempts += 1
         if was_connected or why != self.last_error:
             _LOG.warning("%s: %s; next attempt in %.1f s", self.client_id, why, wait_s)
@@ -274,7 +276,7 @@ class Session:
 
     # -- for the Connection --------------------------------------------------------------------
 
-    def hear_connack(self, code: ReasonCode, session_present: bool) -> None:
+    def on_connack(self, code: ReasonCode, session_present: bool) -> None:
         """The broker's answer to CONNECT."""
         if code.is_failure:
             self._denied(str(code))
@@ -292,8 +294,8 @@ class Session:
             self._on_connect(session_present)
 
     def _denied(self, code: str) -> None:
-        if code == "Unsupported protocol version" and self._five:
-            self._five = False
+        if code == "Unsupported protocol version" and self._mqtt5:
+            self._mqtt5 = False
             self._failed(f"{self.url} has no MQTT 5", at_once=True)
         elif code in _DENIED:
             self._refuse(
@@ -305,26 +307,26 @@ class Session:
         else:  # busy, unavailable, over quota: later it may not be
             self._failed(f"{self.url} refuses the connection: {code}")
 
-    def hear_message(self, topic: str, payload: bytes) -> None:
+    def on_message(self, topic: str, payload: bytes) -> None:
         """A PUBLISH arrived."""
         self._on_message(topic, payload)
 
-    def hear_suback_refused(self, code: ReasonCode) -> None:
+    def on_suback_refused(self, code: ReasonCode) -> None:
         """The broker refuses a filter."""
         self._refuse(
             f"{self.url} refuses a subscription of {self.client_id!r}: {code}; check the broker's ACL"
         )
 
-    def hear_puback_refused(self, topic: str, code: ReasonCode) -> None:
+    def on_puback_refused(self, topic: str, code: ReasonCode) -> None:
         """The broker took a message only to refuse it: counted, since the sender repeats it anyway."""
         self.refused += 1
         self._warn(f"{self.url} refuses messages on {topic}: {code}")
 
-    def hear_strange_topic(self) -> None:
+    def on_strange_topic(self) -> None:
         """A message came on a topic that is no UTF-8."""
         self._warn("a message was ignored: its topic is not UTF-8")
 
-    def hear_lost(self, why: str) -> None:
+    def on_lost(self, why: str) -> None:
         """The connection is gone."""
         if self._connected:
             # Mosquitto 2.0 closes without a word when another client comes with the same id.
@@ -332,11 +334,11 @@ class Session:
             self._failed(f"lost {self.url}: {why}{twin}")
             return
         # Some brokers say so that they lack this version of MQTT; rumqttd, that a password is wrong.
-        was_five, self._five = self._five, not self._five
+        was_mqtt5, self._mqtt5 = self._mqtt5, not self._mqtt5
         wish = ", or want a client certificate" if self._tls and not self._settings.client_cert_file else ""
         self._failed(
             f"{self.url} does not greet: {why}; it may not know this user{wish}, or not speak MQTT here",
-            at_once=was_five and self._attempts == 0,
+            at_once=was_mqtt5 and self._attempts == 0,
         )
 
     def _warn(self, text: str) -> None:

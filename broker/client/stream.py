@@ -23,10 +23,10 @@ __all__ = ["Address", "Dial", "Stream", "tls_context"]
 
 Address = tuple[int, Any]  # address family, and what connect() takes for that family
 
-_READ_LEAST = 4 * 1024  # an idle meter holds no more than this
-_READ_MOST = 1024 * 1024  # some ten envelopes of 96 KB; measured a fifth faster than 256 KB
+_READ_MINIMUM = 4 * 1024  # an idle meter holds no more than this
+_READ_MAXIMUM = 1024 * 1024  # some ten envelopes of 96 KB; measured a fifth faster than 256 KB
 _SMALL = 1024  # writes up to this size are gathered: an acknowledgement for each message is a call for each
-_GATHER_MOST = 64 * 1024
+_GATHER_MAXIMUM = 64 * 1024
 
 
 @lru_cache(maxsize=8)
@@ -147,7 +147,7 @@ class Stream:
         self._sock = sock
         self._clock = clock
         self._view = memoryview(b"")
-        self._size = _READ_LEAST
+        self._size = _READ_MINIMUM
         self._allowance = 0
         self._gathered = bytearray()
         self.starved = False
@@ -189,14 +189,14 @@ class Stream:
             self.error = error
             raise
         if len(data) == self._size:
-            self._size = min(4 * self._size, _READ_MOST)
+            self._size = min(4 * self._size, _READ_MAXIMUM)
         elif 4 * len(data) < self._size:
-            self._size = max(self._size // 2, _READ_LEAST)
+            self._size = max(self._size // 2, _READ_MINIMUM)
         return memoryview(data)
 
     def send(self, data: "bytes | bytearray") -> int:
         """Write what fits; small pieces are gathered until `flush`. Raises BlockingIOError, OSError."""
-        if len(data) <= _SMALL and len(self._gathered) + len(data) <= _GATHER_MOST:
+        if len(data) <= _SMALL and len(self._gathered) + len(data) <= _GATHER_MAXIMUM:
             self._gathered += data
             return len(data)
         if not self.flush():
@@ -251,7 +251,7 @@ class Stream:
             with socket.socket(fileno=os.dup(self._sock.fileno())) as raw:
                 while (left := deadline - self._clock()) > 0:
                     raw.settimeout(left)
-                    if not raw.recv(_READ_MOST):
+                    if not raw.recv(_READ_MAXIMUM):
                         return
         except OSError:
             return

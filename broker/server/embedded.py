@@ -184,10 +184,10 @@ class EmbeddedBroker:
         self.stop()
         self.start(timeout_s)
 
-    def log_tail(self, most: int = 2_000) -> str:
+    def log_tail(self, maximum: int = 2_000) -> str:
         """The last characters of its log, on one line."""
         try:
-            data = self.log_path.read_bytes()[-most:]
+            data = self.log_path.read_bytes()[-maximum:]
         except OSError:
             return ""
         return " | ".join(data.decode(errors="replace").split("\n")).strip(" |")

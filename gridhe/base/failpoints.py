@@ -8,7 +8,7 @@ docstring beside them numbers its steps; docs/reliability.md lists them.
 import os
 import signal
 
-__all__ = ["VARIABLE", "point"]
+__all__ = ["VARIABLE", "failpoint"]
 
 VARIABLE = "GRIDHE_FAULT_POINT"
 
@@ -24,7 +24,7 @@ class _Armed:
 _armed = _Armed(os.environ.get(VARIABLE, ""))
 
 
-def point(name: str) -> None:
+def failpoint(name: str) -> None:
     """Die here, if this is the point and the passage that was asked for."""
     if name == _armed.name:
         _armed.left -= 1

@@ -46,14 +46,14 @@ class Check:
     name: str
     state: State
     text: str
-    mend: str = ""
+    hint: str = ""
 
 
 def check_python() -> Check:
     """The interpreter is new enough."""
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < _PYTHON:
-        return Check(name="python", state="fail", text=found, mend="install Python 3.11 or newer")
+        return Check(name="python", state="fail", text=found, hint="install Python 3.11 or newer")
     return Check(name="python", state="ok", text=f"{found} at {sys.executable}")
 
 
@@ -62,7 +62,7 @@ def check_packages() -> Iterator[Check]:
     try:
         requirements = importlib.metadata.requires("gridhe") or []
     except importlib.metadata.PackageNotFoundError:
-        yield Check(name="gridhe", state="warn", text=f"{__version__}, not installed", mend="pip install .")
+        yield Check(name="gridhe", state="warn", text=f"{__version__}, not installed", hint="pip install .")
         return
     yield Check(name="gridhe", state="ok", text=__version__)
     for line in requirements:
@@ -75,16 +75,16 @@ def check_packages() -> Iterator[Check]:
         yield _package(match["name"], match["least"] or "0", match["extra"])
 
 
-def _package(name: str, least: str, extra: str | None) -> Check:
+def _package(name: str, minimum: str, extra: str | None) -> Check:
     missing: State = "fail" if extra is None else "warn"
     purpose = "" if extra is None else f" ({_EXTRAS[extra]})"
-    mend = f"pip install '{name}>={least}'" if extra is None else f"pip install 'gridhe[{extra}]'"
+    hint = f"pip install '{name}>={minimum}'" if extra is None else f"pip install 'gridhe[{extra}]'"
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Check(name=name, state=missing, text=f"not installed{purpose}", mend=mend)
-    if _numbers(version) < _numbers(least):
-        return Check(name=name, state=missing, text=f"{version}, needs {least}{purpose}", mend=mend)
+        return Check(name=name, state=missing, text=f"not installed{purpose}", hint=hint)
+    if _numbers(version) < _numbers(minimum):
+        return Check(name=name, state=missing, text=f"{version}, needs {minimum}{purpose}", hint=hint)
     return Check(name=name, state="ok", text=version)
 
 
@@ -102,9 +102,9 @@ def check_settings(
     try:
         return load(), [Check(name="settings", state="ok", text=source)]
     except ConfigError as error:
-        mend = "mend it there; `gridhe config` prints all settings"
+        hint = "mend it there; `gridhe config` prints all settings"
         lines = str(error).splitlines()
-        return None, [Check(name="settings", state="fail", text=line, mend=mend) for line in lines]
+        return None, [Check(name="settings", state="fail", text=line, hint=hint) for line in lines]
 
 
 def check_home(home: Path) -> Iterator[Check]:
@@ -113,22 +113,22 @@ def check_home(home: Path) -> Iterator[Check]:
     try:
         mode = home.stat().st_mode
         if not stat.S_ISDIR(mode):
-            yield Check(name="home", state="fail", text=f"{home} is no folder", mend=anew)
+            yield Check(name="home", state="fail", text=f"{home} is no folder", hint=anew)
             return
         names = {path.name for path in home.iterdir()}
         handed_out = sorted((home / "credentials").iterdir()) if "credentials" in names else []
     except OSError as error:
-        yield Check(name="home", state="fail", text=f"{home}: {error.strerror or error}", mend=anew)
+        yield Check(name="home", state="fail", text=f"{home}: {error.strerror or error}", hint=anew)
         return
     if mode & 0o067:  # the broker's group may pass through (gridhe.keyring.home.authority)
         text = f"{home} is open to others (mode {stat.S_IMODE(mode):04o})"
-        yield Check(name="home", state="fail", text=text, mend=f"chmod 700 {home}")
+        yield Check(name="home", state="fail", text=text, hint=f"chmod 700 {home}")
     else:
         yield Check(name="home", state="ok", text=f"{home} is its owner's alone")
     if "vault" in names:
         yield private_file("vault", home / "vault")
     else:
-        yield Check(name="vault", state="fail", text=f"there is none in {home}", mend=anew)
+        yield Check(name="vault", state="fail", text=f"there is none in {home}", hint=anew)
     exposed = [check for check in map(_credential, handed_out) if check.state != "ok"]
     yield from exposed
     if handed_out and not exposed:
@@ -136,7 +136,7 @@ def check_home(home: Path) -> Iterator[Check]:
             name="credentials",
             state="warn",
             text=f"{len(handed_out)} still in {home / 'credentials'}",
-            mend="give each to its owner and delete it there; on one machine they may stay",
+            hint="give each to its owner and delete it there; on one machine they may stay",
         )
 
 
@@ -154,7 +154,7 @@ def check_passphrase(environ: Mapping[str, str], *, terminal: bool) -> Check:
             name="passphrase",
             state="warn",
             text="in GRIDHE_PASSPHRASE, which this user's other processes can read",
-            mend="put it into a 0600 file and name that in GRIDHE_PASSPHRASE_FILE",
+            hint="put it into a 0600 file and name that in GRIDHE_PASSPHRASE_FILE",
         )
     if terminal:
         return Check(name="passphrase", state="ok", text="will be asked for on the terminal")
@@ -162,7 +162,7 @@ def check_passphrase(environ: Mapping[str, str], *, terminal: bool) -> Check:
         name="passphrase",
         state="warn",
         text="nowhere: there is no terminal to ask on",
-        mend="put it into a 0600 file and name that in GRIDHE_PASSPHRASE_FILE",
+        hint="put it into a 0600 file and name that in GRIDHE_PASSPHRASE_FILE",
     )
 
 
@@ -171,5 +171,5 @@ def private_file(name: str, path: Path) -> Check:
     try:
         check_private(path)
     except GridHEError as error:
-        return Check(name=name, state="fail", text=str(error), mend="")
+        return Check(name=name, state="fail", text=str(error), hint="")
     return Check(name=name, state="ok", text=f"{path} is its owner's alone")

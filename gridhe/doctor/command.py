@@ -67,10 +67,10 @@ def _examine(common: CommonOptions, home: Path | None, credentials: tuple[Path, 
     try:
         from gridhe.doctor import probes
     except ImportError as error:
-        mend = (
+        hint = (
             "see the packages above; if all are there, reinstall them: pip install --force-reinstall gridhe"
         )
-        yield Check(name="imports", state="fail", text=f"{type(error).__name__}: {error}", mend=mend)
+        yield Check(name="imports", state="fail", text=f"{type(error).__name__}: {error}", hint=hint)
         return
     # Where the settings are refused, what does not depend on them is still worth trying.
     plan, choice = probes.try_plan(settings or Settings())
@@ -89,5 +89,5 @@ def _examine(common: CommonOptions, home: Path | None, credentials: tuple[Path, 
 def _print(check: Check) -> None:
     click.secho(f"{check.state:4}", fg=_COLOURS[check.state], nl=False)
     click.echo(f"  {check.name}: {check.text}")
-    if check.mend:
-        click.echo(f"      -> {check.mend}")
+    if check.hint:
+        click.echo(f"      -> {check.hint}")

@@ -47,8 +47,8 @@ def try_plan(settings: Settings) -> tuple[Check, Choice | None]:
     try:
         choice = choose(settings)
     except PlanError as error:
-        mend = "change plan: or ckks: in the settings as it says"
-        return Check(name="plan", state="fail", text=str(error), mend=mend), None
+        hint = "change plan: or ckks: in the settings as it says"
+        return Check(name="plan", state="fail", text=str(error), hint=hint), None
     ring = choice.parameters
     text = f"exact for {choice.meters} meters: ring {ring.ring_degree}, {ring.wire_bytes // 1024} KB a batch"
     return Check(name="plan", state="ok", text=text), choice
@@ -56,15 +56,15 @@ def try_plan(settings: Settings) -> tuple[Check, Choice | None]:
 
 def try_encryption(choice: Choice) -> Check:
     """Two batches encrypted by TenSEAL, folded by gridhe, decrypted by TenSEAL: the sum is exact."""
-    mend = "pip install --force-reinstall gridhe"
+    hint = "pip install --force-reinstall gridhe"
     try:
         exact = _folds_exactly(choice)
     except (EnvelopeError, RuntimeError, ValueError) as error:  # TenSEAL raises the latter two
         text = f"TenSEAL's ciphertexts are not what gridhe knows: {error}"
-        return Check(name="encryption", state="fail", text=text, mend=mend)
+        return Check(name="encryption", state="fail", text=text, hint=hint)
     if not exact:
         text = "the sum of two encrypted batches came out wrong"
-        return Check(name="encryption", state="fail", text=text, mend=mend)
+        return Check(name="encryption", state="fail", text=text, hint=hint)
     return Check(name="encryption", state="ok", text="two batches encrypted, folded, decrypted: exact")
 
 
@@ -94,7 +94,7 @@ def try_programs() -> Check:
             name="broker program",
             state="warn",
             text="neither mosquitto nor iotcore is here, so gridhe demo has no broker to start",
-            mend="apt install mosquitto, or pip install 'gridhe[demo]'",
+            hint="apt install mosquitto, or pip install 'gridhe[demo]'",
         )
     return Check(name="broker program", state="ok", text=" and ".join(kinds))
 
@@ -126,15 +126,15 @@ def try_broker(settings: Settings, login: Login | None) -> Check:
     except BrokerError as error:
         if login is None and "refuses user" in str(error):
             text = f"{settings.broker.url} answers, and refuses who has no password"
-            return Check(name="broker", state="ok", text=text, mend="give --credential to try a login")
+            return Check(name="broker", state="ok", text=text, hint="give --credential to try a login")
         return Check(name="broker", state="fail", text=str(error))
     if connected:
         who = f"as {login.user}" if login else "without a password"
         return Check(name="broker", state="ok", text=f"{settings.broker.url} takes us {who}, MQTT {protocol}")
     if settings.broker == Settings().broker:
         # Nobody said where a broker is, so that none is there is no fault.
-        mend = "not needed for gridhe demo, which starts its own"
-        return Check(name="broker", state="warn", text=str(why), mend=mend)
+        hint = "not needed for gridhe demo, which starts its own"
+        return Check(name="broker", state="warn", text=str(why), hint=hint)
     return Check(name="broker", state="fail", text=str(why))
 
 
@@ -151,8 +151,8 @@ def try_credential(path: Path) -> tuple[Check, Login | None]:
         else:
             text = f"{path} is whole and its owner's alone"
             return Check(name="credential", state="ok", text=text), login
-    mend = "" if "chmod" in refused else "give a file out of the authority's credentials/, or enrol anew"
-    return Check(name="credential", state="fail", text=refused, mend=mend), None
+    hint = "" if "chmod" in refused else "give a file out of the authority's credentials/, or enrol anew"
+    return Check(name="credential", state="fail", text=refused, hint=hint), None
 
 
 def _login(credential: object) -> Login | None:

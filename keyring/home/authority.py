@@ -45,7 +45,7 @@ from gridhe.wire.signing import SigningKey, authority_id
 
 __all__ = ["AuthorityHome", "HomePaths"]
 
-_PAYLOAD_LEAST = 16 << 20  # generated mosquitto.conf: room for totals' headers and larger rosters
+_PAYLOAD_MINIMUM = 16 << 20  # generated mosquitto.conf: room for totals' headers and larger rosters
 _SAVERS = 16
 _AUTHORITY_GENERATION = _FLEET_GENERATION = 1
 
@@ -329,7 +329,9 @@ class AuthorityHome:
             passwords[FLEET_USER] = self._password(FLEET_USER, _FLEET_GENERATION)
         bundles = self.paths.read_bundles().values()
         rings = [2 * bundle.plan.parameters.wire_bytes for bundle, _ in bundles]
-        largest = max(_PAYLOAD_LEAST, *rings, *(2 * len(data) for _, data in bundles), 2 * len(self.roster()))
+        largest = max(
+            _PAYLOAD_MINIMUM, *rings, *(2 * len(data) for _, data in bundles), 2 * len(self.roster())
+        )
         tls = self.paths.broker.resolve() / "tls"
         return write_server_files(
             self.paths.broker,

@@ -33,12 +33,12 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
         elif record["kind"] == "dropped":
             dropped.update(record["reasons"])
 
-    least = START
+    minimum = START
     if paths.answers.exists():
         answers = Answers(paths.answers)
-        least = answers.head()
+        minimum = answers.head()
         answers.close()
-    head = verify_ledger(paths.ledger, on_record=see, least=least)
+    head = verify_ledger(paths.ledger, on_record=see, minimum=minimum)
     return {
         "home": str(paths.home),
         "authority": authority_id(verify_key),

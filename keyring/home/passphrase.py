@@ -11,11 +11,11 @@ import click
 from gridhe.base.files import check_private
 from gridhe.errors import CredentialError, VaultError
 
-__all__ = ["ENV", "ENV_FILE", "LEAST_CHARACTERS", "ask_passphrase"]
+__all__ = ["ENV", "ENV_FILE", "MINIMUM_CHARACTERS", "ask_passphrase"]
 
 ENV = "GRIDHE_PASSPHRASE"
 ENV_FILE = "GRIDHE_PASSPHRASE_FILE"
-LEAST_CHARACTERS = 8  # a floor against slips, not a strength meter: scrypt makes each guess dear
+MINIMUM_CHARACTERS = 8  # a floor against slips, not a strength meter: scrypt makes each guess dear
 _FILE_BYTES_MAX = 4096
 
 
@@ -42,8 +42,8 @@ def ask_passphrase(
             f"no passphrase: there is no terminal to ask on; set {ENV_FILE} (a 0600 file), {ENV}, or "
             "give --passphrase-file"
         )
-    if confirm and len(text) < LEAST_CHARACTERS:
-        raise VaultError(f"the passphrase is too short: use at least {LEAST_CHARACTERS} characters")
+    if confirm and len(text) < MINIMUM_CHARACTERS:
+        raise VaultError(f"the passphrase is too short: use at least {MINIMUM_CHARACTERS} characters")
     if not text:
         raise VaultError("the passphrase is empty")
     return unicodedata.normalize("NFKC", text).encode()

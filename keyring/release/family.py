@@ -141,26 +141,26 @@ class Family:
         top = [member for member in inside if id(member.parent) not in taken]
         return min(around, key=lambda member: len(member.pieces), default=None), top
 
-    def check_residuals(self, pieces: frozenset[PieceKey], meters: int, least: int) -> None:
+    def check_residuals(self, pieces: frozenset[PieceKey], meters: int, minimum: int) -> None:
         """Refuse (`overlap`, `isolates`) a total whose release would leave 1 to least - 1 meters alone."""
         around, inside = self.place(pieces)
         beneath = sum(member.meters for member in inside)
         own = meters - beneath
         if own < 0:
             raise ReleaseRefused("pieces", f"{meters} meters, but released totals inside it have {beneath}")
-        if 0 < own < least:
+        if 0 < own < minimum:
             raise ReleaseRefused(
                 "isolates",
                 f"without the {len(inside)} released totals inside it, {own} meters would stand alone; "
-                f"the minimum is {least}",
+                f"the minimum is {minimum}",
             )
         if around is not None:
             rest = around.residual - own
-            if 0 < rest < least:
+            if 0 < rest < minimum:
                 raise ReleaseRefused(
                     "isolates",
                     f"taken off a released total of {around.meters} meters it would leave {rest} alone; "
-                    f"the minimum is {least}",
+                    f"the minimum is {minimum}",
                 )
 
     def add(self, pieces: Mapping[PieceKey, int], content: bytes) -> Member:
@@ -191,7 +191,7 @@ class Family:
         return member
 
     def withheld(
-        self, member: Member, quantity: str, present: NDArray[np.int64], least: int
+        self, member: Member, quantity: str, present: NDArray[np.int64], minimum: int
     ) -> NDArray[np.bool_]:
         """Which intervals of a decrypted total must not be given out: bool[intervals].
 
@@ -202,7 +202,7 @@ class Family:
         intervals = len(present)
 
         def alone(count: NDArray[np.int64]) -> NDArray[np.bool_]:
-            return (count < 0) | ((count > 0) & (count < least))
+            return (count < 0) | ((count > 0) & (count < minimum))
 
         own = present - member.beneath(quantity, intervals)
         bad = alone(own)

@@ -18,7 +18,7 @@ from gridhe.base.files import write_private
 from gridhe.errors import StateError
 from gridhe.wire.total import Total, TotalHeader, open_total
 
-__all__ = ["Inbox", "Letter"]
+__all__ = ["Inbox", "StoredTotal"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS totals (
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS commits (id INTEGER PRIMARY KEY CHECK (id = 1), count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class StoredTotal:
     """A stored total's name and fate: `state` is waiting, released or refused."""
 
     digest: bytes
@@ -102,7 +102,7 @@ class Inbox:
             )
             return self._db.total_changes - before
 
-    def letters(self, *, states: tuple[str, ...] = ("waiting",)) -> list[Letter]:
+    def letters(self, *, states: tuple[str, ...] = ("waiting",)) -> list[StoredTotal]:
         """Stored totals in the order to release them: by window, widest group first, name and part.
 
         Widest first, because a feeder too small to be released otherwise costs its region and the whole
@@ -116,7 +116,7 @@ class Inbox:
         with self._state_errors():
             rows = self._db.execute(query, states).fetchall()
         names = ("digest", "plan", "window", "group", "part", "meters", "state", "rule", "message")
-        return [Letter(**dict(zip(names, row, strict=True))) for row in rows]
+        return [StoredTotal(**dict(zip(names, row, strict=True))) for row in rows]
 
     def total(self, digest: bytes) -> Total:
         """The stored total itself. Raises StateError when its bytes are damaged."""

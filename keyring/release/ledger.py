@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from gridhe.base.failpoints import point
+from gridhe.base.failpoints import failpoint
 from gridhe.base.files import check_private
 from gridhe.errors import CredentialError, StateError
 
@@ -76,32 +76,32 @@ def _read(path: Path, file: IO[bytes]) -> Iterator[tuple[Record | None, bytes]]:
         yield record, line[:-1]
 
 
-def verify_ledger(path: Path, *, on_record: Callable[[Record], None], least: Head = START) -> Head:
+def verify_ledger(path: Path, *, on_record: Callable[[Record], None], minimum: Head = START) -> Head:
     """Read a ledger without changing it: each record to `on_record`, the head returned.
 
     A torn end is passed over. Raises StateError naming the line that breaks the chain, or when the chain does
     not hold `least`, a head it once had.
     """
-    head, seen = START, least == START
+    head, seen = START, minimum == START
     try:
         with path.open("rb") as file:
             for record, line in _read(path, file):
                 if record is None:
                     break
                 head = Head(head.count + 1, _hash(line))
-                seen = seen or head == least
+                seen = seen or head == minimum
                 on_record(record)
     except FileNotFoundError:
-        if least != START:
+        if minimum != START:
             raise StateError(
-                f"{path} is missing, and had {least.count} records; restore it from a backup"
+                f"{path} is missing, and had {minimum.count} records; restore it from a backup"
             ) from None
     except OSError as error:
         raise StateError(f"cannot read {path}: {error.strerror or error}") from None
     if not seen:
         raise StateError(
-            f"{path} line {min(least.count, head.count)} is not what the answers were given under: "
-            f"the ledger had {least.count} records then, now {head.count}; restore it from a backup"
+            f"{path} line {min(minimum.count, head.count)} is not what the answers were given under: "
+            f"the ledger had {minimum.count} records then, now {head.count}; restore it from a backup"
         )
     return head
 
@@ -115,7 +115,7 @@ class Ledger:
         *,
         now: Callable[[], str],
         on_record: Callable[[Record], None] = lambda record: None,
-        least: Head = START,
+        minimum: Head = START,
     ) -> None:
         """Verify the file at `path` (made when missing), as `verify_ledger`; `now` gives the ISO time.
 
@@ -132,7 +132,7 @@ class Ledger:
         try:
             self._lock()
             check_private(path)
-            self.head = verify_ledger(path, on_record=on_record, least=least)
+            self.head = verify_ledger(path, on_record=on_record, minimum=minimum)
             self._recover(on_record)
         except CredentialError as error:
             self._file.close()
@@ -190,7 +190,7 @@ class Ledger:
             rest = memoryview(line + b"\n")
             while rest:
                 rest = rest[os.write(self._file.fileno(), rest) :]
-            point("ledger.written")
+            failpoint("ledger.written")
             os.fsync(self._file.fileno())
         except OSError as error:
             try:

@@ -120,15 +120,15 @@ class ReleasePolicy:
             raise ReleaseRefused("key", f"{claim} names key {claim.key}, its plan has {plan.key_id}")
         if not key_held:
             raise ReleaseRefused("key", f"{claim} needs key {claim.key}, which is retired")
-        least = self.minimum(plan)
-        if claim.meters < least:
-            raise ReleaseRefused("minimum", f"{claim} has {claim.meters} meters; the minimum is {least}")
+        minimum = self.minimum(plan)
+        if claim.meters < minimum:
+            raise ReleaseRefused("minimum", f"{claim} has {claim.meters} meters; the minimum is {minimum}")
         if claim.meters > plan.largest_rollup:
             raise ReleaseRefused(
                 "capacity",
                 f"{claim} has {claim.meters} meters; the plan is exact up to {plan.largest_rollup}",
             )
-        self._check_pieces(claim, least)
+        self._check_pieces(claim, minimum)
         if self.used(claim.key) >= plan.decryptions:
             raise ReleaseRefused(
                 "budget",
@@ -136,7 +136,7 @@ class ReleasePolicy:
             )
         return True
 
-    def _check_pieces(self, claim: Claim, least: int) -> None:
+    def _check_pieces(self, claim: Claim, minimum: int) -> None:
         pieces = claim.piece_meters
         if len(pieces) != len(claim.pieces) or not pieces:
             raise ReleaseRefused("pieces", f"{claim} names no pieces, or one twice")
@@ -149,7 +149,7 @@ class ReleasePolicy:
         family.check_pieces(pieces)
         same = family.member(frozenset(pieces))
         if same is None:
-            family.check_residuals(frozenset(pieces), claim.meters, least)
+            family.check_residuals(frozenset(pieces), claim.meters, minimum)
         elif same.content != claim.content:
             # Two totals of the same meters must be the same ciphertext: batches are added, nothing else.
             raise ReleaseRefused(

@@ -7,19 +7,19 @@ from typing import Any
 from gridhe.base.timings import timed
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import ReleaseRefused
-from gridhe.keyring.release.inbox import Inbox, Letter
+from gridhe.keyring.release.inbox import Inbox, StoredTotal
 from gridhe.keyring.release.releaser import Releaser, claim_of
 from gridhe.keyring.release.report import record_of
 from gridhe.plan.plan import Plan
 
-__all__ = ["Desk", "Outcome"]
+__all__ = ["Outcome", "ReleaseQueue"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of one total: a record to give out with its plan, or the rule that refused it."""
 
-    letter: Letter
+    letter: StoredTotal
     plan: Plan | None = None
     record: dict[str, Any] | None = None
     rule: str = ""
@@ -41,7 +41,7 @@ class Outcome:
         }
 
 
-class Desk:
+class ReleaseQueue:
     """Releases letters of the inbox in its order."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Desk:
         releaser: Releaser,
         settings: ReleaseSettings,
         *,
-        wanted: Callable[[Letter], bool] = lambda letter: True,
+        wanted: Callable[[StoredTotal], bool] = lambda letter: True,
     ) -> None:
         self._inbox, self._releaser, self._wanted = inbox, releaser, wanted
         self._release = timed("release", releaser.release)
@@ -61,7 +61,7 @@ class Desk:
         letters = [letter for letter in self._inbox.letters(states=tuple(states)) if self._wanted(letter)]
         return [self._try(letter) for letter in letters]
 
-    def _try(self, letter: Letter) -> Outcome:
+    def _try(self, letter: StoredTotal) -> Outcome:
         if letter.state == "released":
             place = (letter.plan, letter.window, letter.group, letter.part)
             plan, claim, answer = self._releaser.again(place)

@@ -16,7 +16,7 @@ stored answer. A stored answer that does not match its digest stops everything.
 
 from collections.abc import Callable, Mapping
 
-from gridhe.base.failpoints import point
+from gridhe.base.failpoints import failpoint
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import EnvelopeError, ReleaseRefused, StateError
 from gridhe.keyring.home.authority import HomePaths
@@ -105,7 +105,7 @@ class Releaser:
         self._decryptors: dict[str, Decryptor] = {}
         self.answers = Answers(paths.answers)
         try:
-            self.ledger = Ledger(paths.ledger, now=now, on_record=self._replay, least=self.answers.head())
+            self.ledger = Ledger(paths.ledger, now=now, on_record=self._replay, minimum=self.answers.head())
         except BaseException:
             self.answers.close()
             raise
@@ -193,7 +193,7 @@ class Releaser:
         if plan is None:
             raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, whose bundle is gone")
         self._load(claim.plan, claim.window)
-        point("release.1.checked")
+        failpoint("release.1.checked")
         if fresh:
             self.ledger.append(
                 "decided",
@@ -206,17 +206,17 @@ class Releaser:
                 content=claim.content.hex(),
             )
             self.policy.record(claim)
-        point("release.2.decided")
+        failpoint("release.2.decided")
         body = self._body(claim.total)
         if body is None:
             if claim.key not in contexts:  # decided before a crash, and the key retired since
                 raise ReleaseRefused("key", f"{claim} needs key {claim.key}, which is retired")
             body = self._decrypt(plan, claim, total.ciphertext).encode()
-            point("release.4.decrypted")
+            failpoint("release.4.decrypted")
             self.answers.store(claim.total, body, self.ledger.head)
-            point("release.5.stored")
+            failpoint("release.5.stored")
             self._close_answer(claim.total, digest_of(body))
-            point("release.6.closed")
+            failpoint("release.6.closed")
         answer = Answer.decode(body)
         if answer.refused:
             raise ReleaseRefused("inconsistent", answer.refused)

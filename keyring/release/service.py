@@ -15,8 +15,8 @@ from gridhe.broker.server.mosquitto_config import AUTHORITY_USER
 from gridhe.config.settings import Settings
 from gridhe.errors import BrokerError
 from gridhe.keyring.home.authority import AuthorityHome
-from gridhe.keyring.release.inbox import Inbox, Letter
-from gridhe.keyring.release.queue import Desk, Outcome
+from gridhe.keyring.release.inbox import Inbox, StoredTotal
+from gridhe.keyring.release.queue import Outcome, ReleaseQueue
 from gridhe.keyring.release.receiver import Receiver
 from gridhe.keyring.release.releaser import Releaser
 from gridhe.keyring.release.report import parse_window
@@ -82,7 +82,7 @@ class ReleaseService:
             )
             stack.push(self._releaser)
             self._open = stack.pop_all()
-        self._desk = Desk(self._inbox, self._releaser, settings.release, wanted=self._wanted)
+        self._queue = ReleaseQueue(self._inbox, self._releaser, settings.release, wanted=self._wanted)
 
     def close(self) -> None:
         """Close inbox, ledger and answers."""
@@ -102,7 +102,7 @@ class ReleaseService:
     def _aggregators(self) -> dict[str, bytes]:
         return {each.name: each.verify_key for each in self._authority.enrolment.aggregators()}
 
-    def _wanted(self, letter: Letter) -> bool:
+    def _wanted(self, letter: StoredTotal) -> bool:
         if self._groups and letter.group not in self._groups:
             return False
         plan = self._plans.get(letter.plan)
@@ -115,7 +115,7 @@ class ReleaseService:
         return self._work(self._first_states, None)
 
     def _work(self, states: Sequence[str], receiver: Receiver | None) -> list[Outcome]:
-        outcomes = self._desk.work(states=states)
+        outcomes = self._queue.work(states=states)
         for outcome in outcomes:
             self._emit(outcome)
             if receiver is not None and self._settings.release.publish:

@@ -148,17 +148,17 @@ def _flags(
         if sum(bins) != present:
             flags.append("bins_do_not_add_up")
         edges = _edges(quantity)
-        least = sum(count * low for count, (low, _) in zip(bins, edges, strict=True))
-        most = sum(count * high for count, (_, high) in zip(bins, edges, strict=True))
-        if not least <= total <= most:
+        minimum = sum(count * low for count, (low, _) in zip(bins, edges, strict=True))
+        maximum = sum(count * high for count, (_, high) in zip(bins, edges, strict=True))
+        if not minimum <= total <= maximum:
             flags.append("sum_outside_bins")
     if squares is not None:
         a = 1 << quantity.square_shift
-        least_y = max(0, -((present * (a - 1) - total) // a))  # ceil((S - n (a - 1)) / a)
-        most_y = total // a
+        minimum_y = max(0, -((present * (a - 1) - total) // a))  # ceil((S - n (a - 1)) / a)
+        maximum_y = total // a
         if not (
-            least_y**2 <= present * squares
-            and squares <= (quantity.largest >> quantity.square_shift) * most_y
+            minimum_y**2 <= present * squares
+            and squares <= (quantity.largest >> quantity.square_shift) * maximum_y
         ):
             flags.append("squares_impossible")
     return tuple(flags)

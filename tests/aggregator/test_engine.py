@@ -334,7 +334,7 @@ def test_rejects_are_kept_for_a_look_within_bounds(make_grid) -> None:
     for i in range(40):
         grid.deliver("a0", b"junk %d" % i)
         grid.engine.commit(grid.now)
-    kept = Quarantine(grid.database, most=5, most_bytes=1 << 20).newest()
+    kept = Quarantine(grid.database, maximum=5, maximum_bytes=1 << 20).newest()
     assert [one.payload for one in kept] == [b"junk %d" % i for i in range(39, 34, -1)]
 
 

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 _PROGRAM = """
-from gridhe.base.failpoints import point
+from gridhe.base.failpoints import failpoint
 for passage in range(5):
-    point("here")
-    point("there")
+    failpoint("here")
+    failpoint("there")
     print(passage, flush=True)
 """
 

@@ -135,11 +135,11 @@ def test_a_missing_package_fails_and_a_missing_extra_warns(monkeypatch: pytest.M
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: wanted)
     found = {check.name: check for check in checks.check_packages()}
     assert found.keys() == {"gridhe", "not-here-base", "not-here-extra", "numpy"}
-    assert (found["not-here-base"].state, found["not-here-base"].mend) == (
+    assert (found["not-here-base"].state, found["not-here-base"].hint) == (
         "fail",
         "pip install 'not-here-base>=1.0'",
     )
-    assert (found["not-here-extra"].state, found["not-here-extra"].mend) == (
+    assert (found["not-here-extra"].state, found["not-here-extra"].hint) == (
         "warn",
         "pip install 'gridhe[demo]'",
     )
@@ -170,7 +170,7 @@ def test_a_tenseal_whose_ciphertexts_are_others_fails_with_the_way_out(
     code, found = examine(capsys)
     assert code == 1
     assert found["encryption"][0]["text"].startswith("TenSEAL's ciphertexts are not what gridhe knows")
-    assert found["encryption"][0]["mend"] == "pip install --force-reinstall gridhe"
+    assert found["encryption"][0]["hint"] == "pip install --force-reinstall gridhe"
 
 
 def test_a_fold_that_adds_wrongly_fails(
@@ -317,7 +317,7 @@ def test_what_others_can_read_fails_with_the_command_that_mends_it(
     assert code == 1
     (check,) = found[name]
     assert check["state"] == "fail"
-    assert "chmod" in check["text"] + check["mend"]
+    assert "chmod" in check["text"] + check["hint"]
 
 
 def test_a_home_that_is_none_fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_home_that_is_none_fails(capsys: pytest.CaptureFixture[str], tmp_path:
     for name, finding in (("absent", "home"), ("file", "home"), ("bare", "vault")):
         code, found = examine(capsys, "--home", tmp_path / name)
         assert code == 1
-        assert "gridhe-keyring init" in found[finding][0]["mend"]
+        assert "gridhe-keyring init" in found[finding][0]["hint"]
 
 
 def test_where_the_passphrase_comes_from_is_told(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def rank(rows: Iterable[Sequence[int]]) -> int:
     return found
 
 
-def isolated(totals: Sequence[frozenset[int]], weights: Sequence[int], least: int) -> frozenset[int] | None:
+def isolated(totals: Sequence[frozenset[int]], weights: Sequence[int], minimum: int) -> frozenset[int] | None:
     """Pieces of weight 1..least-1 that some rational combination of the totals is about, or None.
 
     A combination that is zero outside U and not zero on U (counting pieces with somebody in them)
@@ -225,7 +225,7 @@ def isolated(totals: Sequence[frozenset[int]], weights: Sequence[int], least: in
     whole = rank(rows)
     for size in range(1, len(there) + 1):
         for chosen in combinations(range(len(there)), size):
-            if sum(weights[there[i]] for i in chosen) >= least:
+            if sum(weights[there[i]] for i in chosen) >= minimum:
                 continue
             rest = [[row[i] for i in range(len(there)) if i not in chosen] for row in rows]
             if rank(rest) < whole:

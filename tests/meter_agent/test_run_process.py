@@ -17,7 +17,7 @@ from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import MeterSettings
 from gridhe.meter_agent.outbox import Outbox
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
-from gridhe.meter_agent.windows import Windower
+from gridhe.meter_agent.windows import WindowBuilder
 from gridhe.wire import topics
 from gridhe.wire.credential import FleetCredential
 from gridhe.wire.receipt import Receipt
@@ -231,7 +231,7 @@ def _peek(state_dir: Path, query: str) -> Any:
 def _journal_s(state_dir: Path) -> float | None:
     """The latest reading in m1's journal, UTC epoch seconds."""
     state = _peek(state_dir, "SELECT state FROM journal WHERE meter = 'm1'")
-    return None if state is None else Windower.from_state(state).time_s
+    return None if state is None else WindowBuilder.from_state(state).time_s
 
 
 def test_a_replayed_file_goes_by_the_order_of_columns_and_its_policy(
@@ -312,13 +312,13 @@ def test_readings_of_the_open_window_survive_a_kill(
         journal = outbox.journal("m1")
         watermark_s = outbox.sealed_until_s()["m1"]
     assert journal is not None
-    windower = Windower.from_state(journal)
-    assert [closed.window for closed in windower.closed] == []
-    assert windower.time_s is not None
-    assert windower.time_s >= watermark_s - 3_600, "the journal is older than the last sealed window"
-    windower.finish(partial=True)
+    window_builder = WindowBuilder.from_state(journal)
+    assert [closed.window for closed in window_builder.closed] == []
+    assert window_builder.time_s is not None
+    assert window_builder.time_s >= watermark_s - 3_600, "the journal is older than the last sealed window"
+    window_builder.finish(partial=True)
     if hours:  # at midnight there is nothing to be known of the day yet
-        (partial,) = windower.closed
+        (partial,) = window_builder.closed
         known = [int(value) for value in partial.readings["import_wh"]][:hours]
         assert known == expected(authority, "m1", partial.window)[:hours]
 

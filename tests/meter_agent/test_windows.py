@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from gridhe.errors import StateError
 from gridhe.meter_agent.policy import ABSENT, TEXT
 from gridhe.meter_agent.sources.protocol import Kind, Sample
-from gridhe.meter_agent.windows import ClosedWindow, Windower
+from gridhe.meter_agent.windows import ClosedWindow, WindowBuilder
 
 INTERVAL_S, WINDOW_S = 60, 240
 
 
-def windower(kind: Kind, **more: object) -> Windower:
-    return Windower(quantities=["wh"], kind=kind, window_s=WINDOW_S, interval_s=INTERVAL_S, **more)  # type: ignore[arg-type]
+def window_builder(kind: Kind, **more: object) -> WindowBuilder:
+    return WindowBuilder(quantities=["wh"], kind=kind, window_s=WINDOW_S, interval_s=INTERVAL_S, **more)  # type: ignore[arg-type]
 
 
-def feed(target: Windower, samples: Sequence[tuple[float, float]]) -> list[ClosedWindow]:
+def feed(target: WindowBuilder, samples: Sequence[tuple[float, float]]) -> list[ClosedWindow]:
     """Add (time, value) samples, taking closed windows as they come."""
     found = []
     for at_s, value in samples:
@@ -40,34 +40,34 @@ def readings(windows: Sequence[ClosedWindow]) -> dict[int, list[int]]:
 
 
 def test_energy_samples_fill_their_intervals_and_the_last_one_closes_the_window() -> None:
-    made = windower("energy")
+    made = window_builder("energy")
     assert feed(made, [(0, 5), (60, 6), (120, 7)]) == []
     assert readings(feed(made, [(180, 8)])) == {0: [5, 6, 7, 8]}
 
 
 def test_an_interval_without_a_sample_is_missing_and_not_zero() -> None:
-    assert readings(feed(windower("energy"), [(0, 5), (120, 0), (180, 8)])) == {0: [5, ABSENT, 0, 8]}
+    assert readings(feed(window_builder("energy"), [(0, 5), (120, 0), (180, 8)])) == {0: [5, ABSENT, 0, 8]}
 
 
 def test_an_energy_that_is_no_integer_is_text() -> None:
     samples = [(0, 1.5), (60, math.nan), (120, 3.0), (180, math.inf)]
-    assert readings(feed(windower("energy"), samples)) == {0: [TEXT, TEXT, 3, TEXT]}
+    assert readings(feed(window_builder("energy"), samples)) == {0: [TEXT, TEXT, 3, TEXT]}
 
 
 def test_a_register_gives_differences_with_boundaries_interpolated() -> None:
     samples = [(0, 1000), (30, 1010), (90, 1050), (150, 1080), (210, 1080), (240, 1100)]
-    assert readings(feed(windower("register"), samples)) == {0: [30, 35, 15, 20]}
+    assert readings(feed(window_builder("register"), samples)) == {0: [30, 35, 15, 20]}
 
 
 def test_the_interval_in_which_a_register_goes_back_is_missing() -> None:
-    made = windower("register")
+    made = window_builder("register")
     samples = [(0, 1000), (60, 1010), (100, 1020), (110, 3), (120, 5), (180, 9), (240, 20)]
     assert readings(feed(made, samples)) == {0: [10, ABSENT, 4, 11]}
     assert made.counts.resets == 1
 
 
 def test_intervals_around_a_gap_in_the_register_are_missing() -> None:
-    made = windower("register")
+    made = window_builder("register")
     samples = [(0, 100), (60, 110), (170, 150), (180, 160), (240, 170)]
     assert readings(feed(made, samples)) == {0: [10, ABSENT, ABSENT, 10]}
     assert made.counts.gaps == 1
@@ -76,38 +76,38 @@ def test_intervals_around_a_gap_in_the_register_are_missing() -> None:
 def test_power_is_weighted_by_time() -> None:
     # 3600 W for 30 s, then 7200 W: 30 + 60 Wh in the first minute.
     samples = [(0, 3600), (30, 7200), (60, 0), (120, 0), (180, 60), (240, 60)]
-    assert readings(feed(windower("power"), samples)) == {0: [90, 0, 0, 1]}
+    assert readings(feed(window_builder("power"), samples)) == {0: [90, 0, 0, 1]}
 
 
 def test_a_quantity_in_watts_gets_the_mean_power() -> None:
     samples = [(0, 100), (30, 300), (60, 50), (120, 50), (180, 50), (240, 50)]
-    made = windower("power", mean_power=["wh"])
+    made = window_builder("power", mean_power=["wh"])
     assert readings(feed(made, samples)) == {0: [200, 50, 50, 50]}
 
 
 def test_power_that_flows_back_is_a_negative_reading_for_the_policy_to_judge() -> None:
     samples = [(0, -3600), (60, 3600), (120, 0), (180, 0), (240, 0)]
-    assert readings(feed(windower("power"), samples)) == {0: [-60, 60, 0, 0]}
+    assert readings(feed(window_builder("power"), samples)) == {0: [-60, 60, 0, 0]}
 
 
 # -- clocks ----------------------------------------------------------------------------------------
 
 
 def test_a_clock_that_jumps_forward_leaves_missing_intervals_and_makes_up_no_windows() -> None:
-    made = windower("energy")
+    made = window_builder("energy")
     found = readings(feed(made, [(0, 1), (WINDOW_S * 1_000_000 + 60, 2), (WINDOW_S * 1_000_001, 3)]))
     assert found == {0: [1, ABSENT, ABSENT, ABSENT], 1_000_000: [ABSENT, 2, ABSENT, ABSENT]}
 
 
 def test_a_clock_that_jumps_back_makes_late_samples_that_do_not_count() -> None:
-    made = windower("energy")
+    made = window_builder("energy")
     found = readings(feed(made, [(0, 1), (60, 2), (120, 3), (0, 9), (60, 9), (120, 9), (180, 4)]))
     assert found == {0: [1, 2, 3, 4]}
     assert (made.counts.late, made.counts.duplicate) == (2, 1)
 
 
 def test_a_window_that_time_has_passed_closes_without_a_sample() -> None:
-    made = windower("energy")
+    made = window_builder("energy")
     feed(made, [(0, 1)])
     made.advance(WINDOW_S + 1.5 * INTERVAL_S - 1)
     assert made.closed == ()
@@ -118,7 +118,7 @@ def test_a_window_that_time_has_passed_closes_without_a_sample() -> None:
 
 
 def test_a_partial_window_is_sealed_at_the_end_only_if_asked() -> None:
-    dropped, kept = windower("energy"), windower("energy")
+    dropped, kept = window_builder("energy"), window_builder("energy")
     feed(dropped, [(0, 1)])
     feed(kept, [(0, 1)])
     dropped.finish(partial=False)
@@ -140,7 +140,7 @@ wild = st.lists(st.tuples(st.floats(-600, 1_000), st.integers(-50, 10_000)), max
 def test_register_readings_add_up_to_what_the_register_counted(
     steps: list[tuple[int, int]], first: int
 ) -> None:
-    made, at_s, register = windower("register"), 0.0, float(first)
+    made, at_s, register = window_builder("register"), 0.0, float(first)
     samples = [(at_s, register)]
     for wait_s, step in steps:
         at_s, register = at_s + wait_s, register + step
@@ -159,7 +159,7 @@ def test_register_readings_add_up_to_what_the_register_counted(
 
 @given(steady)
 def test_power_readings_add_up_to_the_energy_to_the_last_unit(steps: list[tuple[int, int]]) -> None:
-    made, at_s, energy = windower("power"), 0.0, 0.0
+    made, at_s, energy = window_builder("power"), 0.0, 0.0
     samples, by_time = [(0.0, 1000.0)], [(0.0, 0.0, 1000.0)]
     for wait_s, power in steps:
         energy += by_time[-1][2] * wait_s / 3600
@@ -182,12 +182,12 @@ def test_a_restart_at_any_point_changes_nothing(
     for wait_s, value in steps:
         at_s += wait_s
         samples.append((at_s, value))
-    straight = windower(kind)
+    straight = window_builder(kind)
     truth = feed(straight, samples)
     cut = data.draw(st.integers(0, len(samples)))
-    before = windower(kind)
+    before = window_builder(kind)
     found = feed(before, samples[:cut])
-    after = Windower.from_state(before.state())
+    after = WindowBuilder.from_state(before.state())
     found += feed(after, samples[cut:])
     assert found == truth
     assert after.state() == straight.state()
@@ -197,7 +197,7 @@ def test_a_restart_at_any_point_changes_nothing(
 def test_windows_close_once_in_order_whatever_the_clock_does(
     kind: Kind, steps: list[tuple[float, int]]
 ) -> None:
-    made, at_s, found = windower(kind), 10_000.0, []
+    made, at_s, found = window_builder(kind), 10_000.0, []
     for wait_s, value in steps:
         at_s += wait_s
         found += feed(made, [(at_s, value)])
@@ -213,4 +213,4 @@ def test_windows_close_once_in_order_whatever_the_clock_does(
 @given(st.binary(max_size=200))
 def test_a_damaged_state_is_a_state_error(data: bytes) -> None:
     with pytest.raises(StateError):
-        Windower.from_state(data)
+        WindowBuilder.from_state(data)

@@ -119,20 +119,20 @@ def test_one_meter_beyond_the_stated_capacity_is_refused(
 ) -> None:
     top = largest**2 if squares else largest
     ckks = CkksSettings(flooding_bits=flooding_bits)
-    most = capacity(parameters, top, ckks)
-    assert limit(parameters, most, top, ckks) is None
-    assert limit(parameters, most + 1, top, ckks) == (
+    maximum = capacity(parameters, top, ckks)
+    assert limit(parameters, maximum, top, ckks) is None
+    assert limit(parameters, maximum + 1, top, ckks) == (
         "doubles" if parameters == RINGS[5] else "noise against wrap"
     )
-    check_exact(parameters, scale_range(parameters, most, top, ckks)[0], most, top, ckks)
+    check_exact(parameters, scale_range(parameters, maximum, top, ckks)[0], maximum, top, ckks)
     for scale_bits in range(1, 121):
         with pytest.raises(PlanError):
-            check_exact(parameters, scale_bits, most + 1, top, ckks)
-    beyond = settings_of(parameters, flooding_bits, largest, squares, most + 1)
+            check_exact(parameters, scale_bits, maximum + 1, top, ckks)
+    beyond = settings_of(parameters, flooding_bits, largest, squares, maximum + 1)
     if squares:  # the planner makes room by coarser squares, and says so
         assert [q.square_shift for q in choose(beyond).quantities] == [1]
     else:
-        with pytest.raises(PlanError, match=f"{most + 1} meters leave room for slots up to"):
+        with pytest.raises(PlanError, match=f"{maximum + 1} meters leave room for slots up to"):
             choose(beyond)
 
 
@@ -172,9 +172,9 @@ def test_capacities_and_largest_slots_are_the_last_that_fit(
     parameters: CkksParameters, ckks: CkksSettings
 ) -> None:
     for largest in (1, 20_000, 4 * 10**8, 2**46):
-        most = capacity(parameters, largest, ckks)
-        assert most == 0 or limit(parameters, most, largest, ckks) is None
-        assert limit(parameters, most + 1, largest, ckks) is not None
+        maximum = capacity(parameters, largest, ckks)
+        assert maximum == 0 or limit(parameters, maximum, largest, ckks) is None
+        assert limit(parameters, maximum + 1, largest, ckks) is not None
     for meters in (1, 1_000, 10**7):
         top = largest_slot(parameters, meters, ckks)
         assert top == 0 or limit(parameters, meters, top, ckks) is None
@@ -183,12 +183,12 @@ def test_capacities_and_largest_slots_are_the_last_that_fit(
 
 def test_each_limit_refuses_in_its_own_name() -> None:
     ring = RINGS[2]
-    least, greatest = scale_range(ring, 100, 1_000, FLOODED)
-    assert least < greatest
-    for scale_bits in (least, greatest):
+    minimum, greatest = scale_range(ring, 100, 1_000, FLOODED)
+    assert minimum < greatest
+    for scale_bits in (minimum, greatest):
         check_exact(ring, scale_bits, 100, 1_000, FLOODED)
-    with pytest.raises(PlanError, match=f"noise: 100 meters need a scale of 2.{least},"):
-        check_exact(ring, least - 1, 100, 1_000, FLOODED)
+    with pytest.raises(PlanError, match=f"noise: 100 meters need a scale of 2.{minimum},"):
+        check_exact(ring, minimum - 1, 100, 1_000, FLOODED)
     with pytest.raises(PlanError, match=f"wrap: 100 meters of 1000 allow a scale of 2.{greatest},"):
         check_exact(ring, greatest + 1, 100, 1_000, FLOODED)
     check_exact(RINGS[5], 60, 2**16, 2**30, CLEAR)

@@ -184,10 +184,10 @@ def refused(wanted: Settings) -> str:
 def test_too_many_meters_are_refused_with_the_most_that_fit() -> None:
     wanted = settings_of(largest=2**32, statistics=("sum",), largest_rollup=10**7)
     message = refused(wanted)
-    most = int(re.search(r"Nearest plan that can: plan\.largest_rollup (\d+) ", message)[1])  # type: ignore[index]
-    assert most == 2**46 // 2**32
-    choose(settings_of(largest=2**32, statistics=("sum",), largest_rollup=most))
-    refused(settings_of(largest=2**32, statistics=("sum",), largest_rollup=most + 1))
+    maximum = int(re.search(r"Nearest plan that can: plan\.largest_rollup (\d+) ", message)[1])  # type: ignore[index]
+    assert maximum == 2**46 // 2**32
+    choose(settings_of(largest=2**32, statistics=("sum",), largest_rollup=maximum))
+    refused(settings_of(largest=2**32, statistics=("sum",), largest_rollup=maximum + 1))
 
 
 def test_repro_a_nearest_plan_with_squares_that_no_shift_could_fit_is_not_named() -> None:

@@ -30,7 +30,7 @@ MINIMUM = 5
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
-class Desk:
+class ReleaseQueue:
     """A home, its aggregator, and a releaser that counts what it decrypts."""
 
     def __init__(self, folder: Path) -> None:
@@ -102,8 +102,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
+def desk(tmp_path: Path) -> Iterator[ReleaseQueue]:
+    made = ReleaseQueue(tmp_path)
     yield made
     made.releaser.close()
     made.home.close()
@@ -123,36 +123,36 @@ def decrypted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return met
 
 
-def below_the_minimum(desk: Desk) -> bytes:
+def below_the_minimum(desk: ReleaseQueue) -> bytes:
     return desk.total("north/f1", {"north/f1": MINIMUM - 1})
 
 
-def same_total_other_content(desk: Desk) -> bytes:
+def same_total_other_content(desk: ReleaseQueue) -> bytes:
     desk.release(desk.total("north/f1", {"north/f1": 6}))
     return desk.total("north/f1", {"north/f1": 6})  # encrypted anew: another ciphertext
 
 
-def a_region_that_less_its_feeders_is_four(desk: Desk) -> bytes:
+def a_region_that_less_its_feeders_is_four(desk: ReleaseQueue) -> bytes:
     desk.release(desk.total("north/f1", {"north/f1": 6}))
     return desk.total("north", {"north/f1": 6, "north/f2": MINIMUM - 1})
 
 
-def two_regions_that_share_a_feeder(desk: Desk) -> bytes:
+def two_regions_that_share_a_feeder(desk: ReleaseQueue) -> bytes:
     desk.release(desk.total("north", {"north/f1": 6, "north/f2": 7}))
     return desk.total("grid", {"north/f1": 6, "south/f1": 7})
 
 
-def one_more_than_the_budget(desk: Desk) -> bytes:
+def one_more_than_the_budget(desk: ReleaseQueue) -> bytes:
     for window in range(BUDGET):
         desk.release(desk.total("north/f1", {"north/f1": 6}, window=window))
     return desk.total("north/f1", {"north/f1": 6}, window=BUDGET)
 
 
-def more_than_is_exact(desk: Desk) -> bytes:
+def more_than_is_exact(desk: ReleaseQueue) -> bytes:
     return desk.total("north/f1", {"north/f1": 51}, ciphertext=desk.sum_of(1))
 
 
-def a_piece_of_elsewhere(desk: Desk) -> bytes:
+def a_piece_of_elsewhere(desk: ReleaseQueue) -> bytes:
     return desk.total("north", {"north/f1": 6, "south/f1": 6})
 
 
@@ -169,7 +169,11 @@ def a_piece_of_elsewhere(desk: Desk) -> bytes:
     ],
 )
 def test_a_total_that_must_stay_closed_is_refused_by_rule_before_any_decryption(
-    desk: Desk, decrypted: list[int], rule: str, attack: Callable[[Desk], bytes], released: int
+    desk: ReleaseQueue,
+    decrypted: list[int],
+    rule: str,
+    attack: Callable[[ReleaseQueue], bytes],
+    released: int,
 ) -> None:
     payload = attack(desk)
     for _ in range(3):  # insisting changes nothing
@@ -181,7 +185,7 @@ def test_a_total_that_must_stay_closed_is_refused_by_rule_before_any_decryption(
 
 
 def test_an_unsigned_and_a_foreign_total_are_refused_by_name_and_noted_once(
-    desk: Desk, decrypted: list[int]
+    desk: ReleaseQueue, decrypted: list[int]
 ) -> None:
     stranger = SigningKey.generate()
     for window in range(100):
@@ -198,7 +202,9 @@ def test_an_unsigned_and_a_foreign_total_are_refused_by_name_and_noted_once(
     assert desk.refusals() == ["signature"] * 100
 
 
-def test_numbers_that_cannot_be_a_sum_of_batches_are_not_given_out(desk: Desk, decrypted: list[int]) -> None:
+def test_numbers_that_cannot_be_a_sum_of_batches_are_not_given_out(
+    desk: ReleaseQueue, decrypted: list[int]
+) -> None:
     # Ten meters' worth of batches under a header that says six: bins and counts do not fit.
     with pytest.raises(ReleaseRefused) as refused:
         desk.release(desk.total("north/f1", {"north/f1": 6}, ciphertext=desk.sum_of(10)))
@@ -207,7 +213,7 @@ def test_numbers_that_cannot_be_a_sum_of_batches_are_not_given_out(desk: Desk, d
     assert desk.refusals() == ["inconsistent"]
 
 
-def test_every_changed_byte_of_the_ledger_is_noticed(desk: Desk) -> None:
+def test_every_changed_byte_of_the_ledger_is_noticed(desk: ReleaseQueue) -> None:
     for window in range(2):
         desk.release(desk.total("north/f1", {"north/f1": 6}, window=window))
     with pytest.raises(ReleaseRefused):
@@ -222,9 +228,9 @@ def test_every_changed_byte_of_the_ledger_is_noticed(desk: Desk) -> None:
     for at in range(guarded):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(StateError):
-            verify_ledger(path, on_record=lambda record: None, least=head)
+            verify_ledger(path, on_record=lambda record: None, minimum=head)
     path.write_bytes(whole)
-    verify_ledger(path, on_record=lambda record: None, least=head)
+    verify_ledger(path, on_record=lambda record: None, minimum=head)
 
 
 def test_fifty_kills_in_the_middle_of_a_release_give_one_answer_and_one_noise_each() -> None:

@@ -14,7 +14,7 @@ from gridhe.bench.faults.simulation import Envelopes, Simulation
 from gridhe.bench.faults.world import World
 from gridhe.meter_agent.sources.protocol import Sample
 from gridhe.meter_agent.sources.table import parse_time
-from gridhe.meter_agent.windows import Windower
+from gridhe.meter_agent.windows import WindowBuilder
 
 __all__ = ["clock", "rotations"]
 
@@ -86,12 +86,12 @@ def _edges() -> list[str]:
     """A sample a millisecond before or after a window's edge belongs to one window, always the same."""
     faults = []
     for offset_s, window in ((-_MS, 9), (0.0, 10), (_MS, 10)):
-        windower = Windower(quantities=("import_wh",), kind="energy", window_s=600, interval_s=60)
-        windower.add(Sample(at_s=6000 + offset_s, values={"import_wh": 5}))
-        windower.add(Sample(at_s=6000 + offset_s - 3600, values={"import_wh": 9}))  # a step back: late
-        windower.finish(partial=True)
-        found = [closed.window for closed in windower.closed]
-        if found != [window] or windower.counts.late != 1:
+        window_builder = WindowBuilder(quantities=("import_wh",), kind="energy", window_s=600, interval_s=60)
+        window_builder.add(Sample(at_s=6000 + offset_s, values={"import_wh": 5}))
+        window_builder.add(Sample(at_s=6000 + offset_s - 3600, values={"import_wh": 9}))  # a step back: late
+        window_builder.finish(partial=True)
+        found = [closed.window for closed in window_builder.closed]
+        if found != [window] or window_builder.counts.late != 1:
             faults.append(f"a sample {offset_s:+.3f} s from the edge is in {found}, not [{window}]")
     return faults
 

@@ -102,7 +102,7 @@ def _broken_run(simulation: Simulation, disk: BadDisk, rng: random.Random, fault
     simulation.crash()
     if power and disk.failed:
         disk.aftermath(rng)
-    disk.mend()
+    disk.repair()
     try:
         simulation.start()
         simulation.drain()
@@ -196,7 +196,7 @@ def _outbox_run(
         outbox.close()
     if disk.mode == "power" and disk.failed:
         disk.aftermath(rng)
-    disk.mend()
+    disk.repair()
     return survived
 
 
@@ -242,7 +242,7 @@ def _ledger_run(
     try:
         with patch.object(ledger_module, "os", BadOs(disk)):
             answers = Answers(state / "answers.db")
-            ledger = Ledger(state / "ledger", now=lambda: "2026-01-01T00:00:00Z", least=answers.head())
+            ledger = Ledger(state / "ledger", now=lambda: "2026-01-01T00:00:00Z", minimum=answers.head())
             for window in range(3):
                 ledger.append("decided", plan="p", window=window, group="g", part=0)
                 decided += 1
@@ -258,14 +258,14 @@ def _ledger_run(
             each.close()
     if mode == "power" and disk.failed:
         disk.aftermath(rng)
-    disk.mend()
+    disk.repair()
     kinds: Counter[str] = Counter()
     try:
         answers = Answers(state / "answers.db")
         ledger = Ledger(
             state / "ledger",
             now=lambda: "2026-01-01T00:00:00Z",
-            least=answers.head(),
+            minimum=answers.head(),
             on_record=lambda record: kinds.update([record["kind"]]),
         )
     except StateError as error:

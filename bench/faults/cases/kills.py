@@ -64,18 +64,20 @@ def aggregator_kills(options: Options) -> Outcome:
 
 def commit_points(options: Options) -> Outcome:
     """The aggregator killed by itself before, inside and after each numbered step of the commit."""
-    points = [point for point in COMMIT_POINTS for _ in range(options.count(2))]
+    points = [failpoint for failpoint in COMMIT_POINTS for _ in range(options.count(2))]
     with options.cluster("commit-points", batches=2_000, meters=40) as cluster:
         cluster.start()
         cluster.rng.shuffle(points)
         hit = 0
-        for moment, point in zip(cluster.moments(len(points)), points, strict=True):
+        for moment, failpoint in zip(cluster.moments(len(points)), points, strict=True):
             cluster.after(moment // 2)  # a point needs traffic behind it to be reached
-            passage = cluster.rng.randrange(2, 5) * (10 if point.endswith("each") else 1)
-            cluster.kill_aggregator(fault_point=f"{point}:{passage}")
+            passage = cluster.rng.randrange(2, 5) * (10 if failpoint.endswith("each") else 1)
+            cluster.kill_aggregator(fault_point=f"{failpoint}:{passage}")
             died = cluster.reaches(lambda: not cluster.aggregator.running, 20.0)
             hit += died
-            cluster.say(f"{cluster.settled()} settled: {point}:{passage} {'died' if died else 'not reached'}")
+            cluster.say(
+                f"{cluster.settled()} settled: {failpoint}:{passage} {'died' if died else 'not reached'}"
+            )
             cluster.kill_aggregator()
         cluster.figures["points_hit"] = f"{hit}/{len(points)}"
         outcome = _ready_again(options, cluster.finish())

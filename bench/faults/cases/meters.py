@@ -62,23 +62,23 @@ def meter_kills(options: Options) -> Outcome:
         plan: list[str | None] = [*points, *[None] * (kills - len(points))]
         cluster.rng.shuffle(plan)
         hit = aimed = 0
-        for moment, point in zip(cluster.moments(len(plan)), plan, strict=True):
+        for moment, failpoint in zip(cluster.moments(len(plan)), plan, strict=True):
             cluster.after(moment)
-            device = cluster.rng.random() < 0.5 or point in _DEVICE_ONLY
+            device = cluster.rng.random() < 0.5 or failpoint in _DEVICE_ONLY
             number = 1 if device and cluster.fleets[1].running else 0
-            if point is None or (point in _DEVICE_ONLY and number == 0):
+            if failpoint is None or (failpoint in _DEVICE_ONLY and number == 0):
                 cluster.idle(cluster.rng.uniform(0, 0.3))
                 cluster.kill_fleet(number)
                 continue
             aimed += 1
             passage = cluster.rng.randrange(1, 4)
             fleet = cluster.fleets[number]
-            cluster.kill_fleet(number, fault_point=f"{point}:{passage}")
+            cluster.kill_fleet(number, fault_point=f"{failpoint}:{passage}")
             cluster.reaches(lambda fleet=fleet: not fleet.running, 8.0)  # type: ignore[misc]
             died = fleet.exit_code == -9
             hit += died
             cluster.say(
-                f"{cluster.settled()} settled: {fleet.name} {point}:{passage} {'died' if died else '-'}"
+                f"{cluster.settled()} settled: {fleet.name} {failpoint}:{passage} {'died' if died else '-'}"
             )
             if not fleet.running and fleet.exit_code:
                 fleet.start()

@@ -23,7 +23,7 @@ from gridhe.keyring.release.answers import Answer
 from gridhe.keyring.release.ledger import Ledger, verify_ledger
 from gridhe.keyring.release.releaser import claim_of_record
 from gridhe.meter_agent.outbox import Outbox
-from gridhe.meter_agent.windows import Windower
+from gridhe.meter_agent.windows import WindowBuilder
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import choose, make_plan
 from gridhe.wire.bundle import Bundle, key_id_of
@@ -319,7 +319,7 @@ def state(directory: Path) -> Decoder:
     with Ledger(ledger, now=lambda: "2026-01-01T00:00:00Z") as book:
         book.append("decided", plan=key.plan)
         book.append("answered", plan=key.plan)
-    windower = Windower(
+    window_builder = WindowBuilder(
         quantities=("import_wh",), kind="register", window_s=3_600, interval_s=900, patience_s=60.0
     )
     decision = (
@@ -335,7 +335,7 @@ def state(directory: Path) -> Decoder:
             Answer.decode,
             read_ledger,
             read_decision,
-            Windower.from_state,
+            WindowBuilder.from_state,
             read_outbox,
         ),
         errors=(StateError,),
@@ -347,8 +347,8 @@ def state(directory: Path) -> Decoder:
             Answer(blocks={"q": {"present": (1, 2)}}, withheld={"q": ("", "")}).encode(),
             ledger.read_bytes(),
             decision,
-            windower.state(),
-            pack([windower.state(), bytes(16), 7_200, bytes(16), "p", 7, b"payload", bytes(16)]),
+            window_builder.state(),
+            pack([window_builder.state(), bytes(16), 7_200, bytes(16), "p", 7, b"payload", bytes(16)]),
         ),
     )
 

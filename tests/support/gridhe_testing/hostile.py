@@ -90,9 +90,9 @@ class Attacker:
     def oversized(self) -> tuple[str, bytes]:
         """One byte too many for the plan; or right in size, with a byte too many inside."""
         topic, payload = self._victim()
-        return topic, payload + b"\0" if self.rng.random() < 0.5 else bytes(self.grid_most() + 1)
+        return topic, payload + b"\0" if self.rng.random() < 0.5 else bytes(self.grid_maximum() + 1)
 
-    def grid_most(self) -> int:
+    def grid_maximum(self) -> int:
         return self.grid.engine._admission._max_bytes
 
     def bomb(self) -> tuple[str, bytes]:
@@ -193,7 +193,7 @@ def attack(
         (place + 1) * count // (len(neighbours) + 1): meter for place, meter in enumerate(neighbours)
     }
     started = time.perf_counter()
-    settled_mb = most_mb = 0.0
+    settled_mb = maximum_mb = 0.0
     receipts: Counter[str] = Counter()
     totals = {}
     for sent in range(count):
@@ -207,7 +207,7 @@ def attack(
             for meter, receipt in grid.receipts(outgoing).items():
                 receipts[f"{meter}: {len(receipt.committed)} committed"] += bool(receipt.committed)
             now_mb = resident_mb()
-            most_mb = max(most_mb, now_mb)
+            maximum_mb = max(maximum_mb, now_mb)
             if sent + 1 >= count // 10 and not settled_mb:
                 settled_mb = now_mb
             tell(sent + 1)
@@ -232,7 +232,7 @@ def attack(
         "seconds": round(seconds, 1),
         "per_second": round(count / seconds),
         "settled_mb": round(settled_mb, 1),
-        "most_mb": round(most_mb, 1),
+        "most_mb": round(maximum_mb, 1),
         "seed": seed,
     }
 
