@@ -18,7 +18,7 @@ from gridhe.aggregator.engine import Engine, Outgoing
 from gridhe.aggregator.state.database import Database
 from gridhe.base.failpoints import failpoint
 from gridhe.base.timings import timed
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import Settings
 from gridhe.errors import EnvelopeError
@@ -54,7 +54,7 @@ class Service:
         self._database = Database(state_dir, authority=credential.authority, aggregator=credential.aggregator)
         self._engine = Engine(database=self._database, credential=credential, settings=settings.aggregator)
         self._commit_engine = timed("commit", self._engine.commit)
-        self._reactor = Reactor()
+        self._loop = EventLoop()
         self._incarnation = secrets.token_hex(8)
         self._status_topic = topics.status_aggregator(credential.aggregator)
         self._receipt_topic = topics.receipt(credential.aggregator)
@@ -92,27 +92,27 @@ class Service:
         `watch` is called with this service every `watch_s` seconds, and a last time at the end.
         """
         previous = {
-            number: signal.signal(number, lambda *_: self._reactor.stop())
+            number: signal.signal(number, lambda *_: self._loop.stop())
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
-            self._reactor.add(self._session)
-            self._reactor.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
-            self._reactor.every(self._settings.aggregator.redeliver_s, self._redeliver)
+            self._loop.add(self._session)
+            self._loop.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
+            self._loop.every(self._settings.aggregator.redeliver_s, self._redeliver)
             if watch is not None:
-                self._reactor.every(watch_s, lambda: watch(self))
-            self._reactor.run()
+                self._loop.every(watch_s, lambda: watch(self))
+            self._loop.run()
             _log.info("stopping")
             self._commit()
             self._publish([self._status(online=False)])
-            self._reactor.run_until(lambda: not self._session.in_flight, _FLUSH_S)
+            self._loop.run_until(lambda: not self._session.in_flight, _FLUSH_S)
             self._session.close()
             if watch is not None:
                 watch(self)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            self._reactor.close()
+            self._loop.close()
             self._database.close()
 
     # what comes in
@@ -171,7 +171,7 @@ class Service:
 
     def _commit_and_rearm(self) -> None:
         self._commit()
-        self._reactor.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
+        self._loop.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
 
     def _commit(self) -> None:
         outgoing = self._commit_engine(self._now())

@@ -9,7 +9,7 @@ from gridhe.wire import topics
 from gridhe.wire.status import Status
 
 if TYPE_CHECKING:
-    from gridhe.broker.client.loop import Reactor
+    from gridhe.broker.client.loop import EventLoop
     from gridhe.config.settings import BrokerSettings
     from gridhe.meter_agent.publisher import MeterUnit
     from gridhe.meter_agent.service import Service
@@ -25,7 +25,7 @@ def connect_each(
     service: "Service",
     units: "Sequence[MeterUnit]",
     settings: "BrokerSettings",
-    reactor: "Reactor",
+    loop: "EventLoop",
     *,
     version: str,
     incarnation: str,
@@ -48,7 +48,7 @@ def connect_each(
         )
         unit.session = session
         sessions.append(session)
-        reactor.add(session)
+        loop.add(session)
     return sessions
 
 
@@ -56,7 +56,7 @@ def connect_shared(
     service: "Service",
     units: "Sequence[MeterUnit]",
     settings: "BrokerSettings",
-    reactor: "Reactor",
+    loop: "EventLoop",
     *,
     user: str,
     password: str | None,
@@ -78,12 +78,12 @@ def connect_shared(
     )
     for unit in units:
         unit.session = session
-    reactor.add(session)
+    loop.add(session)
     return [session]
 
 
-def close_all(sessions: Sequence[Session], reactor: "Reactor") -> None:
+def close_all(sessions: Sequence[Session], loop: "EventLoop") -> None:
     """Say goodbye on every session, `_CLOSE_S` at most in all."""
-    deadline_s = reactor.clock() + _CLOSE_S
+    deadline_s = loop.clock() + _CLOSE_S
     for session in sessions:
-        session.close(timeout_s=min(2.0, max(0.0, deadline_s - reactor.clock())))
+        session.close(timeout_s=min(2.0, max(0.0, deadline_s - loop.clock())))

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from gridhe import __version__
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.errors import CredentialError
 from gridhe.meter_agent.agent import Agent, AgentCounts
 from gridhe.meter_agent.connections import close_all, connect_each, connect_shared
@@ -73,7 +73,7 @@ class MeterProcess:
             outbox = stack.enter_context(
                 Outbox(self._state_dir, authority=authority, settings=meter_settings)
             )
-            reactor = stack.enter_context(Reactor())
+            loop = stack.enter_context(EventLoop())
             book = PlanBook(self._state_dir / "plans", self._credentials[0].authority_key)
             policy = ReadingPolicy(meter_settings)
             units = [self._unit(credential, outbox) for credential in self._credentials]
@@ -91,17 +91,17 @@ class MeterProcess:
                 outbox=outbox,
                 policy=policy,
                 wall=time.time,
-                monotonic=reactor.clock,
+                monotonic=loop.clock,
                 devices=self._devices,
                 skip_columns=self._skip_columns,
                 column=self._column,
             )
             incarnation = secrets.token_hex(8)
             publisher = Publisher(
-                units, outbox, clock=reactor.clock, version=__version__, incarnation=incarnation
+                units, outbox, clock=loop.clock, version=__version__, incarnation=incarnation
             )
             service = Service(
-                reactor=reactor,
+                loop=loop,
                 outbox=outbox,
                 book=book,
                 policy=policy,
@@ -112,17 +112,17 @@ class MeterProcess:
                 hold_back=self._options.speed is None,
                 stop_when_receipted=self._stop_when_receipted,
             )
-            sessions = self._connect(service, units, reactor, incarnation)
+            sessions = self._connect(service, units, loop, incarnation)
             service.start()
-            reactor.every(0.5, lambda: self._progress(readings, service))
-            reactor.every(_REPORT_S, lambda: self._report(service, readings))
-            with _stopped_by_sigterm(reactor):
+            loop.every(0.5, lambda: self._progress(readings, service))
+            loop.every(_REPORT_S, lambda: self._report(service, readings))
+            with _stopped_by_sigterm(loop):
                 try:
-                    reactor.run()
+                    loop.run()
                 finally:
                     service.flush()
                     publisher.say_goodbye()
-                    close_all(sessions, reactor)
+                    close_all(sessions, loop)
             self._progress(readings, service)
             return self._summary(service, publisher, policy, outbox, time.monotonic() - begun_s)
 
@@ -141,14 +141,14 @@ class MeterProcess:
         return MeterUnit(credential=credential, agent=agent)
 
     def _connect(
-        self, service: Service, units: list[MeterUnit], reactor: Reactor, incarnation: str
+        self, service: Service, units: list[MeterUnit], loop: EventLoop, incarnation: str
     ) -> "list[Session]":
         if self._connections == "each":
             return connect_each(
-                service, units, self._settings.broker, reactor, version=__version__, incarnation=incarnation
+                service, units, self._settings.broker, loop, version=__version__, incarnation=incarnation
             )
         return connect_shared(
-            service, units, self._settings.broker, reactor, user=_FLEET_USER, password=self._shared_password
+            service, units, self._settings.broker, loop, user=_FLEET_USER, password=self._shared_password
         )
 
     def _progress(self, readings: Readings, service: Service) -> None:
@@ -199,11 +199,11 @@ class MeterProcess:
 
 
 @contextmanager
-def _stopped_by_sigterm(reactor: Reactor) -> Iterator[None]:
-    """SIGTERM ends the reactor's run, which is a clean stop."""
+def _stopped_by_sigterm(loop: EventLoop) -> Iterator[None]:
+    """SIGTERM ends the loop's run, which is a clean stop."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        reactor.stop()
+        loop.stop()
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

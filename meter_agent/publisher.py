@@ -39,7 +39,7 @@ class MeterUnit:
     agent: "Agent"
     session: "Session | None" = None
     feeder: "Feeder | None" = None
-    hold_until_s: float = 0.0  # no publishing before (the reactor's clock)
+    hold_until_s: float = 0.0  # no publishing before (the loop's clock)
 
     @property
     def meter(self) -> str:

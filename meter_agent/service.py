@@ -1,6 +1,6 @@
 """The work of one process of meters: seal what is over, publish what is due, settle what is receipted.
 
-Everything runs in the reactor's thread, in slices of a few milliseconds, so that sealing never starves
+Everything runs in the loop's thread, in slices of a few milliseconds, so that sealing never starves
 the network. A window goes through these steps, and no later one starts before the earlier is done:
 
 1. the journal of what was read is committed (devices only);
@@ -32,7 +32,7 @@ from gridhe.wire import topics
 from gridhe.wire.status import Status
 
 if TYPE_CHECKING:
-    from gridhe.broker.client.loop import Reactor
+    from gridhe.broker.client.loop import EventLoop
     from gridhe.meter_agent.feeders import Feeder
     from gridhe.meter_agent.outbox import Outbox
     from gridhe.meter_agent.pace import Pace
@@ -73,12 +73,12 @@ class ServiceCounts:
 
 
 class Service:
-    """Give it to a reactor with `start`; it stops the reactor when it is done, if it is to stop at all."""
+    """Give it to a loop with `start`; it stops the loop when it is done, if it is to stop at all."""
 
     def __init__(
         self,
         *,
-        reactor: "Reactor",
+        loop: "EventLoop",
         outbox: "Outbox",
         book: "PlanBook",
         policy: "ReadingPolicy",
@@ -93,7 +93,7 @@ class Service:
 
         `hold_back`: seal no further ahead of the receipts than twice `unreceipted_max` per meter.
         """
-        self._reactor, self._outbox, self._book, self._policy = reactor, outbox, book, policy
+        self._loop, self._outbox, self._book, self._policy = loop, outbox, book, policy
         self._publisher = publisher
         self.units = list(units)
         self._by_meter = {unit.meter: unit for unit in self.units}
@@ -111,7 +111,7 @@ class Service:
         self._oldest_s: float | None = None  # since when something waits for a commit
         self._disk_full_until_s = 0.0
         self._soon = False
-        self._started_s = reactor.clock()
+        self._started_s = loop.clock()
         self._online_s: float | None = None
 
     # -- from the network ----------------------------------------------------------------------
@@ -119,7 +119,7 @@ class Service:
     def on_connect(self, unit: "MeterUnit") -> None:
         """The unit's session is connected (again)."""
         if self._online_s is None:
-            self._online_s = self._reactor.clock()
+            self._online_s = self._loop.clock()
         self._publisher.on_connect(unit)
 
     def on_message(self, topic: str, payload: bytes) -> None:
@@ -127,7 +127,7 @@ class Service:
         kind, _, name = topic.removeprefix(f"{topics.PREFIX}/").partition("/")
         if kind == "receipt" and name in self._by_meter:
             failpoint("meter.receipt.before")
-            found = self._by_meter[name].agent.on_receipt(payload, self._reactor.clock())
+            found = self._by_meter[name].agent.on_receipt(payload, self._loop.clock())
             if found:
                 self._settled += found
                 self._since()
@@ -154,16 +154,16 @@ class Service:
     # -- the loop ------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Work from now on, whenever the reactor turns."""
-        self._reactor.every(_TICK_S, self._work)
-        self._reactor.every(_STATUS_S, self._publisher.tell_backlogs)
+        """Work from now on, whenever the loop turns."""
+        self._loop.every(_TICK_S, self._work)
+        self._loop.every(_STATUS_S, self._publisher.tell_backlogs)
 
     def _work_soon(self) -> None:
         self._soon = False
         self._work()
 
     def _work(self) -> None:
-        now_s = self._reactor.clock()
+        now_s = self._loop.clock()
         more = self._may_seal(now_s) and self._seal(now_s)
         waited = self._oldest_s is not None and now_s - self._oldest_s >= _COMMIT_S
         if waited or (self._sealed and not more):
@@ -174,10 +174,10 @@ class Service:
             self._publisher.damaged.clear()
             self._since()
         if self._stop_when_receipted and self.done:
-            self._reactor.stop()
+            self._loop.stop()
         elif more and not self._soon:
             self._soon = True
-            self._reactor.soon(self._work_soon)
+            self._loop.soon(self._work_soon)
 
     @property
     def sealing_done(self) -> bool:
@@ -221,7 +221,7 @@ class Service:
             self._seal_next(at, simulated_s)
             if self._disk_full_until_s > now_s:
                 return False
-            if self._reactor.clock() >= until_s:
+            if self._loop.clock() >= until_s:
                 return bool(self._queue) and self._queue[0][0] <= simulated_s
         return False
 
@@ -239,7 +239,7 @@ class Service:
         if journal is not None:
             failpoint("meter.1.read")
             self._journals[unit.meter] = journal
-            if not self._commit(self._reactor.clock()):
+            if not self._commit(self._loop.clock()):
                 heapq.heappush(self._queue, (simulated_s, at))
                 return
         upcoming = feeder.next(simulated_s)
@@ -282,13 +282,13 @@ class Service:
             self._journals[unit.meter] = journal
         self._since()
         if len(self._sealed) >= _GROUP:
-            self._commit(self._reactor.clock())
+            self._commit(self._loop.clock())
 
     # -- committing ----------------------------------------------------------------------------
 
     def _since(self) -> None:
         if self._oldest_s is None:
-            self._oldest_s = self._reactor.clock()
+            self._oldest_s = self._loop.clock()
 
     def _commit(self, now_s: float) -> bool:
         """Commit what waits; False when the disk is full and it has to wait longer."""

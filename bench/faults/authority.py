@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from gridhe.bench.faults.oracle import Oracle, Place
 from gridhe.bench.faults.world import World
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import EnvelopeError
@@ -24,13 +24,13 @@ _RECEIPT_S = 0.1
 
 
 class Authority:
-    """On the cluster's reactor."""
+    """On the cluster's loop."""
 
     def __init__(
         self,
         world: World,
         oracle: Oracle,
-        reactor: Reactor,
+        loop: EventLoop,
         settings: BrokerSettings,
         *,
         listens_to: tuple[str, ...] = (),
@@ -38,7 +38,7 @@ class Authority:
         receipts: bool = True,
     ) -> None:
         """`listens_to` are more filters, whose messages go to `hear`."""
-        self._world, self._oracle, self._reactor, self._hear = world, oracle, reactor, hear
+        self._world, self._oracle, self._loop, self._hear = world, oracle, loop, hear
         self.receipts = receipts
         self.online_at: list[tuple[str, float]] = []  # the aggregator's incarnations, monotonic seconds
         self.last_total_at = time.monotonic()
@@ -51,8 +51,8 @@ class Authority:
             on_connect=lambda present: self.publish(),
             subscriptions=[f"{topics.PREFIX}/total/#", topics.status_aggregator("+"), *listens_to],
         )
-        reactor.add(self.session)
-        reactor.every(_RECEIPT_S, self._receipt)
+        loop.add(self.session)
+        loop.every(_RECEIPT_S, self._receipt)
 
     def publish(self) -> None:
         """Plans and roster, retained; then our own status, which makes the aggregator deliver again."""

@@ -1,6 +1,6 @@
 """A whole grid in processes, and the hands that kill them.
 
-Broker, aggregator and fleets are processes; the authority and the judge live here, on the cluster's reactor,
+Broker, aggregator and fleets are processes; the authority and the judge live here, on the cluster's loop,
 which turns whenever the cluster waits for something.
 """
 
@@ -23,7 +23,7 @@ from gridhe.bench.faults.oracle import Oracle
 from gridhe.bench.faults.outcome import Outcome
 from gridhe.bench.faults.program import Program, ProgramFailed
 from gridhe.bench.faults.world import World
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import AggregatorSettings, BrokerSettings, MeterSettings
 
@@ -84,7 +84,7 @@ class Cluster:
             settings=broker_conf or self.broker_settings,
         )
         self._listens_to, self._hear = listens_to, hear
-        self.reactor = Reactor()
+        self.loop = EventLoop()
         self.fleets: list[Program] = []
         self.aggregator: Program
         self.authority: Authority
@@ -100,7 +100,7 @@ class Cluster:
         for program in [*self.fleets, *([self.aggregator] if hasattr(self, "aggregator") else [])]:
             program.signal(signal.SIGCONT)
             program.kill()
-        self.reactor.close()
+        self.loop.close()
         self.broker.stop()
 
     def prepare(self, *, url: str | None = None) -> None:
@@ -114,10 +114,10 @@ class Cluster:
         self.world.write(settings)
         folder = self.world.folder
         self.authority = Authority(
-            self.world, self.oracle, self.reactor, own, listens_to=self._listens_to, hear=self._hear
+            self.world, self.oracle, self.loop, own, listens_to=self._listens_to, hear=self._hear
         )
-        self.reactor.every(_DRAIN_S, self.drains.look)
-        if not self.reactor.run_until(lambda: self.authority.session.connected, _READY_MOST_S):
+        self.loop.every(_DRAIN_S, self.drains.look)
+        if not self.loop.run_until(lambda: self.authority.session.connected, _READY_MOST_S):
             raise ProgramFailed(f"no broker: {self.authority.session.last_error}")
         arguments = [
             "--credential",
@@ -194,16 +194,16 @@ class Cluster:
     def reaches(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
         """Turn until it is so, at most that long; whether it came."""
         with self._ticking():
-            return self.reactor.run_until(predicate, timeout_s)
+            return self.loop.run_until(predicate, timeout_s)
 
     def idle(self, seconds: float) -> None:
         """Let everything go on for so long."""
         with self._ticking():
-            self.reactor.run_until(lambda: False, seconds)
+            self.loop.run_until(lambda: False, seconds)
 
     @contextmanager
     def _ticking(self) -> Iterator[None]:
-        tick = self.reactor.every(_WATCH_S, lambda: None)  # so that the predicate is asked now and then
+        tick = self.loop.every(_WATCH_S, lambda: None)  # so that the predicate is asked now and then
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.stream import Stream
 
 __all__ = ["ConnectOptions", "Connection", "ConnectionListener", "Message"]
@@ -125,9 +125,9 @@ class Connection:
     """Sends CONNECT when made; tells `hearer` the rest. After `close` it tells nothing more."""
 
     def __init__(
-        self, *, stream: Stream, greeting: ConnectOptions, reactor: Reactor, listener: ConnectionListener
+        self, *, stream: Stream, greeting: ConnectOptions, loop: EventLoop, listener: ConnectionListener
     ) -> None:
-        self._stream, self._reactor, self._listener = stream, reactor, listener
+        self._stream, self._loop, self._listener = stream, loop, listener
         self._events: deque[Callable[[], None]] = deque()
         self._open = True
         self._reading_soon = self._writing_soon = False
@@ -139,7 +139,7 @@ class Connection:
         self.owed_bytes = 0
         self._client = self._new_client(greeting)
         self._client.reconnect()
-        reactor.watch(stream.fileno(), selectors.EVENT_READ, self._on_ready)
+        loop.watch(stream.fileno(), selectors.EVENT_READ, self._on_ready)
 
     def _new_client(self, greeting: ConnectOptions) -> _Client:
         mqtt5 = greeting.mqtt5
@@ -213,12 +213,12 @@ class Connection:
         """Send what is queued, then DISCONNECT, and wait for the broker to close; `timeout_s` at most."""
         if not self._open:
             return
-        deadline = self._reactor.clock() + timeout_s
+        deadline = self._loop.clock() + timeout_s
         self._stream.linger_until = deadline
         self._client.disconnect()
         with selectors.DefaultSelector() as selector:
             selector.register(self._stream.fileno(), selectors.EVENT_WRITE)
-            while self._client.socket() is not None and (left := deadline - self._reactor.clock()) > 0:
+            while self._client.socket() is not None and (left := deadline - self._loop.clock()) > 0:
                 if selector.select(left):
                     self._client.loop_write()
         self._stream.linger_until = None
@@ -291,7 +291,7 @@ class Connection:
         self._reading_soon = False
         if not self._open:
             return
-        stream, clock = self._stream, self._reactor.clock
+        stream, clock = self._stream, self._loop.clock
         stream.open_turn(_TURN_BYTES)
         deadline = clock() + _TURN_S
         while True:
@@ -307,14 +307,14 @@ class Connection:
                 return
             if stream.spent or clock() >= deadline:
                 self._reading_soon = True
-                self._reactor.soon(self._read)
+                self._loop.soon(self._read)
                 return
 
     def _write_soon(self) -> None:
         """Write at the end of the turn: most writes fit at once, and need no word with the selector."""
         if not self._writing_soon:
             self._writing_soon = True
-            self._reactor.soon(self._write)
+            self._loop.soon(self._write)
 
     def _write(self) -> None:
         self._writing_soon = False
@@ -328,7 +328,7 @@ class Connection:
                 self._listener.on_lost(f"it closed the connection ({error.strerror or error})")
                 return
             wanted = selectors.EVENT_READ | (0 if written else selectors.EVENT_WRITE)
-            self._reactor.watch(self._stream.fileno(), wanted, self._on_ready)
+            self._loop.watch(self._stream.fileno(), wanted, self._on_ready)
 
     def _settle(self, why: str) -> bool:
         """Hand out the events; True while the connection stands, else `why` (or better) is told."""
@@ -343,4 +343,4 @@ class Connection:
 
     def _unwatch(self) -> None:
         """Before the stream is closed: its descriptor's number may serve another connection at once."""
-        self._reactor.unwatch(self._stream.fileno())
+        self._loop.unwatch(self._stream.fileno())

@@ -2,7 +2,7 @@
 
 A turn is: wait (select) -> sockets that are ready -> timers that are due -> callbacks asked for with
 `soon`. Exceptions of any callback leave `run`: a local fault ends the process with one clear line.
-Hundreds of sessions share one reactor; nothing in it blocks, except a look-up of a broker's name.
+Hundreds of sessions share one loop; nothing in it blocks, except a look-up of a broker's name.
 """
 
 import errno
@@ -22,7 +22,7 @@ from typing import Protocol
 from gridhe.broker.client.stream import Address
 from gridhe.errors import BrokerError
 
-__all__ = ["Member", "Reactor", "Timer"]
+__all__ = ["EventLoop", "Member", "Timer"]
 
 _LOG = logging.getLogger(__name__)
 _WAIT_MAXIMUM_S = 3_600.0
@@ -31,9 +31,9 @@ _NAME_GOOD_S, _NAME_BAD_S = 60.0, 5.0  # how long a look-up of a name is believe
 
 
 class Member(Protocol):
-    """What `Reactor.add` takes: a Session."""
+    """What `EventLoop.add` takes: a Session."""
 
-    def attach(self, reactor: "Reactor") -> None: ...
+    def attach(self, loop: "EventLoop") -> None: ...
     def detach(self) -> None: ...
 
 
@@ -58,7 +58,7 @@ class Timer:
             self._callback()
 
 
-class Reactor:
+class EventLoop:
     """The event loop of one thread. Only `stop` may be called from a signal handler or another thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -188,7 +188,7 @@ class Reactor:
                 self._stopping = False
 
     def close(self) -> None:
-        """Drop every member and free the file descriptors. The reactor cannot be used afterwards."""
+        """Drop every member and free the file descriptors. The loop cannot be used afterwards."""
         for member in self._members:
             member.detach()
         self._members.clear()
@@ -196,7 +196,7 @@ class Reactor:
         self._wake_read.close()
         self._wake_write.close()
 
-    def __enter__(self) -> "Reactor":
+    def __enter__(self) -> "EventLoop":
         return self
 
     def __exit__(self, *_: object) -> None:

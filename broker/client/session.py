@@ -1,4 +1,4 @@
-"""One client's session with the broker, on a Reactor, for as long as the process lives.
+"""One client's session with the broker, on a EventLoop, for as long as the process lives.
 
     away --timer--> dialling --TCP, TLS--> greeting --CONNACK--> connected
      ^                 |                      |                      |
@@ -9,9 +9,9 @@
   a full queue, then sends the retained ones again.
 - Nothing unacknowledged outlives a connection here: the outbox and the aggregator's state send
   again, so a second memory would only replay duplicates.
-- Owners' callbacks may publish, subscribe and close; what they raise leaves `Reactor.run`.
+- Owners' callbacks may publish, subscribe and close; what they raise leaves `EventLoop.run`.
 - A broker that refuses us before the session was ever connected raises BrokerError out of
-  `Reactor.run`; later the same is logged and retried, since brokers get repaired.
+  `EventLoop.run`; later the same is logged and retried, since brokers get repaired.
 """
 
 import logging
@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from paho.mqtt.reasoncodes import ReasonCode
 
 from gridhe.broker.client.connection import Connection, ConnectOptions, Message
-from gridhe.broker.client.loop import Reactor, Timer
+from gridhe.broker.client.loop import EventLoop, Timer
 from gridhe.broker.client.stream import Dial, tls_context
 from gridhe.broker.client.url import BrokerUrl
 from gridhe.config.settings import BrokerSettings
@@ -39,7 +39,7 @@ _DENIED = ("Bad user name or password", "Not authorized", "Banned", "Bad authent
 
 
 class Session:
-    """A persistent session: give it to `Reactor.add`, and it connects and stays connected."""
+    """A persistent session: give it to `EventLoop.add`, and it connects and stays connected."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Session:
     ) -> None:
         """Check the settings; connect nothing yet.
 
-        `on_message(topic, payload)` and `on_connect(session_present)` are called from `Reactor.run`;
+        `on_message(topic, payload)` and `on_connect(session_present)` are called from `EventLoop.run`;
         the latter after every CONNACK, with the SUBSCRIBE already on its way but not confirmed.
         `rng` spreads the reconnects. Raises ConfigError: a bad URL, unreadable TLS files, or clear
         text to another machine.
@@ -77,7 +77,7 @@ class Session:
         self._filters = list(dict.fromkeys(subscriptions))
         self._rng = rng or random.Random()  # noqa: S311 - spreads reconnects, keeps no secret
         self._mqtt5 = True
-        self._reactor: Reactor | None = None
+        self._loop: EventLoop | None = None
         self._dial: Dial | None = None
         self._connection: Connection | None = None
         self._connected = False
@@ -153,20 +153,20 @@ class Session:
             self._connection.say_goodbye(timeout_s)
         self.detach()
 
-    # -- for the Reactor -----------------------------------------------------------------------
+    # -- for the EventLoop -----------------------------------------------------------------------
 
-    def attach(self, reactor: Reactor) -> None:
-        """Start living on `reactor`."""
-        self._reactor = reactor
-        self._ticker = reactor.every(min(5.0, self._settings.keepalive_s / 10), self._tick)
-        self._timer = reactor.call_later(0.0, self._begin)
+    def attach(self, loop: EventLoop) -> None:
+        """Start living on `loop`."""
+        self._loop = loop
+        self._ticker = loop.every(min(5.0, self._settings.keepalive_s / 10), self._tick)
+        self._timer = loop.call_later(0.0, self._begin)
 
     def detach(self) -> None:
         """Drop the connection without a goodbye and connect no more."""
         self._drop()
         if self._ticker is not None:
             self._ticker.cancel()
-        self._reactor = None
+        self._loop = None
 
     def _tick(self) -> None:
         if self._connection is not None:
@@ -175,20 +175,20 @@ class Session:
     # -- connecting ----------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        reactor = self._living()
+        loop = self._living()
         self._set_timer(self._settings.connect_timeout_s, self._too_slow)
         try:
-            self._dial = Dial(reactor.resolve(self.url.host, self.url.port), self._tls, self.url.host)
+            self._dial = Dial(loop.resolve(self.url.host, self.url.port), self._tls, self.url.host)
         except OSError as error:
             self._failed(f"cannot reach {self.url}: {error.strerror or error}")
             return
-        reactor.watch(self._dial.fileno(), self._dial.events, self._on_dial)
+        loop.watch(self._dial.fileno(), self._dial.events, self._on_dial)
 
     def _on_dial(self, _events: int) -> None:
-        reactor, dial = self._living(), self._dial
+        loop, dial = self._living(), self._dial
         if dial is None:
             return
-        reactor.unwatch(dial.fileno())  # it may go on with another descriptor
+        loop.unwatch(dial.fileno())  # it may go on with another descriptor
         try:
             stream = dial.advance()
         except ssl.SSLCertVerificationError as error:
@@ -202,12 +202,10 @@ class Session:
             self._failed(f"cannot reach {self.url}: {what or error}")
             return
         if stream is None:
-            reactor.watch(dial.fileno(), dial.events, self._on_dial)
+            loop.watch(dial.fileno(), dial.events, self._on_dial)
             return
         self._dial = None
-        self._connection = Connection(
-            stream=stream, greeting=self._greeting(), reactor=reactor, listener=self
-        )
+        self._connection = Connection(stream=stream, greeting=self._greeting(), loop=loop, listener=self)
 
     def _greeting(self) -> ConnectOptions:
         return ConnectOptions(
@@ -234,9 +232,9 @@ class Session:
 
     def _failed(self, why: str, *, at_once: bool = False) -> None:
         """Drop this connection or attempt, and come back after a back-off (exponential, jittered)."""
-        reactor, settings = self._living(), self._settings
+        loop, settings = self._living(), self._settings
         was_connected = self._connected
-        if was_connected and reactor.clock() - self._connected_at >= _STABLE_S:
+        if was_connected and loop.clock() - self._connected_at >= _STABLE_S:
             self._attempts = 0
         self._drop()
         minimum_s = min(settings.reconnect_min_s, settings.reconnect_max_s)
@@ -253,8 +251,8 @@ class Session:
         self._connected = False
         dial, self._dial = self._dial, None
         if dial is not None:
-            if self._reactor is not None:
-                self._reactor.unwatch(dial.fileno())
+            if self._loop is not None:
+                self._loop.unwatch(dial.fileno())
             dial.close()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -269,10 +267,10 @@ class Session:
             self._timer.cancel()
             self._timer = None
 
-    def _living(self) -> Reactor:
-        if self._reactor is None:
-            raise RuntimeError("this session is on no reactor; call Reactor.add first")
-        return self._reactor
+    def _living(self) -> EventLoop:
+        if self._loop is None:
+            raise RuntimeError("this session is on no loop; call EventLoop.add first")
+        return self._loop
 
     # -- for the Connection --------------------------------------------------------------------
 

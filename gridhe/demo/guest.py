@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError
@@ -40,7 +40,7 @@ def guest_at(settings: BrokerSettings, meters: Iterable[str], aggregator: str) -
         _clear(settings, [*_retained(settings), *mine])
 
 
-def _connected(settings: BrokerSettings, reactor: Reactor, heard: dict[str, bytes], *filters: str) -> Session:
+def _connected(settings: BrokerSettings, loop: EventLoop, heard: dict[str, bytes], *filters: str) -> Session:
     name = f"gridhe-demo-{secrets.token_hex(4)}"
     session = Session(
         settings=settings.model_copy(update={"session_expiry_s": 0}),
@@ -49,8 +49,8 @@ def _connected(settings: BrokerSettings, reactor: Reactor, heard: dict[str, byte
         on_message=heard.__setitem__,
         subscriptions=filters,
     )
-    reactor.add(session)
-    if not reactor.run_until(lambda: session.connected, settings.connect_timeout_s):
+    loop.add(session)
+    if not loop.run_until(lambda: session.connected, settings.connect_timeout_s):
         why = session.last_error or f"no answer within {settings.connect_timeout_s:g} s"
         raise BrokerError(f"{why}; is the broker at {settings.url} running, and open to anybody?")
     return session
@@ -60,12 +60,12 @@ def _retained(settings: BrokerSettings) -> list[str]:
     """The topics of plans and rosters that are retained at the broker."""
     heard: dict[str, bytes] = {}
     probe = f"gridhe-demo/{secrets.token_hex(8)}"
-    with Reactor() as reactor:
+    with EventLoop() as loop:
         wanted = (topics.plan("+"), topics.ROSTER_CURRENT, probe)
-        session = _connected(settings, reactor, heard, *wanted)
+        session = _connected(settings, loop, heard, *wanted)
         # A broker hands over what is retained before it routes a later message of the same client.
         session.publish(Message(topic=probe, payload=b"?"))
-        if not reactor.run_until(lambda: probe in heard, settings.connect_timeout_s):
+        if not loop.run_until(lambda: probe in heard, settings.connect_timeout_s):
             raise BrokerError(f"the broker at {settings.url} does not let us read what we publish")
         session.close()
     return [topic for topic, payload in heard.items() if topic != probe and payload]
@@ -73,9 +73,9 @@ def _retained(settings: BrokerSettings) -> list[str]:
 
 def _clear(settings: BrokerSettings, retained: Iterable[str]) -> None:
     """Remove retained messages: an empty one in their place."""
-    with Reactor() as reactor:
-        session = _connected(settings, reactor, {})
+    with EventLoop() as loop:
+        session = _connected(settings, loop, {})
         for topic in retained:
             session.publish(Message(topic=topic, payload=b"", retain=True))
-        reactor.run_until(lambda: session.in_flight == 0, settings.connect_timeout_s)
+        loop.run_until(lambda: session.in_flight == 0, settings.connect_timeout_s)
         session.close()

@@ -9,7 +9,7 @@ import numpy as np
 import tenseal as ts
 
 from gridhe.aggregator.fold.accumulator import Accumulator
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Session
 from gridhe.broker.server.embedded import available
 from gridhe.broker.server.mosquitto_config import FLEET_USER, aggregator_user
@@ -113,9 +113,9 @@ def try_broker(settings: Settings, login: Login | None) -> Check:
             password=login.password if login else None,
             on_message=lambda topic, payload: None,
         )
-        with Reactor() as reactor:
-            reactor.add(session)
-            reactor.run_until(
+        with EventLoop() as loop:
+            loop.add(session)
+            loop.run_until(
                 lambda: session.connected or "cannot reach" in (session.last_error or ""),
                 timeout_s=min(_BROKER_TIMEOUT_S, broker.connect_timeout_s),
             )

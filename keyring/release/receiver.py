@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from gridhe import __version__
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.mosquitto_config import AUTHORITY_USER
 from gridhe.config.settings import BrokerSettings
@@ -42,7 +42,7 @@ class Receiver:
 
     def __init__(
         self,
-        reactor: Reactor,
+        loop: EventLoop,
         *,
         settings: BrokerSettings,
         password: str,
@@ -54,19 +54,19 @@ class Receiver:
         now: Callable[[], str],
         on_commit: Callable[[int], None] = lambda new: None,
     ) -> None:
-        """Join `reactor`; it starts connecting when that runs.
+        """Join `loop`; it starts connecting when that runs.
 
         `bundles`: (bundle, signed bytes), the current plan last. `aggregators`: verify keys by id.
         `ingest_key(name)` derives; `now()` gives the ISO time. `on_commit(new)` after each commit.
         """
-        self._reactor, self._inbox, self._now, self._on_commit = reactor, inbox, now, on_commit
+        self._loop, self._inbox, self._now, self._on_commit = loop, inbox, now, on_commit
         self._ingest_key = ingest_key
         self._incarnation = secrets.token_hex(8)
         self._buffer: list[tuple[Total, bytes]] = []
         self._buffered_bytes = 0
         self.counts: Counter[str] = Counter()
         self.stored = 0
-        self.last_arrival_s = reactor.clock()
+        self.last_arrival_s = loop.clock()
         self._learn(bundles, roster, aggregators)
         self.session = Session(
             settings=settings,
@@ -78,8 +78,8 @@ class Receiver:
             on_connect=self._on_connect,
             subscriptions=(f"{topics.PREFIX}/total/#",),
         )
-        reactor.add(self.session)
-        self._timer = reactor.every(_COMMIT_S, self.commit)
+        loop.add(self.session)
+        self._timer = loop.every(_COMMIT_S, self.commit)
 
     def _learn(
         self, bundles: Sequence[tuple[Bundle, bytes]], roster: bytes, aggregators: Mapping[str, bytes]
@@ -101,7 +101,7 @@ class Receiver:
         return Message(topic=topics.STATUS_AUTHORITY, payload=status.encode(), retain=True)
 
     def _on_connect(self, _session_present: bool) -> None:
-        self.last_arrival_s = self._reactor.clock()  # give redelivery a whole idle time
+        self.last_arrival_s = self._loop.clock()  # give redelivery a whole idle time
         self._publish_all()
 
     def _publish_all(self) -> None:
@@ -117,7 +117,7 @@ class Receiver:
             self.session.publish(message)
 
     def _on_message(self, topic: str, payload: bytes) -> None:
-        self.last_arrival_s = self._reactor.clock()
+        self.last_arrival_s = self._loop.clock()
         try:
             total = self._open(topic, payload)
         except EnvelopeError as error:
@@ -168,18 +168,18 @@ class Receiver:
 
     def connect(self, timeout_s: float) -> None:
         """Run until connected. Raises BrokerError when the broker stays away."""
-        if not self._reactor.run_until(lambda: self.session.connected, timeout_s):
+        if not self._loop.run_until(lambda: self.session.connected, timeout_s):
             why = self.session.last_error or f"no answer within {timeout_s:g} s"
             raise BrokerError(f"{why}; is the broker at {self.session.url} running?")
 
     def idle_for_s(self) -> float:
         """Seconds since the last arrival (or connection), 0 while something is not yet committed."""
-        return 0.0 if self._buffer else self._reactor.clock() - self.last_arrival_s
+        return 0.0 if self._buffer else self._loop.clock() - self.last_arrival_s
 
     def flush(self, timeout_s: float) -> bool:
         """Commit, and run until the broker has acknowledged what was published; whether it has."""
         self.commit()
-        return self._reactor.run_until(lambda: self.session.in_flight == 0, timeout_s)
+        return self._loop.run_until(lambda: self.session.in_flight == 0, timeout_s)
 
     def close(self) -> None:
         """Commit, say offline, and leave."""
@@ -187,4 +187,4 @@ class Receiver:
         self.commit()
         self.session.publish(self._status(online=False))
         self.session.close()
-        self._reactor.remove(self.session)
+        self._loop.remove(self.session)

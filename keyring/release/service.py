@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from types import FrameType
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.mosquitto_config import AUTHORITY_USER
 from gridhe.config.settings import Settings
@@ -139,16 +139,16 @@ class ReleaseService:
         not with `follow`: they would pile up. Raises BrokerError when the broker stays away at the start.
         """
         outcomes: list[Outcome] = []
-        with Reactor() as reactor, self._stopped_by_signals(reactor, follow) as stopping:
-            receiver = self._receiver(reactor)
+        with EventLoop() as loop, self._stopped_by_signals(loop, follow) as stopping:
+            receiver = self._receiver(loop)
             receiver.connect(self._settings.broker.connect_timeout_s)
-            reactor.every(_CHANGES_S, lambda: self._take_up_changes(receiver))
-            reactor.every(_DROPPED_S, lambda: self._note_dropped(receiver.counts))
+            loop.every(_CHANGES_S, lambda: self._take_up_changes(receiver))
+            loop.every(_DROPPED_S, lambda: self._note_dropped(receiver.counts))
             states: Sequence[str] = self._first_states
             while not stopping:
                 # Where totals never pause, a follower must not wait for ever; one run wants all of them.
                 longest_s = _LONGEST_IDLES * idle_s if follow else None
-                reactor.run_until(lambda: bool(stopping) or receiver.idle_for_s() >= idle_s, longest_s)
+                loop.run_until(lambda: bool(stopping) or receiver.idle_for_s() >= idle_s, longest_s)
                 if stopping:
                     break
                 self._worked_on = receiver.stored
@@ -158,7 +158,7 @@ class ReleaseService:
                     outcomes += done
                     break
                 # Nothing to do before something new arrives.
-                reactor.run_until(lambda: bool(stopping) or receiver.stored > self._worked_on, None)
+                loop.run_until(lambda: bool(stopping) or receiver.stored > self._worked_on, None)
             receiver.flush(_FLUSH_S)
             receiver.close()
             self._note_dropped(receiver.counts)
@@ -172,11 +172,11 @@ class ReleaseService:
             self._dropped = Counter(counts)
             _log.warning("totals dropped", extra={"reasons": dict(reasons)})
 
-    def _receiver(self, reactor: Reactor) -> Receiver:
+    def _receiver(self, loop: EventLoop) -> Receiver:
         authority = self._authority
         self._version = authority.enrolment.version
         return Receiver(
-            reactor,
+            loop,
             settings=self._settings.broker,
             password=authority.broker_password,
             inbox=self._inbox,
@@ -200,13 +200,13 @@ class ReleaseService:
         _log.info("enrolment changed: published again", extra={"roster_version": version})
 
     @contextmanager
-    def _stopped_by_signals(self, reactor: Reactor, follow: bool) -> Iterator[list[int]]:
+    def _stopped_by_signals(self, loop: EventLoop, follow: bool) -> Iterator[list[int]]:
         """A list that holds the signal once one has come; only while following."""
         stopping: list[int] = []
 
         def stop(number: int, _frame: FrameType | None) -> None:
             stopping.append(number)
-            reactor.stop()
+            loop.stop()
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT) if follow}
         try:
@@ -228,7 +228,7 @@ def publish_bundles(authority: AuthorityHome, settings: Settings) -> int:
     ]
     messages.append(Message(topic=topics.PLAN_CURRENT, payload=bundles[-1][1], retain=True))
     messages.append(Message(topic=topics.ROSTER_CURRENT, payload=authority.roster(), retain=True))
-    with Reactor() as reactor:
+    with EventLoop() as loop:
         session = Session(
             settings=settings.broker,
             client_id=f"{AUTHORITY_USER}-publish",
@@ -236,12 +236,12 @@ def publish_bundles(authority: AuthorityHome, settings: Settings) -> int:
             password=authority.broker_password,
             on_message=lambda topic, payload: None,
         )
-        reactor.add(session)
-        if not reactor.run_until(lambda: session.connected, settings.broker.connect_timeout_s):
+        loop.add(session)
+        if not loop.run_until(lambda: session.connected, settings.broker.connect_timeout_s):
             raise BrokerError(f"{session.last_error or 'no answer'}; is the broker at {session.url} running?")
         for message in messages:
             session.publish(message)
-        if not reactor.run_until(lambda: session.in_flight == 0, _FLUSH_S) or session.refused:
+        if not loop.run_until(lambda: session.in_flight == 0, _FLUSH_S) or session.refused:
             raise BrokerError(
                 f"the broker at {session.url} did not take the plans; are its ACL and conf up to date?"
             )

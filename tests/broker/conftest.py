@@ -1,4 +1,4 @@
-"""Real brokers, and sessions on one reactor."""
+"""Real brokers, and sessions on one loop."""
 
 import datetime
 import ipaddress
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
@@ -25,17 +25,17 @@ Inbox = list[tuple[str, bytes]]
 class Client:
     """A session and what it has received."""
 
-    def __init__(self, reactor: Reactor, settings: BrokerSettings, client_id: str, **options: Any) -> None:
-        self.reactor = reactor
+    def __init__(self, loop: EventLoop, settings: BrokerSettings, client_id: str, **options: Any) -> None:
+        self.loop = loop
         self.inbox: Inbox = []
         self.greetings: list[bool] = []
         options.setdefault("on_message", lambda topic, payload: self.inbox.append((topic, payload)))
         options.setdefault("on_connect", self.greetings.append)
         self.session = Session(settings=settings, client_id=client_id, **options)
-        reactor.add(self.session)
+        loop.add(self.session)
 
     def connected(self, timeout_s: float = 10.0) -> "Client":
-        assert self.reactor.run_until(lambda: self.session.connected, timeout_s), self.session.last_error
+        assert self.loop.run_until(lambda: self.session.connected, timeout_s), self.session.last_error
         # A broker answers in order: once this is acknowledged, so are the subscriptions before it.
         self.publish("probe", b"")
         return self.flushed(timeout_s)
@@ -44,36 +44,36 @@ class Client:
         assert self.session.publish(Message(topic=topic, payload=payload, retain=retain))
 
     def flushed(self, timeout_s: float = 10.0) -> "Client":
-        assert self.reactor.run_until(lambda: self.session.in_flight == 0, timeout_s)
+        assert self.loop.run_until(lambda: self.session.in_flight == 0, timeout_s)
         return self
 
     def receives(self, count: int, timeout_s: float = 10.0) -> Inbox:
-        assert self.reactor.run_until(lambda: len(self.inbox) >= count, timeout_s), (
+        assert self.loop.run_until(lambda: len(self.inbox) >= count, timeout_s), (
             f"{len(self.inbox)} of {count} messages came; {self.session.last_error}"
         )
         return self.inbox
 
     def sees(self, topic: str, payload: bytes, timeout_s: float = 10.0) -> None:
-        assert self.reactor.run_until(lambda: (topic, payload) in self.inbox, timeout_s), (
+        assert self.loop.run_until(lambda: (topic, payload) in self.inbox, timeout_s), (
             f"{self.session.client_id} never saw {payload!r} on {topic}"
         )
 
 
 @pytest.fixture
-def reactor() -> Iterator[Reactor]:
-    with Reactor() as one:
+def loop() -> Iterator[EventLoop]:
+    with EventLoop() as one:
         yield one
 
 
 @pytest.fixture
-def client(reactor: Reactor) -> Iterator[Callable[..., Client]]:
-    """client(url or settings, client_id, **Session options) -> Client, on `reactor`."""
+def client(loop: EventLoop) -> Iterator[Callable[..., Client]]:
+    """client(url or settings, client_id, **Session options) -> Client, on `loop`."""
 
     def make(where: str | BrokerSettings, client_id: str, **options: Any) -> Client:
         settings = where
         if isinstance(where, str):
             settings = BrokerSettings(url=where, reconnect_min_s=0.05, reconnect_max_s=0.2)
-        return Client(reactor, settings, client_id, **options)
+        return Client(loop, settings, client_id, **options)
 
     return make
 

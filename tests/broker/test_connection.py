@@ -1,11 +1,11 @@
-"""Brokers that misbehave: scripted bytes over a real socket, served by the session's own reactor."""
+"""Brokers that misbehave: scripted bytes over a real socket, served by the session's own loop."""
 
 import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError
@@ -17,21 +17,21 @@ _CONNACK_311 = bytes.fromhex("20020000")
 class Script:
     """A listener that answers each packet it receives, by its type, with the bytes of `answers`."""
 
-    def __init__(self, reactor: Reactor) -> None:
-        self.reactor = reactor
+    def __init__(self, loop: EventLoop) -> None:
+        self.loop = loop
         self.answers: Callable[[int, bytes], bytes | None] = lambda _count, _packet: b""
         self.accepted_at: list[float] = []
         self.packets: list[bytes] = []
         self._socks = [socket.create_server(("127.0.0.1", 0))]
         self.url = f"mqtt://127.0.0.1:{self._socks[0].getsockname()[1]}"
-        reactor.watch(self._socks[0].fileno(), 1, lambda _events: self._accept())
+        loop.watch(self._socks[0].fileno(), 1, lambda _events: self._accept())
 
     def _accept(self) -> None:
         peer, _ = self._socks[0].accept()
         self._socks.append(peer)
         count = len(self.accepted_at)
-        self.accepted_at.append(self.reactor.clock())
-        self.reactor.watch(peer.fileno(), 1, lambda _events: self._hear(count, peer))
+        self.accepted_at.append(self.loop.clock())
+        self.loop.watch(peer.fileno(), 1, lambda _events: self._hear(count, peer))
 
     def _hear(self, count: int, peer: socket.socket) -> None:
         packet = peer.recv(65536)
@@ -39,20 +39,20 @@ class Script:
         if packet:
             self.packets.append(packet)
         if answer is None:
-            self.reactor.unwatch(peer.fileno())
+            self.loop.unwatch(peer.fileno())
             peer.close()
         else:
             peer.sendall(answer)
 
     def close(self) -> None:
         for sock in self._socks:
-            self.reactor.unwatch(sock.fileno())
+            self.loop.unwatch(sock.fileno())
             sock.close()
 
 
 @pytest.fixture
-def script(reactor: Reactor) -> Iterator[Script]:
-    one = Script(reactor)
+def script(loop: EventLoop) -> Iterator[Script]:
+    one = Script(loop)
     yield one
     one.close()
 
@@ -64,7 +64,7 @@ def _level(packet: bytes) -> int:
 
 @pytest.mark.parametrize("refusal", ["20020001", "2003008400", None])
 def test_a_broker_without_mqtt_5_is_spoken_to_in_3_1_1(
-    script: Script, client: Callable, reactor: Reactor, refusal: str | None
+    script: Script, client: Callable, loop: EventLoop, refusal: str | None
 ) -> None:
     def answers(_count: int, packet: bytes) -> bytes | None:
         if packet[0] != 0x10:
@@ -75,17 +75,17 @@ def test_a_broker_without_mqtt_5_is_spoken_to_in_3_1_1(
 
     script.answers = answers
     meter = client(script.url, "m1")
-    assert reactor.run_until(lambda: meter.session.connected, 10.0)
+    assert loop.run_until(lambda: meter.session.connected, 10.0)
     assert meter.session.protocol == "3.1.1"
     connect = script.packets[-1]
     assert connect[9] & 0x02 == 0, "clean session must be off"
 
 
-def test_connect_asks_for_a_session_that_persists(script: Script, client: Callable, reactor: Reactor) -> None:
+def test_connect_asks_for_a_session_that_persists(script: Script, client: Callable, loop: EventLoop) -> None:
     script.answers = lambda _count, _packet: _CONNACK_5
     settings = BrokerSettings(url=script.url, session_expiry_s=0x01020304, receive_maximum=0x0123)
     meter = client(settings, "m1")
-    assert reactor.run_until(lambda: meter.session.connected, 10.0)
+    assert loop.run_until(lambda: meter.session.connected, 10.0)
     connect = script.packets[0]
     assert connect[9] & 0x02 == 0, "clean start must be off"
     assert bytes.fromhex("1101020304") in connect, "session expiry"
@@ -104,7 +104,7 @@ def test_connect_asks_for_a_session_that_persists(script: Script, client: Callab
     ],
 )
 def test_bytes_that_are_no_mqtt_cost_the_connection_and_nothing_more(
-    script: Script, client: Callable, reactor: Reactor, junk: str
+    script: Script, client: Callable, loop: EventLoop, junk: str
 ) -> None:
     script.answers = lambda count, packet: (
         (_CONNACK_5 + (bytes.fromhex(junk) + b"\x00" * 9 if count == 0 else b""))
@@ -112,11 +112,11 @@ def test_bytes_that_are_no_mqtt_cost_the_connection_and_nothing_more(
         else b""
     )
     meter = client(script.url, "m1")
-    assert reactor.run_until(lambda: len(script.accepted_at) > 1 and meter.session.connected, 10.0)
+    assert loop.run_until(lambda: len(script.accepted_at) > 1 and meter.session.connected, 10.0)
     assert meter.inbox == []
 
 
-def test_a_topic_that_is_no_utf_8_is_passed_over(script: Script, client: Callable, reactor: Reactor) -> None:
+def test_a_topic_that_is_no_utf_8_is_passed_over(script: Script, client: Callable, loop: EventLoop) -> None:
     bad, good = bytes.fromhex("30060002fffe0041"), bytes.fromhex("30060002612f0042")
     script.answers = lambda _count, packet: _CONNACK_5 + bad + good if packet[0] == 0x10 else b""
     meter = client(script.url, "m1")
@@ -125,34 +125,34 @@ def test_a_topic_that_is_no_utf_8_is_passed_over(script: Script, client: Callabl
 
 
 def test_a_silent_broker_is_given_up_after_the_connect_timeout(
-    script: Script, client: Callable, reactor: Reactor
+    script: Script, client: Callable, loop: EventLoop
 ) -> None:
     settings = BrokerSettings(
         url=script.url, connect_timeout_s=0.1, reconnect_min_s=0.01, reconnect_max_s=0.01
     )
     meter = client(settings, "m1")
-    assert reactor.run_until(lambda: len(script.accepted_at) > 1, 10.0)
+    assert loop.run_until(lambda: len(script.accepted_at) > 1, 10.0)
     assert "within 0.1 s" in str(meter.session.last_error)
 
 
 def test_a_connection_without_answers_to_pings_is_dropped(
-    script: Script, client: Callable, reactor: Reactor, monkeypatch: pytest.MonkeyPatch
+    script: Script, client: Callable, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script.answers = lambda _count, packet: _CONNACK_5 if packet[0] == 0x10 else b""
     meter = client(BrokerSettings(url=script.url, keepalive_s=5, reconnect_min_s=60), "m1")
-    assert reactor.run_until(lambda: meter.session.connected, 10.0)
-    monkeypatch.setattr("paho.mqtt.client.time_func", lambda: reactor.clock() * 20)  # paho's seconds fly
-    assert reactor.run_until(lambda: not meter.session.connected, 10.0)
+    assert loop.run_until(lambda: meter.session.connected, 10.0)
+    monkeypatch.setattr("paho.mqtt.client.time_func", lambda: loop.clock() * 20)  # paho's seconds fly
+    assert loop.run_until(lambda: not meter.session.connected, 10.0)
     assert b"\xc0\x00" in script.packets
     assert "silent" in str(meter.session.last_error)
 
 
 def test_reconnects_back_off_with_jitter_between_their_bounds(
-    script: Script, client: Callable, reactor: Reactor
+    script: Script, client: Callable, loop: EventLoop
 ) -> None:
     script.answers = lambda _count, _packet: None
     client(BrokerSettings(url=script.url, reconnect_min_s=0.02, reconnect_max_s=0.1), "m1")
-    assert reactor.run_until(lambda: len(script.accepted_at) >= 12, 30.0)
+    assert loop.run_until(lambda: len(script.accepted_at) >= 12, 30.0)
     waits = [
         after - before for before, after in zip(script.accepted_at, script.accepted_at[1:], strict=False)
     ]
@@ -162,7 +162,7 @@ def test_reconnects_back_off_with_jitter_between_their_bounds(
 
 
 def test_a_refused_subscription_ends_the_first_connection(
-    script: Script, client: Callable, reactor: Reactor
+    script: Script, client: Callable, loop: EventLoop
 ) -> None:
     def answers(_count: int, packet: bytes) -> bytes:
         return (
@@ -172,50 +172,50 @@ def test_a_refused_subscription_ends_the_first_connection(
     script.answers = answers
     client(script.url, "m1", subscriptions=["gridhe/v1/batch/#"])
     with pytest.raises(BrokerError, match=r"refuses a subscription.*Not authorized"):
-        reactor.run_until(lambda: False, 10.0)
+        loop.run_until(lambda: False, 10.0)
 
 
-def test_a_broker_that_is_busy_is_asked_again(script: Script, client: Callable, reactor: Reactor) -> None:
+def test_a_broker_that_is_busy_is_asked_again(script: Script, client: Callable, loop: EventLoop) -> None:
     script.answers = lambda count, _packet: bytes.fromhex("2003008900") if count == 0 else _CONNACK_5
     meter = client(script.url, "m1")
-    assert reactor.run_until(lambda: meter.session.connected, 10.0)
+    assert loop.run_until(lambda: meter.session.connected, 10.0)
     assert len(script.accepted_at) == 2
 
 
 def test_a_disconnect_that_names_its_reason_is_told(
-    script: Script, client: Callable, reactor: Reactor
+    script: Script, client: Callable, loop: EventLoop
 ) -> None:
     script.answers = lambda count, _packet: (
         _CONNACK_5 + bytes.fromhex("e0068e041f000161") if count == 0 else _CONNACK_5
     )
     meter = client(script.url, "m1")
-    assert reactor.run_until(lambda: not meter.session.connected and bool(meter.session.last_error), 10.0)
+    assert loop.run_until(lambda: not meter.session.connected and bool(meter.session.last_error), 10.0)
     assert "Session taken over" in str(meter.session.last_error)
-    assert reactor.run_until(lambda: meter.session.connected, 10.0)
+    assert loop.run_until(lambda: meter.session.connected, 10.0)
 
 
 def test_a_message_that_the_broker_refuses_is_counted(
-    script: Script, client: Callable, reactor: Reactor
+    script: Script, client: Callable, loop: EventLoop
 ) -> None:
     def answers(_count: int, packet: bytes) -> bytes:
         return _CONNACK_5 if packet[0] == 0x10 else bytes.fromhex("4003000187")
 
     script.answers = answers
     meter = client(script.url, "m1")
-    assert reactor.run_until(lambda: meter.session.connected, 10.0)
+    assert loop.run_until(lambda: meter.session.connected, 10.0)
     meter.session.publish(Message(topic="gridhe/v1/x", payload=b"1"))
-    assert reactor.run_until(lambda: meter.session.refused == 1, 10.0)
+    assert loop.run_until(lambda: meter.session.refused == 1, 10.0)
     assert meter.session.in_flight == 0
     assert meter.session.connected
 
 
 def test_messages_wait_while_the_socket_takes_no_more(
-    script: Script, client: Callable, reactor: Reactor
+    script: Script, client: Callable, loop: EventLoop
 ) -> None:
     script.answers = lambda _count, packet: _CONNACK_5 if packet[0] == 0x10 else b""
     meter = client(script.url, "m1")
-    assert reactor.run_until(lambda: meter.session.connected, 10.0)
+    assert loop.run_until(lambda: meter.session.connected, 10.0)
     payload = bytes(40_000_000)  # more than any socket buffer: it goes out in many turns
     meter.session.publish(Message(topic="gridhe/v1/x", payload=payload))
-    assert reactor.run_until(lambda: sum(map(len, script.packets)) > len(payload), 20.0)
+    assert loop.run_until(lambda: sum(map(len, script.packets)) > len(payload), 20.0)
     assert meter.session.in_flight == 1

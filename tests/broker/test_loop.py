@@ -1,4 +1,4 @@
-"""The reactor: timers, sockets, and stopping from anywhere."""
+"""The loop: timers, sockets, and stopping from anywhere."""
 
 import os
 import signal
@@ -10,115 +10,115 @@ import time
 
 import pytest
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 
 
-def test_timers_fire_in_the_order_of_their_times(reactor: Reactor) -> None:
+def test_timers_fire_in_the_order_of_their_times(loop: EventLoop) -> None:
     fired: list[str] = []
-    reactor.call_later(0.02, lambda: fired.append("second"))
-    reactor.call_later(0.0, lambda: fired.append("first"))
-    assert reactor.run_until(lambda: len(fired) == 2, 2.0)
+    loop.call_later(0.02, lambda: fired.append("second"))
+    loop.call_later(0.0, lambda: fired.append("first"))
+    assert loop.run_until(lambda: len(fired) == 2, 2.0)
     assert fired == ["first", "second"]
 
 
-def test_a_cancelled_timer_never_fires(reactor: Reactor) -> None:
+def test_a_cancelled_timer_never_fires(loop: EventLoop) -> None:
     fired: list[str] = []
-    reactor.call_later(0.0, lambda: fired.append("cancelled")).cancel()
-    repeated = reactor.every(0.001, lambda: (fired.append("tick"), repeated.cancel()))
-    reactor.call_later(0.05, lambda: fired.append("end"))
-    assert reactor.run_until(lambda: "end" in fired, 2.0)
+    loop.call_later(0.0, lambda: fired.append("cancelled")).cancel()
+    repeated = loop.every(0.001, lambda: (fired.append("tick"), repeated.cancel()))
+    loop.call_later(0.05, lambda: fired.append("end"))
+    assert loop.run_until(lambda: "end" in fired, 2.0)
     assert fired == ["tick", "end"]
 
 
 def test_a_period_that_was_missed_is_not_made_up_for_by_a_burst() -> None:
     now = [0.0]
-    with Reactor(clock=lambda: now[0]) as reactor:
+    with EventLoop(clock=lambda: now[0]) as loop:
         times: list[float] = []
-        reactor.every(1.0, lambda: times.append(now[0]))
+        loop.every(1.0, lambda: times.append(now[0]))
         turns: list[float] = []
         for now[0] in (1.0, 10.5, 10.6, 11.4, 11.5):
-            reactor.call_later(0.0, lambda: turns.append(now[0]))
-            assert reactor.run_until(lambda: turns[-1:] == [now[0]], None)
+            loop.call_later(0.0, lambda: turns.append(now[0]))
+            assert loop.run_until(lambda: turns[-1:] == [now[0]], None)
         assert times == [1.0, 10.5, 11.5]
 
 
-def test_a_period_of_nothing_is_refused(reactor: Reactor) -> None:
+def test_a_period_of_nothing_is_refused(loop: EventLoop) -> None:
     with pytest.raises(ValueError, match="above 0"):
-        reactor.every(0.0, lambda: None)
+        loop.every(0.0, lambda: None)
 
 
-def test_run_until_ends_at_its_timeout_and_says_false(reactor: Reactor) -> None:
+def test_run_until_ends_at_its_timeout_and_says_false(loop: EventLoop) -> None:
     begin = time.monotonic()
-    assert not reactor.run_until(lambda: False, 0.05)
+    assert not loop.run_until(lambda: False, 0.05)
     assert 0.05 <= time.monotonic() - begin < 2.0
 
 
-def test_stop_in_a_signal_handler_ends_the_wait(reactor: Reactor) -> None:
-    before = signal.signal(signal.SIGUSR1, lambda *_: reactor.stop())
+def test_stop_in_a_signal_handler_ends_the_wait(loop: EventLoop) -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: loop.stop())
     try:
         killer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
         killer.start()
         begin = time.monotonic()
-        reactor.run()
+        loop.run()
         assert time.monotonic() - begin < 5.0
         killer.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_stop_from_another_thread_ends_the_wait(reactor: Reactor) -> None:
-    thread = threading.Timer(0.02, reactor.stop)
+def test_stop_from_another_thread_ends_the_wait(loop: EventLoop) -> None:
+    thread = threading.Timer(0.02, loop.stop)
     thread.start()
-    assert not reactor.run_until(lambda: False, 10.0)
+    assert not loop.run_until(lambda: False, 10.0)
     thread.join()
 
 
-def test_a_stop_that_comes_early_ends_the_next_run_and_only_that(reactor: Reactor) -> None:
-    reactor.stop()
-    reactor.run()
+def test_a_stop_that_comes_early_ends_the_next_run_and_only_that(loop: EventLoop) -> None:
+    loop.stop()
+    loop.run()
     done: list[int] = []
-    reactor.call_later(0.0, lambda: done.append(1))
-    assert reactor.run_until(lambda: bool(done), 2.0)
+    loop.call_later(0.0, lambda: done.append(1))
+    assert loop.run_until(lambda: bool(done), 2.0)
 
 
-def test_what_a_callback_raises_leaves_run(reactor: Reactor) -> None:
+def test_what_a_callback_raises_leaves_run(loop: EventLoop) -> None:
     def fails() -> None:
         raise RuntimeError("the disk is full")
 
-    reactor.call_later(0.0, fails)
+    loop.call_later(0.0, fails)
     with pytest.raises(RuntimeError, match="disk is full"):
-        reactor.run()
+        loop.run()
 
 
-def test_a_watched_socket_is_heard_until_it_is_watched_no_longer(reactor: Reactor) -> None:
+def test_a_watched_socket_is_heard_until_it_is_watched_no_longer(loop: EventLoop) -> None:
     left, right = socket.socketpair()
     with left, right:
         heard: list[bytes] = []
-        reactor.watch(left.fileno(), 1, lambda _events: heard.append(left.recv(10)))
+        loop.watch(left.fileno(), 1, lambda _events: heard.append(left.recv(10)))
         right.send(b"one")
-        assert reactor.run_until(lambda: heard == [b"one"], 2.0)
-        reactor.unwatch(left.fileno())
-        reactor.unwatch(left.fileno())
+        assert loop.run_until(lambda: heard == [b"one"], 2.0)
+        loop.unwatch(left.fileno())
+        loop.unwatch(left.fileno())
         right.send(b"two")
-        assert not reactor.run_until(lambda: len(heard) > 1, 0.05)
+        assert not loop.run_until(lambda: len(heard) > 1, 0.05)
 
 
-def test_a_socket_closed_by_an_earlier_callback_of_the_turn_is_not_called(reactor: Reactor) -> None:
+def test_a_socket_closed_by_an_earlier_callback_of_the_turn_is_not_called(loop: EventLoop) -> None:
     pairs = [socket.socketpair() for _ in range(2)]
     called: list[int] = []
 
     def on_ready(mine: int) -> None:
         called.append(mine)
         other = pairs[1 - mine][0]
-        reactor.unwatch(other.fileno())
+        loop.unwatch(other.fileno())
         other.close()
 
     for i, (near, far) in enumerate(pairs):
-        reactor.watch(near.fileno(), 1, lambda _events, i=i: on_ready(i))
+        loop.watch(near.fileno(), 1, lambda _events, i=i: on_ready(i))
         far.send(b"x")
-    assert reactor.run_until(lambda: bool(called), 2.0)
+    assert loop.run_until(lambda: bool(called), 2.0)
     assert len(called) == 1
-    reactor.unwatch(pairs[called[0]][0].fileno())
+    loop.unwatch(pairs[called[0]][0].fileno())
     for pair in pairs:
         for sock in pair:
             sock.close()
@@ -134,31 +134,31 @@ def test_a_name_is_looked_up_once_for_a_whole_fleet(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket, "getaddrinfo", counting)
     now = [0.0]
-    with Reactor(clock=lambda: now[0]) as reactor:
-        assert reactor.resolve("127.0.0.1", 1883) == reactor.resolve("127.0.0.1", 1883)
+    with EventLoop(clock=lambda: now[0]) as loop:
+        assert loop.resolve("127.0.0.1", 1883) == loop.resolve("127.0.0.1", 1883)
         assert asked == ["127.0.0.1"]
         for _ in range(2):
             with pytest.raises(OSError, match="host name"):
-                reactor.resolve("a..b", 1883)
+                loop.resolve("a..b", 1883)
         assert asked == ["127.0.0.1", "a..b"]
         now[0] = 61.0
-        reactor.resolve("127.0.0.1", 1883)
+        loop.resolve("127.0.0.1", 1883)
         assert len(asked) == 3
 
 
 _MANY = """
 import resource, sys
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Session
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError
 soft, hard = int(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-reactor = Reactor()
+loop = EventLoop()
 settings = BrokerSettings(url="mqtt://127.0.0.1:1")
 try:
     for i in range(300):
-        reactor.add(Session(settings=settings, client_id=f"m{i}", on_message=lambda t, p: None))
+        loop.add(Session(settings=settings, client_id=f"m{i}", on_message=lambda t, p: None))
 except BrokerError as error:
     print("refused:", error)
 print("soft limit", resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.broker.server.mosquitto_config import (
     ServerTls,
@@ -143,10 +143,10 @@ def test_nobody_can_read_what_is_not_theirs(user: Callable[..., Any]) -> None:
     assert readers["stranger"].inbox == []
 
 
-def test_nobody_is_anonymous(guarded: EmbeddedBroker, client: Callable[..., Any], reactor: Reactor) -> None:
+def test_nobody_is_anonymous(guarded: EmbeddedBroker, client: Callable[..., Any], loop: EventLoop) -> None:
     client(guarded.url, "m1")
     with pytest.raises(BrokerError, match="Not authorized"):
-        reactor.run_until(lambda: False, 10.0)
+        loop.run_until(lambda: False, 10.0)
 
 
 def test_the_files_run_a_server_and_a_later_enrolment_is_read_on_sighup(
@@ -268,7 +268,7 @@ def test_a_user_that_does_not_exist_cannot_own_the_files(tmp_path: Path) -> None
 
 
 def test_tls_serves_those_who_know_its_ca_and_no_others(
-    tmp_path: Path, mosquitto: Path, client: Callable[..., Any], reactor: Reactor, pki: Any
+    tmp_path: Path, mosquitto: Path, client: Callable[..., Any], loop: EventLoop, pki: Any
 ) -> None:
     tls = ServerTls(cert_file=pki.cert, key_file=pki.key)
     with EmbeddedBroker(tmp_path / "b", prefer="mosquitto", tls=tls) as broker:
@@ -283,13 +283,13 @@ def test_tls_serves_those_who_know_its_ca_and_no_others(
         writer.session.close()
         client(BrokerSettings(url=broker.url), "unknowing")
         with pytest.raises(BrokerError, match=r"not trusted.*broker\.ca_file"):
-            reactor.run_until(lambda: False, 10.0)
+            loop.run_until(lambda: False, 10.0)
         plain = client(f"mqtt://127.0.0.1:{broker.port}", "plain")
-        assert not reactor.run_until(lambda: plain.session.connected, 0.3)
+        assert not loop.run_until(lambda: plain.session.connected, 0.3)
 
 
 def test_tls_can_ask_for_the_clients_certificate(
-    tmp_path: Path, mosquitto: Path, client: Callable[..., Any], reactor: Reactor, pki: Any
+    tmp_path: Path, mosquitto: Path, client: Callable[..., Any], loop: EventLoop, pki: Any
 ) -> None:
     tls = ServerTls(cert_file=pki.cert, key_file=pki.key, ca_file=pki.ca)
     with EmbeddedBroker(tmp_path / "b", prefer="mosquitto", tls=tls) as broker:
@@ -298,7 +298,7 @@ def test_tls_can_ask_for_the_clients_certificate(
         )
         client(settings, "known").connected()
         unknown = client(BrokerSettings(url=broker.url, ca_file=str(pki.ca)), "unknown")
-        assert not reactor.run_until(lambda: unknown.session.connected, 0.5)
+        assert not loop.run_until(lambda: unknown.session.connected, 0.5)
         assert "certificate" in str(unknown.session.last_error).lower()
 
 

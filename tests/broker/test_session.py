@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
@@ -36,7 +36,7 @@ def test_the_will_is_sent_when_a_client_vanishes(any_broker: EmbeddedBroker, cli
     reader = client(any_broker.url, "reader", subscriptions=["gridhe/v1/status/#"]).connected()
     will = Message(topic="gridhe/v1/status/m1", payload=b"offline", retain=True)
     meter = client(any_broker.url, "m1", will=will).connected()
-    meter.reactor.remove(meter.session)
+    meter.loop.remove(meter.session)
     assert reader.receives(1) == [("gridhe/v1/status/m1", b"offline")]
 
 
@@ -75,13 +75,13 @@ def test_messages_for_a_client_that_is_away_wait_for_it(any_broker: EmbeddedBrok
 
 
 def test_a_killed_broker_is_found_again_and_filters_are_renewed(
-    any_broker: EmbeddedBroker, client: Callable, reactor: Reactor
+    any_broker: EmbeddedBroker, client: Callable, loop: EventLoop
 ) -> None:
     reader = client(any_broker.url, "reader", subscriptions=["gridhe/v1/batch/#"]).connected()
     writer = client(any_broker.url, "writer").connected()
     writer.publish("gridhe/v1/batch/n/m1", bytes(3_000_000))
     any_broker.kill()
-    assert reactor.run_until(lambda: not (writer.session.connected or reader.session.connected), 10.0)
+    assert loop.run_until(lambda: not (writer.session.connected or reader.session.connected), 10.0)
     assert writer.session.in_flight == 0
     assert not writer.session.publish(Message(topic="gridhe/v1/batch/n/m1", payload=b"kept by the caller"))
     assert not writer.session.writable
@@ -96,13 +96,13 @@ def test_a_killed_broker_is_found_again_and_filters_are_renewed(
 
 
 def test_a_broker_that_comes_late_is_waited_for(
-    tmp_path: Path, mosquitto: Path, client: Callable, reactor: Reactor
+    tmp_path: Path, mosquitto: Path, client: Callable, loop: EventLoop
 ) -> None:
     broker = EmbeddedBroker(tmp_path / "broker", prefer="mosquitto")
     with broker:
         url = broker.url
     early = client(url, "early")
-    assert not reactor.run_until(lambda: early.session.connected, 0.3)
+    assert not loop.run_until(lambda: early.session.connected, 0.3)
     assert "refused" in str(early.session.unreachable())
     assert early.session.unreachable().exit_code == 7
     with broker:
@@ -111,54 +111,52 @@ def test_a_broker_that_comes_late_is_waited_for(
 
 
 def test_a_wrong_password_ends_a_first_connection_with_the_way_out(
-    tmp_path: Path, mosquitto: Path, client: Callable, reactor: Reactor
+    tmp_path: Path, mosquitto: Path, client: Callable, loop: EventLoop
 ) -> None:
     with EmbeddedBroker(tmp_path / "b", prefer="mosquitto", users={"m1": "right"}) as broker:
         client(broker.url, "m1", username="m1", password="right").connected()
         client(broker.url, "m2", username="m1", password="wrong-secret")
         with pytest.raises(BrokerError, match=r"refuses user 'm1'.*Not authorized.*enrol") as raised:
-            reactor.run_until(lambda: False, 10.0)
+            loop.run_until(lambda: False, 10.0)
         assert "wrong-secret" not in str(raised.value)
 
 
 def test_a_password_that_is_refused_later_is_tried_again(
-    tmp_path: Path, mosquitto: Path, client: Callable, reactor: Reactor
+    tmp_path: Path, mosquitto: Path, client: Callable, loop: EventLoop
 ) -> None:
     users = {"m1": "right"}
     with EmbeddedBroker(tmp_path / "b", prefer="mosquitto", users=users) as broker:
         meter = client(broker.url, "m1", username="m1", password="right").connected()
         users["m1"] = "changed"
         broker.restart()
-        assert reactor.run_until(lambda: "Not authorized" in str(meter.session.last_error), 10.0)
+        assert loop.run_until(lambda: "Not authorized" in str(meter.session.last_error), 10.0)
         users["m1"] = "right"
         broker.restart()
         meter.connected()
 
 
 def test_iotcore_hangs_up_on_a_wrong_password_and_the_session_says_what_that_may_mean(
-    tmp_path: Path, client: Callable, reactor: Reactor
+    tmp_path: Path, client: Callable, loop: EventLoop
 ) -> None:
     with EmbeddedBroker(tmp_path / "b", prefer="iotcore", users={"m1": "right"}) as broker:
         client(broker.url, "m1", username="m1", password="right").connected()
         wrong = client(broker.url, "m2", username="m1", password="wrong")
-        assert not reactor.run_until(lambda: wrong.session.connected, 0.5)
+        assert not loop.run_until(lambda: wrong.session.connected, 0.5)
         assert "may not know this user" in str(wrong.session.unreachable())
 
 
-def test_what_on_message_raises_leaves_run(
-    broker: EmbeddedBroker, client: Callable, reactor: Reactor
-) -> None:
+def test_what_on_message_raises_leaves_run(broker: EmbeddedBroker, client: Callable, loop: EventLoop) -> None:
     def full(_topic: str, _payload: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     client(broker.url, "reader", subscriptions=["gridhe/v1/#"], on_message=full).connected()
     client(broker.url, "writer").connected().publish("gridhe/v1/x", b"1")
     with pytest.raises(OSError, match="No space left"):
-        reactor.run_until(lambda: False, 10.0)
+        loop.run_until(lambda: False, 10.0)
 
 
 def test_a_callback_may_publish_subscribe_and_close(
-    broker: EmbeddedBroker, client: Callable, reactor: Reactor
+    broker: EmbeddedBroker, client: Callable, loop: EventLoop
 ) -> None:
     reader = client(broker.url, "reader", subscriptions=["gridhe/v1/receipt/#"]).connected()
 
@@ -173,7 +171,7 @@ def test_a_callback_may_publish_subscribe_and_close(
         writer.publish("gridhe/v1/batch/n/m1", b"")
     assert reader.receives(1) == [("gridhe/v1/receipt/m1", b"gridhe/v1/batch/n/m1")]
     assert not echo.session.connected
-    assert not reactor.run_until(lambda: len(reader.inbox) > 1, 0.1)
+    assert not loop.run_until(lambda: len(reader.inbox) > 1, 0.1)
 
 
 def test_more_messages_than_the_brokers_window_arrive_in_order(
@@ -192,7 +190,7 @@ def test_more_messages_than_the_brokers_window_arrive_in_order(
 
 
 def test_a_session_that_owes_much_is_not_writable_until_it_is_acknowledged(
-    any_broker: EmbeddedBroker, client: Callable, reactor: Reactor
+    any_broker: EmbeddedBroker, client: Callable, loop: EventLoop
 ) -> None:
     writer = client(any_broker.url, "writer").connected()
     assert writer.session.writable
@@ -221,27 +219,27 @@ def test_qos_0_is_done_when_it_is_written(broker: EmbeddedBroker, client: Callab
 
 
 def test_two_hundred_sessions_share_one_reactor_and_survive_a_restart(
-    tmp_path: Path, mosquitto: Path, client: Callable, reactor: Reactor
+    tmp_path: Path, mosquitto: Path, client: Callable, loop: EventLoop
 ) -> None:
     with EmbeddedBroker(tmp_path / "b", prefer="mosquitto") as broker:
         meters = [client(broker.url, f"m{i}", subscriptions=[f"gridhe/v1/receipt/m{i}"]) for i in range(200)]
-        assert reactor.run_until(lambda: all(meter.session.connected for meter in meters), 30.0)
+        assert loop.run_until(lambda: all(meter.session.connected for meter in meters), 30.0)
         broker.kill()
-        assert reactor.run_until(lambda: not any(meter.session.connected for meter in meters), 30.0)
+        assert loop.run_until(lambda: not any(meter.session.connected for meter in meters), 30.0)
         broker.restart()
-        assert reactor.run_until(lambda: all(meter.session.connected for meter in meters), 30.0)
+        assert loop.run_until(lambda: all(meter.session.connected for meter in meters), 30.0)
         for i, meter in enumerate(meters):
             meter.publish(f"gridhe/v1/receipt/m{i}", b"%d" % i)
-        assert reactor.run_until(lambda: all(meter.inbox for meter in meters), 30.0)
+        assert loop.run_until(lambda: all(meter.inbox for meter in meters), 30.0)
         for i, meter in enumerate(meters):
             assert meter.inbox == [(f"gridhe/v1/receipt/m{i}", b"%d" % i)]
 
 
 def test_two_clients_with_one_id_are_told_what_goes_on(
-    broker: EmbeddedBroker, client: Callable, reactor: Reactor
+    broker: EmbeddedBroker, client: Callable, loop: EventLoop
 ) -> None:
     twins = [client(broker.url, "m1") for _ in range(2)]
-    assert reactor.run_until(lambda: any("another client" in str(t.session.last_error) for t in twins), 20.0)
+    assert loop.run_until(lambda: any("another client" in str(t.session.last_error) for t in twins), 20.0)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker, available
 from gridhe.config.settings import BrokerSettings
@@ -263,20 +263,20 @@ def retained(url: str, *first: Message) -> dict[str, bytes]:
     """What is retained at a broker, after publishing `first`."""
     heard: dict[str, bytes] = {}
     settings = BrokerSettings(url=url, session_expiry_s=0)
-    with Reactor() as reactor:
+    with EventLoop() as loop:
         writer = Session(settings=settings, client_id="writer", on_message=lambda *_: None)
-        reactor.add(writer)
-        assert reactor.run_until(lambda: writer.connected, 10)
+        loop.add(writer)
+        assert loop.run_until(lambda: writer.connected, 10)
         for message in first:
             assert writer.publish(message)
-        assert reactor.run_until(lambda: writer.in_flight == 0, 10)
+        assert loop.run_until(lambda: writer.in_flight == 0, 10)
         reader = Session(
             settings=settings, client_id="reader", on_message=heard.__setitem__, subscriptions=["#"]
         )
-        reactor.add(reader)
-        assert reactor.run_until(lambda: reader.connected, 10)
+        loop.add(reader)
+        assert loop.run_until(lambda: reader.connected, 10)
         reader.publish(Message(topic="probe", payload=b"?"))
-        assert reactor.run_until(lambda: "probe" in heard, 10)
+        assert loop.run_until(lambda: "probe" in heard, 10)
         reader.close()
         writer.close()
     return {topic: payload for topic, payload in heard.items() if topic != "probe" and payload}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings, ReleaseSettings, Settings
@@ -47,7 +47,7 @@ def broker(small_authority: Any, tmp_path: Path, mosquitto: Path) -> Iterator[Em
 class Peer:
     """An aggregator's end: what it hears, by topic."""
 
-    def __init__(self, reactor: Reactor, settings: BrokerSettings, password: str) -> None:
+    def __init__(self, loop: EventLoop, settings: BrokerSettings, password: str) -> None:
         self.heard: dict[str, bytes] = {}
         self.session = Session(
             settings=settings,
@@ -59,25 +59,25 @@ class Peer:
                 f"{topics.PREFIX}/{each}" for each in ("plan/#", "roster/#", "status/#", "receipt/agg1")
             ],
         )
-        reactor.add(self.session)
+        loop.add(self.session)
 
     def send(self, group: str, payload: bytes) -> None:
         assert self.session.publish(Message(topic=topics.total(group), payload=payload))
 
 
 @pytest.fixture
-def peer_of(small_authority: Any, broker: EmbeddedBroker) -> Callable[[Reactor], Peer]:
+def peer_of(small_authority: Any, broker: EmbeddedBroker) -> Callable[[EventLoop], Peer]:
     password = load_aggregator(small_authority.home / "credentials" / "aggregator-agg1.json").password
-    return lambda reactor: Peer(reactor, BrokerSettings(url=broker.url), password)
+    return lambda loop: Peer(loop, BrokerSettings(url=broker.url), password)
 
 
 @pytest.fixture
-def receiver_of(small_authority: Any, broker: EmbeddedBroker) -> Callable[[Reactor, Inbox], Receiver]:
+def receiver_of(small_authority: Any, broker: EmbeddedBroker) -> Callable[[EventLoop, Inbox], Receiver]:
     authority = small_authority.authority
 
-    def made(reactor: Reactor, inbox: Inbox) -> Receiver:
+    def made(loop: EventLoop, inbox: Inbox) -> Receiver:
         return Receiver(
-            reactor,
+            loop,
             settings=BrokerSettings(url=broker.url),
             password=authority.broker_password,
             inbox=inbox,
@@ -93,25 +93,25 @@ def receiver_of(small_authority: Any, broker: EmbeddedBroker) -> Callable[[React
 
 def test_an_authority_online_publishes_and_receipts_what_it_has_stored(
     small_authority: Any,
-    peer_of: Callable[[Reactor], Peer],
-    receiver_of: Callable[[Reactor, Inbox], Receiver],
+    peer_of: Callable[[EventLoop], Peer],
+    receiver_of: Callable[[EventLoop, Inbox], Receiver],
     tmp_path: Path,
 ) -> None:
     authority = small_authority.authority
     payload = small_authority.total("north/f1")
     inbox = Inbox(tmp_path / "inbox.db")
-    with Reactor() as reactor:
-        peer = peer_of(reactor)
-        receiver = receiver_of(reactor, inbox)
+    with EventLoop() as loop:
+        peer = peer_of(loop)
+        receiver = receiver_of(loop, inbox)
         receiver.connect(WAIT_S)
-        assert reactor.run_until(lambda: topics.STATUS_AUTHORITY in peer.heard, WAIT_S)
+        assert loop.run_until(lambda: topics.STATUS_AUTHORITY in peer.heard, WAIT_S)
         assert Status.decode(peer.heard[topics.STATUS_AUTHORITY]).online
         bundle = Bundle.decode(peer.heard[topics.PLAN_CURRENT], authority.verify_key)
         assert peer.heard[topics.plan(bundle.plan.plan_id)] == peer.heard[topics.PLAN_CURRENT]
         assert Roster.decode(peer.heard[topics.ROSTER_CURRENT], authority.verify_key).version >= 1
 
         peer.send("north/f1", payload)
-        assert reactor.run_until(lambda: topics.receipt("agg1") in peer.heard, WAIT_S)
+        assert loop.run_until(lambda: topics.receipt("agg1") in peer.heard, WAIT_S)
         receipt = TotalReceipt.decode(
             peer.heard.pop(topics.receipt("agg1")),
             derive_key(authority.vault.secrets.ingest_secret, "aggregator/agg1"),
@@ -120,36 +120,34 @@ def test_an_authority_online_publishes_and_receipts_what_it_has_stored(
         assert [letter.group for letter in inbox.letters()] == ["north/f1"]
 
         peer.send("north/f1", payload)  # the receipt was lost
-        assert reactor.run_until(lambda: topics.receipt("agg1") in peer.heard, WAIT_S)
+        assert loop.run_until(lambda: topics.receipt("agg1") in peer.heard, WAIT_S)
         assert receiver.stored == 1
         assert len(inbox.letters()) == 1
         receiver.close()
-        assert reactor.run_until(
-            lambda: not Status.decode(peer.heard[topics.STATUS_AUTHORITY]).online, WAIT_S
-        )
+        assert loop.run_until(lambda: not Status.decode(peer.heard[topics.STATUS_AUTHORITY]).online, WAIT_S)
     inbox.close()
 
 
 def test_junk_is_counted_by_reason_and_never_stored(
     small_authority: Any,
-    peer_of: Callable[[Reactor], Peer],
-    receiver_of: Callable[[Reactor, Inbox], Receiver],
+    peer_of: Callable[[EventLoop], Peer],
+    receiver_of: Callable[[EventLoop, Inbox], Receiver],
     tmp_path: Path,
 ) -> None:
     good = small_authority.total("north/f1")
     inbox = Inbox(tmp_path / "inbox.db")
-    with Reactor() as reactor:
-        peer = peer_of(reactor)
-        receiver = receiver_of(reactor, inbox)
+    with EventLoop() as loop:
+        peer = peer_of(loop)
+        receiver = receiver_of(loop, inbox)
         receiver.connect(WAIT_S)
-        assert reactor.run_until(lambda: peer.session.connected, WAIT_S)
+        assert loop.run_until(lambda: peer.session.connected, WAIT_S)
         peer.send("north/f1", b"junk")
         peer.send("north/f2", good)
         peer.send("north/f1", small_authority.total("north/f1", key=SigningKey.generate()))
         peer.send("north/f1", small_authority.total("north/f1", aggregator="agg9"))
         peer.send("north/f1", small_authority.total("north/f1", ciphertext=b"short"))
         peer.send("north/f1", good)
-        assert reactor.run_until(lambda: receiver.stored == 1, WAIT_S)
+        assert loop.run_until(lambda: receiver.stored == 1, WAIT_S)
         assert receiver.counts == {"malformed": 1, "topic": 1, "signature": 1, "not_enrolled": 1, "size": 1}
         receiver.close()
     assert len(inbox.letters()) == 1
@@ -163,7 +161,7 @@ def with_broker(settings: Settings, broker: EmbeddedBroker, *, publish: bool = F
 
 
 def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
-    small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[Reactor], Peer]
+    small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[EventLoop], Peer]
 ) -> None:
     payloads = {
         "north/f1": small_authority.total("north/f1", {"north/f1": 10}),
@@ -171,14 +169,14 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
         "grid": small_authority.total("grid", {"north/f1": 10, "north/f2": 6, "north/f3": 4}),
     }
     forged = small_authority.total("north/f3", key=SigningKey.generate())
-    with Reactor() as reactor:
-        peer = peer_of(reactor)
-        assert reactor.run_until(lambda: peer.session.connected, WAIT_S)
+    with EventLoop() as loop:
+        peer = peer_of(loop)
+        assert loop.run_until(lambda: peer.session.connected, WAIT_S)
         publish_bundles(small_authority.authority, with_broker(small_authority.settings, broker))
-        assert reactor.run_until(lambda: topics.ROSTER_CURRENT in peer.heard, WAIT_S)
+        assert loop.run_until(lambda: topics.ROSTER_CURRENT in peer.heard, WAIT_S)
         seen: list[Outcome] = []
         settings = with_broker(small_authority.settings, broker)
-        thread = threading.Thread(target=reactor.run)
+        thread = threading.Thread(target=loop.run)
         thread.start()
         try:
             with ReleaseService(small_authority.authority, settings, emit=seen.append) as service:
@@ -189,12 +187,12 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
                     for group, payload in payloads.items():
                         peer.send(group, payload)
 
-                reactor.every(0.2, send)
-                stop = threading.Timer(2.0, reactor.stop)
+                loop.every(0.2, send)
+                stop = threading.Timer(2.0, loop.stop)
                 stop.start()
                 outcomes = service.online(idle_s=1.0, follow=False)
         finally:
-            reactor.stop()
+            loop.stop()
             thread.join()
     assert [(o.letter.group, o.rule) for o in outcomes] == [
         ("grid", ""),
@@ -209,7 +207,7 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
 
 
 def test_following_releases_as_totals_come_publishes_them_and_takes_up_enrolments_until_sigterm(
-    small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[Reactor], Peer]
+    small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[EventLoop], Peer]
 ) -> None:
     import json
 
@@ -281,7 +279,7 @@ def test_following_releases_as_totals_come_publishes_them_and_takes_up_enrolment
 
 
 def test_a_follower_releases_although_totals_never_pause(
-    small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[Reactor], Peer]
+    small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[EventLoop], Peer]
 ) -> None:
     payload = small_authority.total("north/f1")
     settings = with_broker(small_authority.settings, broker)
@@ -291,11 +289,11 @@ def test_a_follower_releases_although_totals_never_pause(
         released.append(outcome.letter.group)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with Reactor() as reactor:
-        peer = peer_of(reactor)
-        assert reactor.run_until(lambda: peer.session.connected, WAIT_S)
-        reactor.every(0.05, lambda: peer.send("north/f1", payload))  # the quiet time below never comes
-        thread = threading.Thread(target=reactor.run)
+    with EventLoop() as loop:
+        peer = peer_of(loop)
+        assert loop.run_until(lambda: peer.session.connected, WAIT_S)
+        loop.every(0.05, lambda: peer.send("north/f1", payload))  # the quiet time below never comes
+        thread = threading.Thread(target=loop.run)
         watchdog = threading.Timer(2 * WAIT_S, lambda: os.kill(os.getpid(), signal.SIGTERM))
         thread.start()
         watchdog.start()
@@ -304,7 +302,7 @@ def test_a_follower_releases_although_totals_never_pause(
                 service.online(idle_s=0.3, follow=True)
         finally:
             watchdog.cancel()
-            reactor.stop()
+            loop.stop()
             thread.join()
     assert released == ["north/f1"]
 

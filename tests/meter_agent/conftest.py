@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tenseal as ts
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
@@ -127,14 +127,14 @@ class Receiver:
 
     def __init__(self, url: str, authority: SmallAuthority) -> None:
         self.authority = authority
-        self.reactor = Reactor()
+        self.loop = EventLoop()
         self.session = Session(
             settings=BrokerSettings(url=url),
             client_id="aggregator-test",
             on_message=self._on_message,
             subscriptions=[f"{topics.PREFIX}/batch/#", f"{topics.PREFIX}/status/#"],
         )
-        self.reactor.add(self.session)
+        self.loop.add(self.session)
         self.payloads: dict[tuple[str, int], list[bytes]] = {}  # (meter, window): every copy that came
         self.plans: dict[tuple[str, int], str] = {}
         self.statuses: dict[str, list[Status]] = {}
@@ -171,13 +171,11 @@ class Receiver:
         self.publish(topics.status_aggregator("test"), status.encode(), retain=True)
 
     def wait(self, predicate: Callable[[], bool], timeout_s: float = 60.0) -> None:
-        assert self.reactor.run_until(predicate, timeout_s), "what the test waits for did not happen"
+        assert self.loop.run_until(predicate, timeout_s), "what the test waits for did not happen"
 
     def until_exit(self, process: "subprocess.Popen[bytes]", timeout_s: float = 60.0) -> int:
         """Serve until the process ends; its exit code."""
-        ended = self.reactor.every(
-            0.02, lambda: None
-        )  # so that the reactor looks at the process now and then
+        ended = self.loop.every(0.02, lambda: None)  # so that the loop looks at the process now and then
         self.wait(lambda: process.poll() is not None, timeout_s)
         ended.cancel()
         assert process.returncode is not None
@@ -188,7 +186,7 @@ class Receiver:
 
     def close(self) -> None:
         self.session.close()
-        self.reactor.close()
+        self.loop.close()
 
 
 @pytest.fixture

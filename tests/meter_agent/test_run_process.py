@@ -207,7 +207,7 @@ def test_a_meter_that_knows_a_plan_seals_offline_and_delivers_when_the_broker_is
     assert receiver.until_exit(start("run", *device, "--windows", "1")) == 0
     broker.stop()
     offline = start("run", *device, "--windows", "4")
-    watcher = receiver.reactor.every(0.05, lambda: None)
+    watcher = receiver.loop.every(0.05, lambda: None)
     receiver.wait(lambda: _peek(tmp_path / "state", "SELECT count(*) FROM batches") == 3)
     watcher.cancel()
     broker.start()
@@ -303,7 +303,7 @@ def test_readings_of_the_open_window_survive_a_kill(
     receiver.wait(lambda: len(receiver.payloads) == 2)
     killed_s = time.time()
     hours = int((killed_s - (present * DAY_S)) // 3_600)
-    watcher = receiver.reactor.every(0.05, lambda: None)
+    watcher = receiver.loop.every(0.05, lambda: None)
     receiver.wait(lambda: (_journal_s(tmp_path / "state") or 0) >= present * DAY_S + (hours - 1) * 3_600)
     watcher.cancel()
     process.kill()

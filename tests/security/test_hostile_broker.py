@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Session
 from gridhe.config.settings import BrokerSettings
 
@@ -65,7 +65,7 @@ def test_no_bytes_from_a_broker_end_a_client(liar: socket.socket, seed: int) -> 
     rng = random.Random(seed)
     heard: list[str] = []
     came = 0
-    with Reactor() as reactor:
+    with EventLoop() as loop:
         session = Session(
             settings=BrokerSettings(
                 url=f"mqtt://127.0.0.1:{liar.getsockname()[1]}", reconnect_min_s=0.001, reconnect_max_s=0.01
@@ -89,8 +89,8 @@ def test_no_bytes_from_a_broker_end_a_client(liar: socket.socket, seed: int) -> 
             if came <= 150:
                 peer.shutdown(socket.SHUT_WR)
 
-        reactor.every(0.001, welcome)
-        reactor.add(session)
-        assert reactor.run_until(lambda: "honest" in heard, 60), (came, session.last_error)
+        loop.every(0.001, welcome)
+        loop.add(session)
+        assert loop.run_until(lambda: "honest" in heard, 60), (came, session.last_error)
         for peer in peers:
             peer.close()

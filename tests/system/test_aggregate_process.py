@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
@@ -33,15 +33,15 @@ class Outside:
         self.grid = grid
         self.totals: dict[tuple[str, int, int], Total] = {}
         self.receipted: set[tuple[str, int]] = set()
-        self.reactor = Reactor()
+        self.loop = EventLoop()
         self.session = Session(
             settings=BrokerSettings(url=url),
             client_id="outside",
             on_message=self.hear,
             subscriptions=[f"{topics.PREFIX}/total/#", f"{topics.PREFIX}/receipt/#"],
         )
-        self.reactor.add(self.session)
-        assert self.reactor.run_until(lambda: self.session.connected, 10)
+        self.loop.add(self.session)
+        assert self.loop.run_until(lambda: self.session.connected, 10)
         entries = [RosterEntry(meter, grid.group_of(meter)) for meter in grid.meters]
         self.say(topics.PLAN_CURRENT, grid.bundle.encode(grid.authority), retain=True)
         self.say(topics.ROSTER_CURRENT, Roster.of(1, entries).encode(grid.authority), retain=True)
@@ -70,12 +70,12 @@ class Outside:
         for _ in range(30):
             for meter, window in envelopes.keys() - self.receipted:
                 self.say(topics.batch(self.grid.group_of(meter), meter), envelopes[meter, window])
-            if self.reactor.run_until(lambda: envelopes.keys() <= self.receipted, 1):
+            if self.loop.run_until(lambda: envelopes.keys() <= self.receipted, 1):
                 return
         raise AssertionError(f"not receipted: {envelopes.keys() - self.receipted}")
 
     def until(self, what) -> None:
-        assert self.reactor.run_until(what, 30), (self.totals.keys(), len(self.receipted))
+        assert self.loop.run_until(what, 30), (self.totals.keys(), len(self.receipted))
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def aggregate(grid, broker: EmbeddedBroker, tmp_path: Path) -> Iterator:
 def outside(grid, broker: EmbeddedBroker) -> Iterator[Outside]:
     everybody = Outside(grid, broker.url)
     yield everybody
-    everybody.reactor.close()
+    everybody.loop.close()
 
 
 def test_it_folds_receipts_publishes_and_stops_cleanly(grid, outside, aggregate, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_kill_9_between_batches_loses_nothing(grid, outside, aggregate) -> None:
     for sent, ((meter, _), payload) in enumerate(envelopes.items(), 1):
         outside.say(topics.batch(grid.group_of(meter), meter), payload)
         if sent in (7, 15):
-            outside.reactor.run_until(lambda: False, 0.3)
+            outside.loop.run_until(lambda: False, 0.3)
             process.kill()
             process.wait()
             process = aggregate("--set", "aggregator.commit_interval_s=0.2")
@@ -176,7 +176,7 @@ def test_memory_is_flat_over_twenty_thousand_batches(make_grid, broker, tmp_path
             assert process.wait(timeout=20) == 0
         finally:
             process.kill()
-            outside.reactor.close()
+            outside.loop.close()
     for window in range(WINDOW, WINDOW + 200):
         assert np.array_equal(grid.decrypted(outside.totals["grid", window, 0]), expected)
     # After a warm-up of 3,000 batches; SQLite's page cache and Python's arenas breathe by a few MB.

@@ -50,7 +50,7 @@ def password(user: str) -> str:
 
 
 class World:
-    """An authority, an aggregator, an honest meter and a rogue one around one broker, on one reactor."""
+    """An authority, an aggregator, an honest meter and a rogue one around one broker, on one loop."""
 
     def __init__(self, grid: Any, broker: EmbeddedBroker, folder: Path) -> None:
         self.grid = grid
@@ -64,12 +64,12 @@ class World:
             state_dir=folder / "service",
             now=lambda: grid.now,
         )
-        self.reactor = self.service._reactor
-        self.reactor.add(self.service._session)
+        self.loop = self.service._loop
+        self.loop.add(self.service._session)
         self.engine = self.service._engine
         self.inbox = Inbox(folder / "inbox.db")
         self.authority = Receiver(
-            self.reactor,
+            self.loop,
             settings=self.settings,
             password=password("authority"),
             inbox=self.inbox,
@@ -104,7 +104,7 @@ class World:
             on_message=hear,
             subscriptions=filters,
         )
-        self.reactor.add(session)
+        self.loop.add(session)
         self.until(lambda: session.connected)
         return session
 
@@ -115,7 +115,7 @@ class World:
             self.book.add(payload)
 
     def until(self, what: Callable[[], bool], timeout_s: float = 60.0) -> None:
-        assert self.reactor.run_until(what, timeout_s), (self.engine.counters, self.authority.counts)
+        assert self.loop.run_until(what, timeout_s), (self.engine.counters, self.authority.counts)
 
     def attempt(self, topic: str, payloads: Iterator[bytes], *, retain: bool = False) -> None:
         """The rogue's thousand messages, each answered by the broker."""
@@ -143,7 +143,7 @@ class World:
         assert (grid.decrypted(totals["grid", WINDOW, 0]) == grid.expected(grid.meters)).all()
 
     def close(self) -> None:
-        self.reactor.close()
+        self.loop.close()
         self.service._database.close()
         self.inbox.close()
 
@@ -376,7 +376,7 @@ def test_a_thousand_wildcard_subscriptions_hear_nothing_of_others(
     rng = random.Random(7)
     filters = random_filters(rng)
     if user == "authority":
-        world.reactor.remove(world.authority.session)
+        world.loop.remove(world.authority.session)
     reader = world.session(
         user, lambda topic, _: heard.append(topic), *(next(filters) for _ in range(ATTEMPTS))
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.broker.client.loop import Reactor
+from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError
@@ -152,7 +152,7 @@ def refused_without_a_fitting_certificate(shell: Shell) -> None:
         "m1's": {"cert_file": own / "m1.crt", "key_file": own / "m1.key"},
     }
     heard: list[str] = []
-    with Reactor() as reactor:
+    with EventLoop() as loop:
         for what, files in cases.items():
             fresh = settings.model_copy(update={f"client_{name}": str(path) for name, path in files.items()})
             # It says that it is the authority, with a password that would be fine; its certificate decides.
@@ -164,17 +164,17 @@ def refused_without_a_fitting_certificate(shell: Shell) -> None:
                 on_message=lambda topic, _: heard.append(topic),
                 subscriptions=["gridhe/v1/total/#", "gridhe/v1/batch/#", "gridhe/v1/plan/#"],
             )
-            reactor.add(session)
+            loop.add(session)
             connected = False
             with suppress(BrokerError):
-                connected = reactor.run_until(lambda s=session: s.connected, 2)
+                connected = loop.run_until(lambda s=session: s.connected, 2)
             assert connected == (what == "m1's"), what
             if connected:
                 for topic in ("gridhe/v1/total/north/f1", "gridhe/v1/batch/north/f1/m2"):
                     session.publish(Message(topic=topic, payload=b"forged"))
-                reactor.run_until(lambda s=session: s.in_flight == 0, 5)
+                loop.run_until(lambda s=session: s.in_flight == 0, 5)
                 assert session.refused == 2
-            reactor.remove(session)
+            loop.remove(session)
     assert set(heard) <= {"gridhe/v1/plan/current"} | {t for t in heard if t.startswith("gridhe/v1/plan/p")}
 
 
@@ -187,12 +187,12 @@ def revoked_though_its_certificate_is_still_valid(shell: Shell, broker: "subproc
         client_key_file=str(own / "m2.key"),
     )
     mine = Message(topic="gridhe/v1/batch/north/f1/m2", payload=b"x")
-    with Reactor() as reactor:
+    with EventLoop() as loop:
         session = Session(settings=settings, client_id="m2", on_message=lambda *_: None)
-        reactor.add(session)
-        assert reactor.run_until(lambda: session.connected, 5)
+        loop.add(session)
+        assert loop.run_until(lambda: session.connected, 5)
         assert session.publish(mine)
-        assert reactor.run_until(lambda: session.in_flight == 0, 5)
+        assert loop.run_until(lambda: session.in_flight == 0, 5)
         assert session.refused == 0
         shell.run("gridhe-keyring", "enrol", "--home", "authority", "--revoke", "m2")
         broker.send_signal(signal.SIGHUP)
@@ -200,7 +200,7 @@ def revoked_though_its_certificate_is_still_valid(shell: Shell, broker: "subproc
         def refused() -> bool:  # by then it has been thrown off, or its messages are not taken
             return session.connected and session.publish(mine) and session.refused > 0
 
-        assert reactor.run_until(refused, 10) or not session.connected
+        assert loop.run_until(refused, 10) or not session.connected
 
 
 def stays_away_from_a_broker_it_cannot_trust(shell: Shell) -> None:
@@ -210,10 +210,10 @@ def stays_away_from_a_broker_it_cannot_trust(shell: Shell) -> None:
         BrokerSettings(url=url.replace("127.0.0.1", "localhost"), ca_file=ca),  # not the certificate's name
     ):
         session = Session(settings=settings, client_id="careful", on_message=lambda *_: None)
-        with Reactor() as reactor:
-            reactor.add(session)
+        with EventLoop() as loop:
+            loop.add(session)
             with pytest.raises(BrokerError, match="certificate that is not trusted"):
-                reactor.run_until(lambda s=session: s.connected, 10)
+                loop.run_until(lambda s=session: s.connected, 10)
 
 
 def test_plain_mqtt_to_another_machine_needs_a_word_that_says_so(shell: Shell) -> None:

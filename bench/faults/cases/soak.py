@@ -114,7 +114,7 @@ class _Watch:
         self._cluster = cluster
         self._born: dict[int, float] = {}
         self.samples: dict[str, list[tuple[float, int]]] = {}
-        cluster.reactor.every(1.0, self._look)
+        cluster.loop.every(1.0, self._look)
 
     def _look(self) -> None:
         broker = self._cluster.broker.pid
