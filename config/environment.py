@@ -1,20 +1,37 @@
 """The environment's part: `GRIDHE_<SECTION>__<KEY>`, two underscores between the levels.
 
 `GRIDHE_BROKER__URL=mqtts://broker:8883` sets `broker.url`; `GRIDHE_PLAN__QUANTITIES__0__LARGEST=5000`
-sets the first quantity's. Any other variable that begins with GRIDHE_ is a typing mistake and is refused,
-but for those in VARIABLES.
+sets the first quantity's. Another name with two underscores is a typing mistake and is refused.
+
+A name without them is no setting: Docker and Kubernetes give a container variables named after the services
+around it (GRIDHE_BROKER_PORT, GRIDHE_BROKER_SERVICE_HOST, GRIDHE_BROKER_PORT_1883_TCP_ADDR). Those are left
+alone; one that is nearly a name of ours is reported (`unused_variables`), but stops nothing.
 """
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from gridhe.config.document import KeyPath, parse_value
+from gridhe.config.settings import Settings
 from gridhe.errors import ConfigError
 
-__all__ = ["PREFIX", "VARIABLES", "any_item", "from_environment", "variable_name"]
+__all__ = [
+    "PREFIX",
+    "VARIABLES",
+    "any_item",
+    "from_environment",
+    "is_setting",
+    "unused_variables",
+    "variable_name",
+]
 
 PREFIX = "GRIDHE_"
+_SECTIONS = frozenset(name.upper() for name in Settings.model_fields)
+# What Docker and Kubernetes name after a service gridhe-...; _ENV_ repeats the other container's variables.
+_LINKED = re.compile(r"GRIDHE_(\w+_)?(ENV_\w+|NAME|(SERVICE_)?PORT(_\w+)?|SERVICE_HOST)")
+_NEAR = 0.8  # how alike a name must be to ours (difflib's ratio) to be reported as a likely mistake
 
 # Variables that are no setting, and what each is for.
 VARIABLES: Mapping[str, str] = {
@@ -41,16 +58,40 @@ def from_environment(
     """Yield (path, value, variable's name) of every setting in `environ`, a section before its keys.
 
     `settings` are the paths that exist, with 0 for any item of a list. Raises ConfigError for a GRIDHE_
-    variable that is none of them.
+    variable with two underscores that is none of them.
     """
-    for name in sorted(environ):
-        if not name.startswith(PREFIX) or name in VARIABLES:
-            continue
+    for name in filter(is_setting, sorted(environ)):
         parts = name.removeprefix(PREFIX).split("__")
         path: KeyPath = tuple(int(part) if part.isdecimal() else part.lower() for part in parts)
         if name != name.upper() or any_item(path) not in settings:
-            raise ConfigError(f"unknown environment variable {name}{_hint(name, settings)}")
+            near = _nearest(name, settings, cutoff=0.6)
+            hint = (
+                f"did you mean {near}?" if near else "settings are GRIDHE_<SECTION>__<KEY>, see gridhe.yaml"
+            )
+            raise ConfigError(f"unknown environment variable {name}; {hint}")
         yield path, parse_value(environ[name], name), name
+
+
+def is_setting(name: str) -> bool:
+    """Whether a variable of this name is a setting: a section's name, or one with two underscores."""
+    rest = name.removeprefix(PREFIX)
+    if rest == name or name in VARIABLES or "_ENV_" in rest:
+        return False
+    return "__" in rest or rest in _SECTIONS
+
+
+def unused_variables(environ: Mapping[str, str], settings: Collection[KeyPath]) -> Iterator[str]:
+    """One line for each variable that nobody reads and that is nearly a name of ours."""
+    for name in sorted(environ):
+        if (
+            name.startswith(PREFIX)
+            and name not in VARIABLES
+            and not is_setting(name)
+            and not _LINKED.fullmatch(name)
+        ):
+            near = _nearest(name, settings, cutoff=_NEAR)
+            if near:
+                yield f"the environment variable {name} is not used; did you mean {near}?"
 
 
 def any_item(path: KeyPath) -> KeyPath:
@@ -58,9 +99,8 @@ def any_item(path: KeyPath) -> KeyPath:
     return tuple(0 if isinstance(part, int) else part for part in path)
 
 
-def _hint(name: str, settings: Collection[KeyPath]) -> str:
+def _nearest(name: str, settings: Collection[KeyPath], *, cutoff: float) -> str | None:
+    """The name of ours that is most like this one."""
     known = {each.removeprefix(PREFIX): each for each in (*VARIABLES, *map(variable_name, settings))}
-    near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1, cutoff=0.6)
-    if not near:
-        return "; settings are GRIDHE_<SECTION>__<KEY>, see gridhe.yaml"
-    return f"; did you mean {known[near[0]]}?"
+    near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1, cutoff=cutoff)
+    return known[near[0]] if near else None

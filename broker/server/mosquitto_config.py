@@ -39,8 +39,8 @@ __all__ = [
 AUTHORITY_USER = "authority"
 FLEET_USER = "fleet"
 
-# mosquitto_passwd's own count. Passwords are 256 random bits, so stretching adds nothing, and the
-# broker checks them on its only thread: at 101 rounds a thousand meters reconnecting cost it 0.1 s.
+# mosquitto_passwd's own count. Passwords hold 192 bits that nobody can guess, so stretching adds nothing, and
+# the broker checks them on its only thread: at 101 rounds a thousand meters reconnecting cost it 0.1 s.
 _PBKDF2_ROUNDS = 101
 _SALT_BYTES = 12  # what mosquitto 2.0 reads; longer salts are refused
 _QUEUED_MESSAGES = 1_000_000  # per client; the byte cap is the one meant to bind. 0 would lift that too

@@ -16,6 +16,7 @@ A command line is built like this:
 """
 
 import functools
+import logging
 import os
 import resource
 import signal
@@ -33,6 +34,8 @@ from gridhe import __version__
 from gridhe.base.logs import set_up_logging
 from gridhe.config import Settings, load_settings
 from gridhe.config.document import parse_value
+from gridhe.config.environment import unused_variables
+from gridhe.config.load import setting_paths
 from gridhe.config.settings import LoggingSettings
 from gridhe.errors import ConfigError, GridHEError
 
@@ -41,6 +44,7 @@ __all__ = ["CommonOptions", "common_options", "run_command", "timings_option", "
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_LOG = logging.getLogger(__name__)
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _TERMINATED = 143  # 128 + SIGTERM
 
@@ -71,6 +75,8 @@ class CommonOptions:
         settings = load_settings(self.config, overrides={**self.overrides, **own})
         if logging:
             set_up_logging(settings.logging)
+            for line in unused_variables(os.environ, setting_paths()):
+                _LOG.warning(line)
         return settings
 
 

@@ -4,19 +4,22 @@ Nothing here imports a package that could be the missing one; `gridhe.doctor.pro
 """
 
 import importlib.metadata
-import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gridhe import __version__
 from gridhe.base.files import check_private
 from gridhe.config import Settings
-from gridhe.config.environment import PREFIX, VARIABLES
+from gridhe.config.environment import is_setting, unused_variables
+from gridhe.config.load import setting_paths
 from gridhe.errors import ConfigError, GridHEError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 __all__ = [
     "Check",
@@ -32,11 +35,6 @@ State = Literal["ok", "warn", "fail"]
 
 _PYTHON = (3, 11)
 _EXTRAS = {"operator": "live views", "demo": "gridhe demo", "bench": "benchmarks"}
-_REQUIREMENT = re.compile(
-    r"^(?P<name>[A-Za-z0-9._-]+)\s*(?:>=(?P<least>[0-9.]+))?.*?(?:extra == ['\"](?P<extra>\w+)['\"])?$"
-)
-# A package that has wheels for one Python only is asked for on that one.
-_ONE_PYTHON = re.compile(r"python_version == ['\"](?P<version>[0-9.]+)['\"]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,46 +63,55 @@ def check_packages() -> Iterator[Check]:
         yield Check(name="gridhe", state="warn", text=f"{__version__}, not installed", hint="pip install .")
         return
     yield Check(name="gridhe", state="ok", text=__version__)
-    for line in requirements:
-        match = _REQUIREMENT.match(line.strip())
-        if match is None or match["extra"] not in (None, *_EXTRAS) or match["name"] == "gridhe":
-            continue
-        only = _ONE_PYTHON.search(line)
-        if only is not None and only["version"] != "{}.{}".format(*sys.version_info):
-            continue
-        yield _package(match["name"], match["least"] or "0", match["extra"])
-
-
-def _package(name: str, minimum: str, extra: str | None) -> Check:
-    missing: State = "fail" if extra is None else "warn"
-    purpose = "" if extra is None else f" ({_EXTRAS[extra]})"
-    hint = f"pip install '{name}>={minimum}'" if extra is None else f"pip install 'gridhe[{extra}]'"
     try:
-        version = importlib.metadata.version(name)
+        from packaging.requirements import Requirement
+    except ImportError:
+        yield Check(name="packaging", state="fail", text="not installed", hint="pip install packaging")
+        return
+    for requirement in map(Requirement, requirements):
+        if requirement.name == "gridhe":
+            continue
+        marker = requirement.marker
+        for extra in ("", *_EXTRAS):  # a base package has a marker that holds without any extra, or none
+            if marker is None or marker.evaluate({"extra": extra}):
+                yield _package(requirement, extra)
+                break
+
+
+def _package(wanted: "Requirement", extra: str) -> Check:
+    missing: State = "warn" if extra else "fail"
+    purpose = f" ({_EXTRAS[extra]})" if extra else ""
+    hint = f"pip install 'gridhe[{extra}]'" if extra else f"pip install '{wanted.name}{wanted.specifier}'"
+    try:
+        version = importlib.metadata.version(wanted.name)
     except importlib.metadata.PackageNotFoundError:
-        return Check(name=name, state=missing, text=f"not installed{purpose}", hint=hint)
-    if _numbers(version) < _numbers(minimum):
-        return Check(name=name, state=missing, text=f"{version}, needs {minimum}{purpose}", hint=hint)
-    return Check(name=name, state="ok", text=version)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version.split("+")[0])[:4]))
+        return Check(name=wanted.name, state=missing, text=f"not installed{purpose}", hint=hint)
+    if not wanted.specifier.contains(version, prereleases=True):
+        text = f"{version}, needs {wanted.specifier}{purpose}"
+        return Check(name=wanted.name, state=missing, text=text, hint=hint)
+    return Check(name=wanted.name, state="ok", text=version)
 
 
 def check_settings(
     load: Callable[[], Settings], file: Path | None, why: str, environ: Mapping[str, str]
 ) -> tuple[Settings | None, list[Check]]:
     """The settings, or None where they are refused, and what is to be said of them."""
-    names = [name for name in sorted(environ) if name.startswith(PREFIX) and name not in VARIABLES]
+    names = list(filter(is_setting, sorted(environ)))
+    unused = [
+        Check(name="environment", state="warn", text=line)
+        for line in unused_variables(environ, setting_paths())
+    ]
     source = "built-in defaults" if file is None else f"{file} ({why})"
     source += f"; from the environment: {', '.join(names)}" if names else ""
     try:
-        return load(), [Check(name="settings", state="ok", text=source)]
+        return load(), [Check(name="settings", state="ok", text=source), *unused]
     except ConfigError as error:
         hint = "mend it there; `gridhe config` prints all settings"
         lines = str(error).splitlines()
-        return None, [Check(name="settings", state="fail", text=line, hint=hint) for line in lines]
+        return None, [
+            *(Check(name="settings", state="fail", text=line, hint=hint) for line in lines),
+            *unused,
+        ]
 
 
 def check_home(home: Path) -> Iterator[Check]:

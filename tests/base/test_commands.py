@@ -126,6 +126,14 @@ def test_loading_sets_up_logging_by_the_settings() -> None:
         CommonOptions(config=None, overrides={}).load()
 
 
+def test_a_variable_that_is_nearly_ours_is_a_warning_in_the_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRIDHE_BROKER_URL", "mqtt://10.0.0.5")
+    CommonOptions(config=None, overrides={}).load()
+    assert "GRIDHE_BROKER_URL is not used; did you mean GRIDHE_BROKER__URL?" in capsys.readouterr().err
+
+
 def test_gridhe_config_prints_the_shipped_file(capsys: pytest.CaptureFixture[str]) -> None:
     shipped = Path(__file__).resolve().parents[2] / "config" / "gridhe.yaml"
     assert run("config", command=gridhe) == 0

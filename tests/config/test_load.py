@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridhe.config import Settings, find_settings_file, load_settings
-from gridhe.config.environment import VARIABLES, variable_name
+from gridhe.config.environment import VARIABLES, unused_variables, variable_name
 from gridhe.config.load import setting_paths
 from gridhe.errors import ConfigError
 
@@ -172,12 +172,10 @@ def test_what_is_no_settings_file_is_told_with_its_line(
 @pytest.mark.parametrize(
     ("variable", "hint"),
     [
-        ("GRIDHE_BROKER_URL", "did you mean GRIDHE_BROKER__URL?"),
         ("GRIDHE_BROKER__ULR", "did you mean GRIDHE_BROKER__URL?"),
         ("GRIDHE_broker__url", "did you mean GRIDHE_BROKER__URL?"),
-        ("GRIDHE_PASPHRASE", "did you mean GRIDHE_PASSPHRASE?"),
         ("GRIDHE_PLAN__WINDOW_S__X", "did you mean GRIDHE_PLAN__WINDOW_S?"),
-        ("GRIDHE_Q", "settings are GRIDHE_<SECTION>__<KEY>, see gridhe.yaml"),
+        ("GRIDHE_Q__Q", "settings are GRIDHE_<SECTION>__<KEY>, see gridhe.yaml"),
     ],
 )
 def test_an_unknown_variable_is_refused_without_its_value(load: Any, variable: str, hint: str) -> None:
@@ -195,6 +193,45 @@ def test_an_unknown_variable_is_refused_without_its_value(load: Any, variable: s
 )
 def test_a_variable_with_a_wrong_value_is_named(load: Any, variable: str, value: str, expected: str) -> None:
     assert refusal(load, "", {variable: value}) == expected.replace("{}", variable)
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "GRIDHE_PORT",
+        "GRIDHE_PORT_1883_TCP",
+        "GRIDHE_PORT_1883_TCP_ADDR",
+        "GRIDHE_NAME",
+        "GRIDHE_BROKER_PORT",
+        "GRIDHE_AGGREGATOR_PORT",
+        "GRIDHE_AGGREGATOR_SERVICE_HOST",
+        "GRIDHE_AGGREGATOR_SERVICE_PORT",
+        "GRIDHE_AGGREGATOR_SERVICE_PORT_METRICS",
+        "GRIDHE_BROKER_ENV_GRIDHE_BROKER__URL",
+        "GRIDHE_BROKER_ENV_PATH",
+    ],
+)
+def test_repro_a_container_s_link_variable_is_no_setting_and_no_word_is_lost_on_it(
+    load: Any, variable: str
+) -> None:
+    assert load("", {variable: "tcp://10.0.0.5:1883"}) == Settings()
+    assert list(unused_variables({variable: "tcp://10.0.0.5:1883"}, setting_paths())) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("GRIDHE_BROKER_URL", "GRIDHE_BROKER__URL"),
+        ("GRIDHE_PASPHRASE", "GRIDHE_PASSPHRASE"),
+        ("GRIDHE_LOGGING_LEVEL", "GRIDHE_LOGGING__LEVEL"),
+    ],
+)
+def test_a_variable_that_is_nearly_ours_is_reported_without_its_value(
+    load: Any, variable: str, meant: str
+) -> None:
+    assert load("", {variable: "hunter2"}) == Settings()
+    (line,) = unused_variables({variable: "hunter2", "GRIDHE_Q": "", "HOME": "/"}, setting_paths())
+    assert line == f"the environment variable {variable} is not used; did you mean {meant}?"
 
 
 def test_variables_that_are_no_settings_are_let_pass(load: Any) -> None:

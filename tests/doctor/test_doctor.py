@@ -113,6 +113,19 @@ def test_the_settings_name_their_file_and_variables(
     )
 
 
+def test_variables_that_nobody_reads_are_no_fault_and_a_likely_mistake_is_a_warning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRIDHE_BROKER_PORT_1883_TCP", "tcp://10.0.0.5:1883")
+    monkeypatch.setenv("GRIDHE_BROKER_URL", "mqtt://10.0.0.5")
+    code, found = examine(capsys)
+    assert code == 0
+    assert found["settings"][0]["text"] == "built-in defaults"
+    (check,) = found["environment"]
+    assert check["state"] == "warn"
+    assert check["text"].endswith("did you mean GRIDHE_BROKER__URL?")
+
+
 def test_a_plan_that_cannot_be_exact_fails_with_the_nearest_that_can(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -130,11 +143,14 @@ def test_a_missing_package_fails_and_a_missing_extra_warns(monkeypatch: pytest.M
         'not-here-extra>=2.1; extra == "demo"',
         'gridhe[operator]; extra == "demo"',
         'not-here-test; extra == "test"',
+        'not-here-on-windows; sys_platform == "win32" and extra == "demo"',
+        'not-here-on-10 (>=1); python_version == "3.10"',
         "numpy>=999",
+        "click!=0.1,>=8.1rc1,<999",
     ]
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: wanted)
     found = {check.name: check for check in checks.check_packages()}
-    assert found.keys() == {"gridhe", "not-here-base", "not-here-extra", "numpy"}
+    assert found.keys() == {"gridhe", "not-here-base", "not-here-extra", "numpy", "click"}
     assert (found["not-here-base"].state, found["not-here-base"].hint) == (
         "fail",
         "pip install 'not-here-base>=1.0'",
@@ -144,7 +160,15 @@ def test_a_missing_package_fails_and_a_missing_extra_warns(monkeypatch: pytest.M
         "pip install 'gridhe[demo]'",
     )
     assert found["numpy"].state == "fail"
-    assert found["numpy"].text.endswith(", needs 999")
+    assert found["numpy"].text.endswith(", needs >=999")
+    assert found["click"].state == "ok"
+
+
+def test_repro_a_package_that_is_too_new_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: ["paho-mqtt>=2.2,<2.2.1"])
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.3.0")
+    _, found = checks.check_packages()
+    assert (found.state, found.text) == ("fail", "2.3.0, needs <2.2.1,>=2.2")
 
 
 def test_a_broken_package_is_told_instead_of_a_traceback(
