@@ -211,7 +211,7 @@ def _choose(
                 largest_rollup=group,
                 minimum_meters=2,
                 grace_s=86_400.0,
-                horizon_s=1e10,
+                horizon_s=1.5e9,
             ),
         )
         try:

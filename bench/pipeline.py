@@ -95,7 +95,7 @@ def _settings(load: Load) -> Settings:
             largest_rollup=max(load.meters, 2),
             minimum_meters=2,
             grace_s=60.0,
-            horizon_s=1e10,
+            horizon_s=1.5e9,
         )
     )
 

@@ -37,7 +37,7 @@ class CkksSettings(_Section):
 
     preset: Preset = "auto"
     ring_degree: Literal[2048, 4096, 8192, 16384, 32768] | None = None
-    prime_bits: tuple[Annotated[int, Field(ge=14, le=60)], ...] | None = None
+    prime_bits: tuple[Annotated[int, Field(ge=14, le=60)], ...] | None = Field(None, max_length=62)
     flooding_bits: int = Field(40, ge=0, le=64)  # statistical security of released totals; 0: no flooding
     decryptions: int = Field(2**18, ge=1, le=2**40)  # totals released under one key: its query budget
 
@@ -54,9 +54,12 @@ class QuantitySettings(_Section):
     name: str = Field("import_wh", pattern=r"^[a-z][a-z0-9_]{0,31}$")
     unit: str = Field("Wh", min_length=1, max_length=16)
     largest: int = Field(20_000, ge=1, le=2**32)
-    statistics: tuple[Statistic, ...] = ("sum", "mean", "variance", "min", "max", "quantiles")
+    statistics: tuple[Statistic, ...] = Field(
+        ("sum", "mean", "variance", "min", "max", "quantiles"), max_length=6
+    )
     bins: int = Field(16, ge=2, le=1024)  # equal bins over 0..largest, where no bin_edges are given
-    bin_edges: tuple[int, ...] | None = None  # from 0 to largest + 1, rising; bin i is [edge i, edge i+1)
+    # Edges: from 0 to largest + 1, rising; bin i is [edge i, edge i+1)
+    bin_edges: tuple[Annotated[int, Field(ge=0, le=2**32 + 1)], ...] | None = Field(None, max_length=1_025)
 
 
 class PlanSettings(_Section):
@@ -71,7 +74,9 @@ class PlanSettings(_Section):
     grace_s: float = Field(300.0, ge=0, le=31 * 86_400)  # wait for absent meters, after the window's end
     late_s: float = Field(3_600.0, ge=0, le=31 * 86_400)  # a part of late batches closes after this long
     early_s: float = Field(60.0, ge=0, le=86_400)  # a window may end this far ahead of the aggregator's clock
-    horizon_s: float = Field(400 * 86_400.0, ge=0)  # older windows are refused as `late`
+    horizon_s: float = Field(
+        400 * 86_400.0, ge=0, le=50 * 365 * 86_400
+    )  # older windows are refused as `late`
 
     @model_validator(mode="after")
     def _whole_intervals(self) -> "PlanSettings":
@@ -91,7 +96,9 @@ class MeterSettings(_Section):
     on_negative: ReadingPolicy = "missing"
     on_too_large: ReadingPolicy = "clip"
     on_text: Literal["missing", "refuse"] = "missing"
-    outbox_max_batches: int = Field(10_000, ge=1)  # per device; about 96 KB each at the default plan
+    outbox_max_batches: int = Field(
+        10_000, ge=1, le=10_000_000
+    )  # per device; about 96 KB each at the default plan
     outbox_when_full: Literal["drop_oldest", "drop_newest"] = "drop_oldest"
     unreceipted_max: int = Field(8, ge=1, le=1_000)  # batches published and not yet receipted, per meter
     resend_s: float = Field(15.0, gt=0, le=86_400)  # first publish-again; doubles, with jitter
@@ -113,27 +120,31 @@ class BrokerSettings(_Section):
     reconnect_min_s: float = Field(0.5, gt=0, le=3_600)
     reconnect_max_s: float = Field(8.0, gt=0, le=3_600)  # all are back within 10 s of the network
     receive_maximum: int = Field(500, ge=1, le=65_535)
-    max_queued_mb: int = Field(1_024, ge=1)  # generated mosquitto.conf: bytes a slow client may be owed
+    max_queued_mb: int = Field(
+        1_024, ge=1, le=2**20
+    )  # generated mosquitto.conf: bytes a slow client may be owed
 
 
 class AggregatorSettings(_Section):
     """How `gridhe-aggregate` folds, commits and closes."""
 
-    filters: tuple[str, ...] = ("gridhe/v1/batch/#",)
+    filters: tuple[str, ...] = Field(("gridhe/v1/batch/#",), max_length=10_000)
     commit_interval_s: float = Field(1.0, gt=0, le=60)
     commit_interval_max_s: float = Field(10.0, gt=0, le=600)  # stretched to this when many totals are touched
-    open_totals_mb: int = Field(256, ge=1)  # running totals in memory; the rest wait on disk
-    quarantine_max: int = Field(1_000, ge=0)  # rejected payloads kept for a look, newest first
-    quarantine_max_mb: int = Field(64, ge=0)
+    open_totals_mb: int = Field(256, ge=1, le=2**20)  # running totals in memory; the rest wait on disk
+    quarantine_max: int = Field(1_000, ge=0, le=10_000_000)  # rejected payloads kept for a look, newest first
+    quarantine_max_mb: int = Field(64, ge=0, le=2**20)
     redeliver_s: float = Field(30.0, gt=0, le=86_400)  # publish a closed total again until it is receipted
 
 
 class ReleaseSettings(_Section):
     """The authority's policy beyond what the plan fixes."""
 
-    minimum_meters: int | None = Field(None, ge=2)  # stricter than the plan's; never laxer
+    minimum_meters: int | None = Field(None, ge=2, le=1_000_000)  # stricter than the plan's; never laxer
     publish: bool = False  # also publish released integers on release/<group>
-    quantile_probabilities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
+    quantile_probabilities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.05, 0.25, 0.5, 0.75, 0.95), max_length=1_000
+    )
 
 
 class LoggingSettings(_Section):

@@ -31,6 +31,22 @@ _QUANTITY_TYPES: dict[str, type[Any]] = {
     **dict.fromkeys(("largest", "square_shift"), int),
     **dict.fromkeys(("statistics", "bin_edges"), list),
 }
+# The largest legal values, those of the settings (`gridhe.config.settings`): a signed plan goes no further.
+_LARGEST: dict[str, int] = {
+    "window_s": 31 * 86_400,
+    "interval_s": 86_400,
+    "largest_group": 10_000_000,
+    "largest_rollup": 10_000_000,
+    "minimum_meters": 1_000_000,
+    "grace_s": 31 * 86_400,
+    "late_s": 31 * 86_400,
+    "early_s": 86_400,
+    "horizon_s": 50 * 365 * 86_400,
+    "flooding_bits": 64,
+    "decryptions": 2**40,
+}
+_QUANTITIES_MAX = 16
+_START_MAX_S = 253_402_300_800  # the year 10000: later is no date
 _ITEM_TYPES: dict[str, type[Any]] = {"prime_bits": int, "statistics": str, "bin_edges": int}
 
 
@@ -71,6 +87,9 @@ class Plan:
     decryptions: int
 
     def __post_init__(self) -> None:
+        for name, largest in _LARGEST.items():
+            if getattr(self, name) > largest:
+                raise PlanError(f"{name} {getattr(self, name)} is too large: at most {largest}")
         if self.window_s < 1 or self.interval_s < 1 or self.window_s % self.interval_s:
             raise PlanError(f"window_s {self.window_s} must be a multiple of interval_s {self.interval_s}")
         if not self.quantities or len({q.name for q in self.quantities}) != len(self.quantities):
@@ -86,9 +105,11 @@ class Plan:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise PlanError(f"{name} {value} must be a number of seconds, 0 or more")
-        if not 0 <= self.first_window < 2**48:
+        if len(self.quantities) > _QUANTITIES_MAX:
+            raise PlanError(f"a plan has at most {_QUANTITIES_MAX} quantities")
+        if not 0 <= self.first_window * self.window_s < _START_MAX_S:
             raise PlanError(f"first_window {self.first_window} is out of range")
-        if not 1 <= self.scale_bits <= 120 or not 0 <= self.flooding_bits <= 64 or self.decryptions < 1:
+        if not 1 <= self.scale_bits <= 120 or self.flooding_bits < 0 or self.decryptions < 1:
             raise PlanError("scale_bits, flooding_bits or decryptions is out of range")
         if self.layout.used > self.parameters.slots:
             raise PlanError(

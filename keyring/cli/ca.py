@@ -1,11 +1,13 @@
 """`gridhe-keyring ca`."""
 
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from gridhe.base.clock import check_clock
 from gridhe.base.commands import CommonOptions, common_options
 from gridhe.errors import ConfigError
 from gridhe.keyring.cli.shared import home_option, open_home, passphrase_option
@@ -67,7 +69,7 @@ def ca(
             home,
             authority.vault.secrets.broker_secret,
             authority=authority_id(authority.verify_key),
-            now=lambda: datetime.now(UTC),
+            now=lambda: datetime.fromtimestamp(check_clock(time.time()), UTC),
         )
         click.echo(f"CA (broker.ca_file of every client): {issuer.cert_file}")
         if not users:

@@ -1,17 +1,21 @@
 """Precedence, and that whatever is wrong is refused in one clear line that says where it came from."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
 import yaml
+from annotated_types import Le, Lt, MaxLen
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gridhe.config import Settings, find_settings_file, load_settings
 from gridhe.config.environment import VARIABLES, unused_variables, variable_name
 from gridhe.config.load import setting_paths
+from gridhe.config.settings import QuantitySettings
 from gridhe.errors import ConfigError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "config" / "gridhe.yaml"
@@ -97,6 +101,36 @@ def test_the_environment_takes_lists_and_whole_sections_as_yaml(load: Any) -> No
     assert (settings.logging.level, settings.logging.format) == ("debug", "json")
     assert settings.broker.url == "mqtts://broker.example:8883"
     assert settings.broker.ca_file is None
+
+
+def _leaves(
+    annotation: object, metadata: tuple[object, ...] = ()
+) -> Iterator[tuple[object, tuple[object, ...]]]:
+    """(type, what bounds it) of every plain type in an annotation."""
+    if get_origin(annotation) is Annotated:
+        annotation, *more = get_args(annotation)
+        metadata = (*metadata, *(each for one in more for each in getattr(one, "metadata", [one])))
+    if get_origin(annotation) in (Union, UnionType):
+        for each in get_args(annotation):
+            yield from _leaves(each, metadata)
+    elif get_origin(annotation) is tuple:
+        yield tuple, metadata
+        yield from _leaves(get_args(annotation)[0])
+    else:
+        yield annotation, metadata
+
+
+def test_repro_numbers_and_lists_without_an_upper_bound() -> None:
+    sections = [each.annotation for each in Settings.model_fields.values()]
+    unbounded = [
+        f"{section.__name__}.{name}"
+        for section in [*sections, QuantitySettings]
+        for name, field in section.model_fields.items()
+        for kind, metadata in _leaves(field.annotation, tuple(field.metadata))
+        if (kind in (int, float) and not any(isinstance(each, Le | Lt) for each in metadata))
+        or (kind is tuple and not any(isinstance(each, MaxLen) for each in metadata))
+    ]
+    assert unbounded == []
 
 
 def test_every_setting_can_be_set_by_its_variable(load: Any) -> None:

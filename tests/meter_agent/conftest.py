@@ -101,7 +101,7 @@ def make_authority(
         grace_s=1.0,
         late_s=1.0,
         early_s=60.0,
-        horizon_s=1e9,
+        horizon_s=1.5e9,
         parameters=parameters,
         scale_bits=scale_bits,
         flooding_bits=0,

@@ -1,14 +1,17 @@
 """The plan: one record, one id for ever, and no record that is not exactly one."""
 
 import itertools
+import struct
 from dataclasses import replace
 from typing import Any
 
 import msgpack
 import pytest
+from annotated_types import Le
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gridhe.config.settings import CkksSettings, PlanSettings
 from gridhe.errors import PlanError
 from gridhe.plan.parameters import RINGS, CkksParameters
 from gridhe.plan.plan import Plan
@@ -106,11 +109,30 @@ def test_every_field_is_part_of_the_id() -> None:
         ({"flooding_bits": 65}, "flooding_bits"),
         ({"decryptions": 0}, "decryptions"),
         ({"interval_s": 60}, "slots are needed"),
+        ({"quantities": tuple(replace(ENERGY, name=f"q{i}") for i in range(17))}, "at most 16"),
     ],
 )
 def test_a_plan_with_a_field_out_of_range_is_refused(change: dict[str, Any], why: str) -> None:
     with pytest.raises(PlanError, match=why):
         replace(PLAN, **change)
+
+
+@pytest.mark.parametrize("horizon_s", [1e30, 1.6e9])
+def test_repro_a_signed_horizon_of_1e30_seconds_ended_every_start(horizon_s: float) -> None:
+    with pytest.raises(PlanError, match=r"horizon_s .* is too large: at most 1576800000"):
+        replace(PLAN, horizon_s=horizon_s)
+    with pytest.raises(PlanError, match="horizon_s"):
+        Plan.decode(PLAN.encode().replace(struct.pack(">d", 86_400.0), struct.pack(">d", horizon_s)))
+
+
+def test_a_signed_plan_has_the_bounds_of_the_settings() -> None:
+    numbers = {name for name, kind in Plan.__annotations__.items() if kind in (int, float)}
+    for name in numbers - {"first_window", "scale_bits"}:
+        section = PlanSettings if name in PlanSettings.model_fields else CkksSettings
+        (largest,) = (each.le for each in section.model_fields[name].metadata if isinstance(each, Le))
+        changes: dict[str, Any] = {name: largest + 1}
+        with pytest.raises(PlanError, match=rf"^{name} \S+ is too large: at most {largest}$"):
+            replace(PLAN, **changes)
 
 
 @pytest.mark.parametrize(
