@@ -63,7 +63,7 @@ def check_clock(now_s: float) -> float:
 
 
 class PlausibleClock:
-    """The wall clock, as far as it can be believed. Ask it often: a step is seen from one look to the next."""
+    """The wall clock, as far as it can be believed. Ask often: steps show between looks."""
 
     def __init__(
         self,
