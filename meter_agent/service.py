@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gridhe.base.failpoints import failpoint
+from gridhe.base.sqlite import DatabaseFull
 from gridhe.base.timings import timed
 from gridhe.errors import EnvelopeError
-from gridhe.meter_agent.outbox import OutboxFull, SealedBatch, Settled
+from gridhe.meter_agent.outbox import SealedBatch, Settled
 from gridhe.meter_agent.sealing import Sealer
 from gridhe.wire import topics
 from gridhe.wire.status import Status
@@ -297,7 +298,7 @@ class Service:
         failpoint("meter.3.before")
         try:
             result = self._outbox.commit(sealed=self._sealed, settled=self._settled, journals=self._journals)
-        except OutboxFull as error:
+        except DatabaseFull as error:
             if self._disk_full_until_s == 0.0:
                 _LOG.error("%s; readings wait in memory until then", error)
             self._disk_full_until_s = now_s + _DISK_RETRY_S
@@ -329,7 +330,7 @@ class Service:
                     heapq.heappush(self._queue, (ready_s, at))
 
     def flush(self) -> None:
-        """Commit everything that waits, at a clean end. Raises OutboxFull when the disk has no room."""
+        """Commit everything that waits, at a clean end. Raises DatabaseFull when the disk has no room."""
         self._disk_full_until_s = 0.0
         if self._sealed or self._settled or self._journals:
             self._outbox.commit(sealed=self._sealed, settled=self._settled, journals=self._journals)

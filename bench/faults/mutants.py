@@ -13,7 +13,7 @@ them. The programs themselves have no such switch.
 
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -83,15 +83,15 @@ def _two_steps() -> Patches:
 
 
 def _no_sync() -> Patches:
-    from gridhe.aggregator.state import database
+    from gridhe.base.sqlite import SqliteDatabase
 
-    original = database.Database._open_schema
+    original = SqliteDatabase._open_schema
 
-    def careless(self: database.Database, owner: dict[str, bytes]) -> None:
+    def careless(self: SqliteDatabase, owner: Mapping[str, str]) -> None:
         self._db.execute("PRAGMA synchronous = OFF")
         original(self, owner)
 
-    return [patch.object(database.Database, "_open_schema", careless), *_no_count()]
+    return [patch.object(SqliteDatabase, "_open_schema", careless), *_no_count()]
 
 
 def _no_count() -> Patches:

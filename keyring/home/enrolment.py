@@ -8,7 +8,6 @@ a crash before it was written, costs nothing.
 
 import base64
 import csv
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from gridhe.base.files import write_private
-from gridhe.errors import ConfigError, StateError
+from gridhe.base.sqlite import SqliteDatabase
+from gridhe.errors import ConfigError
 from gridhe.plan.names import ancestors, check_group, check_meter, check_name
 from gridhe.wire.roster import RosterEntry
 
@@ -84,12 +83,7 @@ class Enrolment:
     """The enrolment database. Raises StateError when it is damaged or the disk refuses."""
 
     def __init__(self, path: Path) -> None:
-        if not path.exists():
-            write_private(path, b"")  # 0600 from the start
-        with _state_errors(path):
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
-        self.path = path
+        self._db = SqliteDatabase(path, _SCHEMA)
 
     def close(self) -> None:
         """Close the database."""
@@ -100,19 +94,13 @@ class Enrolment:
     @property
     def version(self) -> int:
         """The roster's version: raised by every change, also of aggregators."""
-        return int(self.meta("roster_version") or 0)
-
-    def meta(self, name: str) -> str | None:
-        """A note about the home itself."""
-        with _state_errors(self.path):
-            row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
+        [(version,)] = self._db.query("SELECT value FROM meta WHERE name = 'roster_version'")
+        return int(version)
 
     def meters(self, *, revoked: bool = False) -> list[EnrolledMeter]:
         """All meters by name; revoked ones only if asked for."""
         query = "SELECT name, grp, from_s, generation, fleet, revoked FROM meters ORDER BY name"
-        with _state_errors(self.path):
-            rows = self._db.execute(query).fetchall()
+        rows = self._db.query(query)
         return [
             EnrolledMeter(
                 name=name,
@@ -129,8 +117,7 @@ class Enrolment:
     def aggregators(self, *, revoked: bool = False) -> list[EnrolledAggregator]:
         """All aggregators by name; revoked ones only if asked for."""
         query = "SELECT name, verify_key, generation, revoked FROM aggregators ORDER BY name"
-        with _state_errors(self.path):
-            rows = self._db.execute(query).fetchall()
+        rows = self._db.query(query)
         return [
             EnrolledAggregator(name=name, verify_key=key, generation=generation, revoked=bool(gone))
             for name, key, generation, gone in rows
@@ -142,11 +129,6 @@ class Enrolment:
         return [RosterEntry(meter.name, meter.group, meter.from_s) for meter in self.meters()]
 
     # -- changing --------------------------------------------------------------------------------
-
-    def set_meta(self, name: str, value: str) -> None:
-        """Note something about the home."""
-        with self._change():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
     def enrol_meters(
         self,
@@ -193,7 +175,7 @@ class Enrolment:
             raise ConfigError("no meters to enrol: name some, or use --count or --from-csv")
         _check_groups({**known, **changed})
         with self._change():
-            self._db.executemany(
+            self._db.write_many(
                 "INSERT OR REPLACE INTO meters (name, grp, from_s, generation, fleet) VALUES (?, ?, ?, ?, ?)",
                 [(m.name, m.group, m.from_s, m.generation, m.fleet) for m in changed.values()],
             )
@@ -207,9 +189,11 @@ class Enrolment:
         before = {aggregator.name: aggregator for aggregator in self.aggregators(revoked=True)}.get(name)
         generation = 1 if before is None else before.generation + 1
         with self._change():
-            self._db.execute(
+            self._db.write(
                 "INSERT OR REPLACE INTO aggregators (name, verify_key, generation) VALUES (?, ?, ?)",
-                (name, verify_key, generation),
+                name,
+                verify_key,
+                generation,
             )
         return EnrolledAggregator(name=name, verify_key=verify_key, generation=generation)
 
@@ -223,21 +207,15 @@ class Enrolment:
         with self._change():
             for name in wanted:
                 table = "meters" if name in meters else "aggregators"
-                self._db.execute(f"UPDATE {table} SET revoked = 1 WHERE name = ?", (name,))  # noqa: S608
+                self._db.write(f"UPDATE {table} SET revoked = 1 WHERE name = ?", name)  # noqa: S608
         return len(wanted)
 
     @contextmanager
     def _change(self) -> Iterator[None]:
         """One transaction, which raises the roster's version."""
-        with _state_errors(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("UPDATE meta SET value = value + 1 WHERE name = 'roster_version'")
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
+        with self._db.transaction():
+            yield
+            self._db.write("UPDATE meta SET value = value + 1 WHERE name = 'roster_version'")
 
 
 def _check_groups(meters: Mapping[str, EnrolledMeter]) -> None:
@@ -250,11 +228,3 @@ def _check_groups(meters: Mapping[str, EnrolledMeter]) -> None:
                     f"group {wider} has meters of its own and {leaf} lies beneath it; "
                     f"put its meters into a group such as {wider}/rest"
                 )
-
-
-@contextmanager
-def _state_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StateError(f"{path}: {error}; is the disk full, or the file damaged?") from None

@@ -5,9 +5,7 @@ transaction. For a withheld interval, only the reason is stored.
 """
 
 import hashlib
-import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from gridhe.base.files import write_private
+from gridhe.base.sqlite import SqliteDatabase
 from gridhe.errors import StateError
 from gridhe.keyring.release.family import WITHHELD
 from gridhe.keyring.release.ledger import START, Head
@@ -98,12 +96,7 @@ class Answers:
     """The answers' database. Raises StateError when it is damaged or the disk refuses."""
 
     def __init__(self, path: Path) -> None:
-        if not path.exists():
-            write_private(path, b"")
-        self.path = path
-        with self._state_errors():
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        self._db = SqliteDatabase(path, _SCHEMA)
 
     def close(self) -> None:
         """Close the database."""
@@ -111,38 +104,21 @@ class Answers:
 
     def head(self) -> Head:
         """The ledger's head when the last answer was stored."""
-        with self._state_errors():
-            row = self._db.execute("SELECT count, hash FROM head").fetchone()
-        return START if row is None else Head(*row)
+        rows = self._db.query("SELECT count, hash FROM head")
+        return Head(*rows[0]) if rows else START
 
     def store(self, total: TotalKey, body: bytes, head: Head) -> None:
         """Keep an encoded answer and the ledger's head; on the disk when this returns."""
-        with self._state_errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", (*total, body))
-                self._db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (head.count, head.hash))
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk has rolled back already
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._db.transaction():
+            self._db.write("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", *total, body)
+            self._db.write("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", head.count, head.hash)
 
     def get(self, total: TotalKey) -> bytes | None:
         """The encoded answer of a total."""
         query = "SELECT body FROM answers WHERE plan = ? AND win = ? AND grp = ? AND part = ?"
-        with self._state_errors():
-            row = self._db.execute(query, total).fetchone()
-        return None if row is None else bytes(row[0])
+        rows = self._db.query(query, *total)
+        return bytes(rows[0][0]) if rows else None
 
     def totals(self) -> Iterator[TotalKey]:
         """Every total that has an answer."""
-        with self._state_errors():
-            yield from self._db.execute("SELECT plan, win, grp, part FROM answers")
-
-    @contextmanager
-    def _state_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StateError(f"{self.path}: {error}; is the disk full, or the file damaged?") from None
+        yield from self._db.stream("SELECT plan, win, grp, part FROM answers")

@@ -1,3 +1,4 @@
+import os
 import random
 import sqlite3
 
@@ -339,7 +340,7 @@ def test_rejects_are_kept_for_a_look_within_bounds(make_grid) -> None:
 
 
 def test_one_state_directory_serves_one_aggregator_at_a_time(grid) -> None:
-    with pytest.raises(StateError, match="in use by another aggregator"):
+    with pytest.raises(StateError, match=f"in use by process {os.getpid()}"):
         Database(grid.directory, authority=grid.credential.authority, aggregator="main")
     grid.stop()
     with pytest.raises(StateError, match="is the state of aggregator 'main', not 'other'"):

@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_an_inbox_from_before_transactions_were_counted_goes_on(small_authority:
     inbox = Inbox(path)
     _store(inbox, small_authority, 100)
     inbox.close()
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("DROP TABLE commits")
     path.with_suffix(".commits").unlink()
     inbox = Inbox(path)

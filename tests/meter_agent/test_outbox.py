@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gridhe.base.sqlite import DatabaseFull
 from gridhe.config.settings import MeterSettings
 from gridhe.errors import StateError
-from gridhe.meter_agent.outbox import Outbox, OutboxFull, SealedBatch, Settled
+from gridhe.meter_agent.outbox import Outbox, SealedBatch, Settled
 
 PLAN = "p" + "0" * 16
 
@@ -119,7 +120,10 @@ def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) -> Non
 def test_a_directory_of_another_authority_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path, authority="a1"):
         pass
-    with pytest.raises(StateError, match="belongs to authority a1"), opened(tmp_path, authority="a2"):
+    with (
+        pytest.raises(StateError, match="is the state of authority 'a1', not 'a2'"),
+        opened(tmp_path, authority="a2"),
+    ):
         pass
 
 
@@ -143,14 +147,14 @@ def test_a_damaged_file_is_one_clear_error_with_the_way_out(tmp_path: Path, dama
 def test_a_full_disk_writes_nothing_and_the_same_commit_succeeds_later(tmp_path: Path) -> None:
     with opened(tmp_path) as outbox:
         outbox.commit(sealed=[batch(1)])
-        db = outbox._connection
-        pages = db.execute("PRAGMA page_count").fetchone()[0]
-        db.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite's own way to a SQLITE_FULL
+        db = outbox._db
+        [(pages,)] = db.query("PRAGMA page_count")
+        db.write(f"PRAGMA max_page_count = {pages + 2}")  # SQLite's own way to a SQLITE_FULL
         large = [batch(2, os.urandom(200_000))]
-        with pytest.raises(OutboxFull, match="free some space"):
+        with pytest.raises(DatabaseFull, match="free some space"):
             outbox.commit(sealed=large, journals={"m1": b"later"})
         assert (windows(outbox), outbox.journal("m1"), outbox.backlog("m1")) == ([1], None, 1)
-        db.execute("PRAGMA max_page_count = 1000000")
+        db.write("PRAGMA max_page_count = 1000000")
         outbox.commit(sealed=large, journals={"m1": b"later"})
         assert (windows(outbox), outbox.journal("m1"), outbox.backlog("m1")) == ([1, 2], b"later", 2)
 

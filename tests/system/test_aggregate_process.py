@@ -188,4 +188,4 @@ def test_a_second_one_on_the_same_state_is_told_so(grid, outside, aggregate, tmp
     outside.send({(meter, WINDOW): grid.envelope(meter) for meter in grid.meters[:2]})
     second = aggregate()
     assert second.wait(timeout=20) == 6
-    assert "in use by another aggregator" in (tmp_path / "aggregate-1.log").read_text()
+    assert "is in use by process" in (tmp_path / "aggregate-1.log").read_text()

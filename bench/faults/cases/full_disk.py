@@ -81,5 +81,7 @@ def full_disk(options: Options) -> Outcome:
             outcome = cluster.finish()
             cluster.figures |= {"aggregator_exit": code, "fleet_waits": alive}
         outcome = options.require(outcome, code == 6, f"the aggregator's exit code was {code}")
-        outcome = options.require(outcome, "error: " in said and "cannot be used" in said, f"it said: {said}")
+        outcome = options.require(
+            outcome, "error: " in said and "no room on the disk" in said, f"it said: {said}"
+        )
         return options.require(outcome, alive, "the fleet did not wait")

@@ -5,7 +5,6 @@ the rest begins: as it came, or sealed again with the real key, as only an authe
 """
 
 import json
-import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -290,15 +289,12 @@ def state(directory: Path) -> Decoder:
 
     def read_outbox(data: bytes) -> None:
         values = columns(data, 8)
-        with suppress(OverflowError, UnicodeEncodeError, sqlite3.IntegrityError):
-            rows = outbox._connection
-            rows.execute("DELETE FROM batches")
-            rows.execute("INSERT OR REPLACE INTO journal VALUES ('m1', ?, ?)", values[:2])
-            rows.execute("INSERT OR REPLACE INTO sealed VALUES ('m1', ?, ?)", values[2:4])
-            rows.execute(
-                "INSERT INTO batches VALUES (1, 'm1', ?, ?, 'waiting', NULL, ?, ?)",
-                (values[4], values[5], values[6], values[7]),
-            )
+        with suppress(OverflowError, UnicodeEncodeError, StateError):
+            rows = outbox._db
+            rows.write("DELETE FROM batches")
+            rows.write("INSERT OR REPLACE INTO journal VALUES ('m1', ?, ?)", *values[:2])
+            rows.write("INSERT OR REPLACE INTO sealed VALUES ('m1', ?, ?)", *values[2:4])
+            rows.write("INSERT INTO batches VALUES (1, 'm1', ?, ?, 'waiting', NULL, ?, ?)", *values[4:])
         for read in (lambda: outbox.journal("m1"), lambda: outbox.payload(1), outbox.sealed_until_s):
             with suppress(StateError):
                 read()
