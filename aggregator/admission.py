@@ -4,15 +4,19 @@ Nothing is believed before the tag; after it, faults are the sender's own and ar
 Each check raises EnvelopeError with its reason:
 
     size malformed version topic tag                    anyone could have sent these
-    plan key not_enrolled group before_plan early late  an authentic sender, a batch that cannot count
+    plan retired key not_enrolled group before_plan     an authentic sender, a batch that cannot count
+    after_plan early late
     residue transparent                                 an authentic sender, no valid ciphertext
+
+When a plan ends is known from the bundles of later plans and from the roster (`gridhe.plan.succession`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gridhe.aggregator.state.enrolment import EnrolledMeter, Enrolment
 from gridhe.errors import EnvelopeError
 from gridhe.plan.plan import Plan
+from gridhe.plan.succession import Period, Succession
 from gridhe.wire import topics
 from gridhe.wire.envelope import OVERHEAD_BYTES, Envelope, Header, open_envelope
 from gridhe.wire.ingest import derive_key
@@ -26,11 +30,13 @@ _NO_PLAN_BYTES_MAX = 16 << 20  # before any plan is known
 
 @dataclass(frozen=True, slots=True)
 class ActivePlan:
-    """A plan with its identity and its planes worked out once."""
+    """A plan with its identity and its planes worked out once, and when it holds."""
 
     plan: Plan
     plan_id: str
     planes: Planes
+    period: Period
+    retired: bool = False  # its key is gone: nothing of it can ever be released
 
 
 class Admission:
@@ -42,11 +48,28 @@ class Admission:
         self._keys: dict[str, bytes] = {}  # of senders whose tag was right; full, it keeps what it has
         self._plans: dict[str, ActivePlan] = {}
         self._max_bytes = _NO_PLAN_BYTES_MAX
+        self.missing_plans: tuple[str, ...] = ()  # ids of plans that the roster names and that never came
 
     def add_plan(self, plan: Plan) -> None:
         """Accept envelopes of one more plan."""
-        self._plans[plan.plan_id] = ActivePlan(plan, plan.plan_id, Planes(plan.parameters))
+        plan_id = plan.plan_id
+        period = Period(plan_id, plan.start_s)
+        self._plans[plan_id] = ActivePlan(plan, plan_id, Planes(plan.parameters), period)
         self._max_bytes = OVERHEAD_BYTES + max(active.planes.size for active in self._plans.values())
+        self.update_periods()
+
+    def update_periods(self) -> None:
+        """Work out anew when each plan ends, and whether it is retired: a bundle or a roster has come."""
+        named = self._enrolment.plans
+        own = [(plan_id, active.period.start_s) for plan_id, active in self._plans.items()]
+        succession = Succession([*own, *((plan.plan_id, plan.start_s) for plan in named)])
+        retired = {plan.plan_id for plan in named if plan.retired}
+        for plan_id, active in self._plans.items():
+            period = succession.period(plan_id) or active.period
+            self._plans[plan_id] = replace(active, period=period, retired=plan_id in retired)
+        self.missing_plans = tuple(
+            plan.plan_id for plan in named if not plan.retired and plan.plan_id not in self._plans
+        )
 
     @property
     def plans(self) -> dict[str, ActivePlan]:
@@ -75,6 +98,8 @@ class Admission:
         if active is None:
             raise EnvelopeError("plan", f"plan {header.plan} is not known here")
         plan = active.plan
+        if active.retired:
+            raise EnvelopeError("retired", f"the key of plan {header.plan} is retired: nobody can read it")
         if header.key != plan.key_id:
             raise EnvelopeError("key", f"plan {header.plan} uses key {plan.key_id}, not {header.key}")
         start_s = plan.window_start_s(header.window)
@@ -86,6 +111,11 @@ class Admission:
         if header.window < plan.first_window:
             raise EnvelopeError("before_plan", f"plan {header.plan} starts with window {plan.first_window}")
         end_s = start_s + plan.window_s
+        if end_s > active.period.end_s:
+            raise EnvelopeError(
+                "after_plan",
+                f"plan {header.plan} ends at {active.period.end_s:.0f} s, before window {header.window} does",
+            )
         if end_s > now + plan.early_s:
             raise EnvelopeError("early", f"window {header.window} ends {end_s - now:.0f} s from now")
         if end_s < now - plan.horizon_s:

@@ -28,6 +28,7 @@ class Snapshot:
 
     ready: bool  # plan and roster are known
     plans: int
+    missing_plans: tuple[str, ...]  # ids of plans that the roster names, and whose bundle has not come
     meters: int
     open_parts: int
     open_windows: int

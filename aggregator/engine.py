@@ -148,11 +148,12 @@ class Engine:
             if roster.version <= self._enrolment.version:
                 return
             with self._db.large_cache(), self._db.transaction():
-                self._enrolment.replace(roster.version, roster.entries(), now)
+                self._enrolment.replace(roster.version, roster.entries(), now, roster.plans)
         except BundleError as error:
             self._count_reject("roster", error)
             return
         self._load_tree()
+        self._admission.update_periods()
         _log.info("roster learnt", extra={"version": roster.version, "meters": self._meters})
 
     def take_total_receipt(self, payload: bytes) -> None:
@@ -320,6 +321,7 @@ class Engine:
         return Snapshot(
             ready=self.ready,
             plans=len(self._admission.plans),
+            missing_plans=self._admission.missing_plans,
             meters=self._meters,
             open_parts=len(self._parts),
             open_windows=len({part.key.window for part in self._parts}),

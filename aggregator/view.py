@@ -36,6 +36,7 @@ def _fields(snapshot: Snapshot, connected: bool, batches_s: float, bytes_s: floa
         "connected": connected,
         "ready": snapshot.ready,
         "meters": snapshot.meters,
+        "missing_plans": len(snapshot.missing_plans),
         "batches_per_s": round(batches_s, 1),
         "mb_per_s": round(bytes_s / 1e6, 2),
         "folded": counters.folded,
@@ -67,6 +68,9 @@ class LogView:
     def show(self, service: "Service") -> None:
         """Log how things stand."""
         snapshot = service.snapshot()
+        if snapshot.missing_plans:
+            why = "the roster names plans whose bundles have not come: run gridhe-keyring bundle --publish"
+            _log.warning("plans missing", extra={"plans": list(snapshot.missing_plans), "why": why})
         _log.info("progress", extra=_fields(snapshot, service.connected, *self._rates.since_last(snapshot)))
 
 

@@ -144,6 +144,11 @@ class Plan:
             self.parameters.ring_degree, self.largest_rollup, self.flooding_bits, self.decryptions
         )
 
+    @property
+    def start_s(self) -> int:
+        """When the first window starts, UTC epoch seconds. It ends where the next plan starts."""
+        return self.first_window * self.window_s
+
     def window_of(self, at_s: float) -> int:
         """The index of the window that holds this moment (UTC epoch seconds)."""
         return int(at_s // self.window_s)

@@ -1,4 +1,4 @@
-"""The roster: who is enrolled where, since when. Signed by the authority, read by aggregators.
+"""The roster: who is enrolled where since when, and which plans there are. Signed, read by aggregators.
 
 A `Roster` has all entries at hand; a `RosterReader` reads them out of the bytes one by one, so that an
 aggregator of a million meters need not hold them.
@@ -12,13 +12,16 @@ import msgpack
 
 from gridhe.errors import BundleError, ConfigError
 from gridhe.plan.names import ancestors, check_group, check_meter
+from gridhe.wire.codec import plan_id
 from gridhe.wire.signing import SigningKey, open_record, sign_record
 
-__all__ = ["Roster", "RosterEntry", "RosterReader"]
+__all__ = ["Roster", "RosterEntry", "RosterPlan", "RosterReader"]
 
 _KIND = "roster"
 _READ = 1 << 16
 _FROM_S_MAX = 2**48  # UTC epoch seconds; a number every database takes
+_START_S_MAX = 2**62  # a plan's first window goes up to 2^48
+_PLANS_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,31 @@ class RosterEntry:
     meter: str
     group: str
     from_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RosterPlan:
+    """A plan that starts at `start_s` (UTC epoch seconds). Retired: its totals can never be read any more."""
+
+    plan_id: str
+    start_s: int
+    retired: bool = False
+
+
+def _plans(rows: object) -> tuple[RosterPlan, ...]:
+    if type(rows) is not list or not 0 < len(rows) <= _PLANS_MAX:
+        raise ValueError("the plans are no list, or none")
+    found = []
+    for row in rows:
+        if type(row) is not list or [type(part) for part in row] != [str, int, bool]:
+            raise ValueError("a plan is not an id, a start and whether it is retired")
+        plan_id(row[0])
+        if not 0 <= row[1] < _START_S_MAX:
+            raise ValueError(f"plan {row[0]} starts at {row[1]}")
+        found.append(RosterPlan(*row))
+    if len({plan.plan_id for plan in found}) != len(found):
+        raise ConfigError("a plan stands twice in the roster")
+    return tuple(found)
 
 
 def _entry(groups: list[str], meter: str, at: int, from_s: int) -> RosterEntry:
@@ -51,6 +79,7 @@ class Roster:
 
     version: int
     entries: tuple[RosterEntry, ...]
+    plans: tuple[RosterPlan, ...] = ()  # all there ever were; none: the roster says nothing of plans
 
     def __post_init__(self) -> None:
         """Raise ConfigError: a group with both meters and narrower groups, or a meter that stands twice."""
@@ -59,48 +88,53 @@ class Roster:
             raise ConfigError("a meter stands twice in the roster")
 
     def encode(self, key: SigningKey) -> bytes:
-        """The signed roster: groups once, then [meter, index of its group, from_s] each."""
+        """The signed roster: groups once, the plans if any, then [meter, index of its group, from_s] each."""
         groups = sorted({entry.group for entry in self.entries})
         index = {group: i for i, group in enumerate(groups)}
         rows = [[entry.meter, index[entry.group], entry.from_s] for entry in self.entries]
-        return sign_record(key, _KIND, msgpack.packb([self.version, groups, rows]))
+        plans = [[plan.plan_id, plan.start_s, plan.retired] for plan in self.plans]
+        body = [self.version, groups, plans, rows] if plans else [self.version, groups, rows]
+        return sign_record(key, _KIND, msgpack.packb(body))
 
     @classmethod
     def decode(cls, data: bytes, verify_key: bytes) -> "Roster":
         """The roster in these bytes, if this authority signed it. Raises BundleError otherwise."""
         reader = RosterReader(data, verify_key)
-        return cls(version=reader.version, entries=tuple(reader.entries()))
+        return cls(version=reader.version, entries=tuple(reader.entries()), plans=reader.plans)
 
     @classmethod
-    def of(cls, version: int, entries: Iterable[RosterEntry]) -> "Roster":
+    def of(cls, version: int, entries: Iterable[RosterEntry], plans: Iterable[RosterPlan] = ()) -> "Roster":
         """A roster with its entries in the order of their names."""
-        return cls(version=version, entries=tuple(sorted(entries, key=lambda entry: entry.meter)))
+        rows = tuple(sorted(entries, key=lambda entry: entry.meter))
+        return cls(version=version, entries=rows, plans=tuple(plans))
 
 
 class RosterReader:
-    """A signed roster's `version`, and its entries as they are asked for."""
+    """A signed roster's `version` and `plans`, and its entries as they are asked for."""
 
     def __init__(self, data: bytes, verify_key: bytes) -> None:
-        """Check the signature and read the version. Raises BundleError."""
+        """Check the signature, read version and plans. Raises BundleError."""
         self._body = open_record(verify_key, _KIND, data)
         try:
-            _, self.version, _, _ = self._begin()
+            _, self.version, _, self.plans, _ = self._begin()
         except _FAULTS as error:
             raise _invalid(error) from None
 
-    def _begin(self) -> tuple[msgpack.Unpacker, int, list[str], int]:
-        """An unpacker that stands before the first row, the version, the groups and the number of rows."""
+    def _begin(self) -> tuple[msgpack.Unpacker, int, list[str], tuple[RosterPlan, ...], int]:
+        """An unpacker that stands before the first row; version, groups, plans and the number of rows."""
         unpacker = msgpack.Unpacker(
             BytesIO(self._body), read_size=_READ, max_buffer_size=_READ + len(self._body)
         )
-        if unpacker.read_array_header() != 3:
-            raise ValueError("not a version, groups and rows")
+        length = unpacker.read_array_header()
+        if length not in (3, 4):
+            raise ValueError("not a version, groups, plans and rows")
         version, groups = unpacker.unpack(), unpacker.unpack()
         if type(version) is not int or type(groups) is not list:
             raise ValueError("not a version, groups and rows")
         for group in groups:
             check_group(group)
-        return unpacker, version, groups, unpacker.read_array_header()
+        plans = _plans(unpacker.unpack()) if length == 4 else ()
+        return unpacker, version, groups, plans, unpacker.read_array_header()
 
     def entries(self) -> Iterator[RosterEntry]:
         """Every entry, in the order of the bytes.
@@ -109,7 +143,7 @@ class RosterReader:
         stands twice, a group that also holds groups. Do nothing for good before that.
         """
         try:
-            unpacker, _, groups, rows = self._begin()
+            unpacker, _, groups, _, rows = self._begin()
             used: set[int] = set()
             before, sorted_so_far = "", True
             for _ in range(rows):
@@ -131,7 +165,7 @@ class RosterReader:
 
     def _check_names(self, rows: int) -> None:
         """Of rows in no order only all names together tell whether one stands twice."""
-        unpacker, _, _, _ = self._begin()
+        unpacker, _, _, _, _ = self._begin()
         if len({unpacker.unpack()[0] for _ in range(rows)}) != rows:
             raise ConfigError("a meter stands twice in the roster")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgpack
 
 from gridhe.aggregator.state.database import Database
-from gridhe.wire.roster import RosterEntry
+from gridhe.wire.roster import RosterEntry, RosterPlan
 
 __all__ = ["EnrolledMeter", "Enrolment"]
 
@@ -47,7 +47,9 @@ class Enrolment:
             if checksum == _meter_checksum(name, group, number, from_s, 1):  # else the look-up will tell
                 self._cache[name] = EnrolledMeter(sys.intern(group), number, from_s)
 
-    def replace(self, version: int, entries: Iterable[RosterEntry], now: float) -> None:
+    def replace(
+        self, version: int, entries: Iterable[RosterEntry], now: float, plans: Iterable[RosterPlan] = ()
+    ) -> None:
         """Take over a newer roster; inside a transaction, which an error of `entries` must undo.
 
         Numbers are never given twice in a group, so a bit means one meter for ever. A meter that moves
@@ -67,6 +69,8 @@ class Enrolment:
         )
         self._db.set_meta("retired_numbers", msgpack.packb(next_number))
         self._db.set_meta("roster_version", str(version).encode())
+        rows = [[plan.plan_id, plan.start_s, plan.retired] for plan in plans]
+        self._db.set_meta("roster_plans", msgpack.packb(rows))
         self._fill_cache()
 
     def _row(
@@ -89,6 +93,12 @@ class Enrolment:
         """The version of the roster in force; -1 before any."""
         found = self._db.meta("roster_version")
         return int(found) if found else -1
+
+    @property
+    def plans(self) -> tuple[RosterPlan, ...]:
+        """The plans that the roster in force names."""
+        found = self._db.meta("roster_plans")
+        return tuple(RosterPlan(*row) for row in msgpack.unpackb(found)) if found else ()
 
     def meter(self, name: str) -> EnrolledMeter | None:
         """Where a meter is enrolled, or None."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridhe.errors import BundleError, ConfigError
-from gridhe.wire.roster import Roster, RosterEntry, RosterReader
+from gridhe.wire.roster import Roster, RosterEntry, RosterPlan, RosterReader
 from gridhe.wire.signing import SigningKey, sign_record
 
 KEY = SigningKey.from_private_bytes(bytes(range(32)))
@@ -18,6 +18,9 @@ ENTRIES = (
     RosterEntry("m1", "north/f1"),
     RosterEntry("m3", "south", 2**40),
 )
+
+
+PLANS = (RosterPlan("p" + "0" * 16, 0, retired=True), RosterPlan("p" + "1" * 16, 7_200))
 
 
 def signed(content: object) -> bytes:
@@ -40,6 +43,38 @@ def test_groups_stand_once_and_rows_point_at_them() -> None:
     _, body, _ = msgpack.unpackb(Roster(version=7, entries=ENTRIES).encode(KEY))
     rows = [["m2", 0, 7_200], ["m1", 0, 0], ["m3", 1, 2**40]]
     assert msgpack.unpackb(body) == [7, ["north/f1", "south"], rows]
+
+
+def test_a_roster_names_the_plans_before_its_rows_and_without_any_it_is_as_it_ever_was() -> None:
+    roster = Roster(version=7, entries=ENTRIES, plans=PLANS)
+    data = roster.encode(KEY)
+    body = msgpack.unpackb(msgpack.unpackb(data)[1])
+    assert body[2] == [["p" + "0" * 16, 0, True], ["p" + "1" * 16, 7_200, False]]
+    assert body[3] == [["m2", 0, 7_200], ["m1", 0, 0], ["m3", 1, 2**40]]
+    assert Roster.decode(data, KEY.verify_key) == roster
+    reader = RosterReader(data, KEY.verify_key)
+    assert (reader.version, reader.plans) == (7, PLANS)  # before any entry is read
+    assert RosterReader(Roster(version=7, entries=ENTRIES).encode(KEY), KEY.verify_key).plans == ()
+
+
+@pytest.mark.parametrize(
+    "plans",
+    [
+        [],
+        {},
+        None,
+        [["p" + "0" * 16, 0]],
+        [["p" + "0" * 16, 0, 0]],
+        [["p" + "0" * 16, 0.0, False]],
+        [["p" + "0" * 16, -1, False]],
+        [["p" + "0" * 16, 2**62, False]],
+        [["k" + "0" * 16, 0, False]],
+        [["p" + "0" * 16, 0, False]] * 2,
+    ],
+)
+def test_plans_that_are_none_are_refused_before_anything_else_is_read(plans: object) -> None:
+    with pytest.raises(BundleError, match="not valid"):
+        RosterReader(signed([1, ["a"], plans, [["m1", 0, 0]]]), KEY.verify_key)
 
 
 def test_a_hundred_thousand_meters_take_at_most_twenty_bytes_each() -> None:

@@ -16,7 +16,7 @@ from gridhe.wire.envelope import Header, open_envelope, seal_envelope
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.planes import Planes
 from gridhe.wire.receipt import Receipt, TotalReceipt
-from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.roster import Roster, RosterEntry, RosterPlan
 from gridhe.wire.signing import SigningKey
 from gridhe.wire.status import Status
 from gridhe.wire.tenseal_format import from_tenseal, to_tenseal
@@ -35,6 +35,7 @@ DIGESTS = {
     "plan.bin": "964881a7d49f16d2",
     "receipt.bin": "87fdb5920c740f61",
     "roster.bin": "365ef87fe9440d01",
+    "roster_plans.bin": "4c6ded2ba82cbab3",
     "secret_context.bin": "8f8e6d84b7ca64d2",
     "status.bin": "e9d1afb272828ff1",
     "total.bin": "d8b81b7d7c8b2aef",
@@ -97,6 +98,14 @@ def test_the_roster_is_read_and_written_the_same() -> None:
     entries = tuple(RosterEntry(f"m{i}", "north/f1", 86_400) for i in (1, 2, 3))
     assert roster == Roster(version=7, entries=entries)
     assert roster.encode(AUTHORITY) == golden("roster.bin")
+
+
+def test_the_roster_with_plans_is_read_and_written_the_same(plan: Plan) -> None:
+    roster = Roster.decode(golden("roster_plans.bin"), AUTHORITY.verify_key)
+    plans = (RosterPlan("p" + "0" * 16, 0, retired=True), RosterPlan(PLAN_ID, plan.start_s))
+    entries = tuple(RosterEntry(f"m{i}", "north/f1", 86_400) for i in (1, 2, 3))
+    assert roster == Roster(version=8, entries=entries, plans=plans)
+    assert roster.encode(AUTHORITY) == golden("roster_plans.bin")
 
 
 def test_the_envelope_is_read_and_written_the_same(plan: Plan) -> None:

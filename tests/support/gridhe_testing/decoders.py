@@ -38,7 +38,7 @@ from gridhe.wire.credential import (
 from gridhe.wire.envelope import Header, open_envelope, seal_envelope
 from gridhe.wire.planes import Planes
 from gridhe.wire.receipt import Receipt, TotalReceipt
-from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.roster import Roster, RosterEntry, RosterPlan
 from gridhe.wire.signing import SigningKey, authority_id, sign_record
 from gridhe.wire.status import Status
 from gridhe.wire.total import Piece, TotalHeader, open_total, seal_total
@@ -186,7 +186,8 @@ def bundle() -> Decoder:
 
 def roster() -> Decoder:
     key = SIGNER.verify_key
-    whole = Roster.of(3, [RosterEntry("m1", "north/f1"), RosterEntry("m2", "south/f1", 60)]).encode(SIGNER)
+    entries = [RosterEntry("m1", "north/f1"), RosterEntry("m2", "south/f1", 60)]
+    whole = Roster.of(3, entries, [RosterPlan("p" + "0" * 16, 60, retired=True)]).encode(SIGNER)
     return Decoder(
         feeders=(
             lambda data: Roster.decode(data, key),

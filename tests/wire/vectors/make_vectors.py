@@ -19,7 +19,7 @@ from gridhe.wire.envelope import Header, seal_envelope
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.planes import Planes
 from gridhe.wire.receipt import Receipt, TotalReceipt
-from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.roster import Roster, RosterEntry, RosterPlan
 from gridhe.wire.signing import SigningKey, authority_id
 from gridhe.wire.status import Status
 from gridhe.wire.tenseal_format import from_tenseal
@@ -113,6 +113,11 @@ def main(directory: Path) -> None:
         "roster.bin": Roster.of(7, [RosterEntry(meter, "north/f1", 86_400) for meter in METERS]).encode(
             authority
         ),
+        "roster_plans.bin": Roster.of(
+            8,
+            [RosterEntry(meter, "north/f1", 86_400) for meter in METERS],
+            [RosterPlan("p" + "0" * 16, 0, retired=True), RosterPlan(plan.plan_id, plan.start_s)],
+        ).encode(authority),
         "ckks_vector.bin": vectors[0],
         "envelope.bin": envelopes[0],
         "receipt.bin": Receipt(
