@@ -17,12 +17,20 @@ _WAY_OUT = "remove it, and run the bench again"
 
 
 def default_folder() -> Path:
-    """Where runs are kept: $GRIDHE_BENCH_HOME, else gridhe/bench in the user's data folder."""
+    """Where runs are kept: $GRIDHE_BENCH_HOME, else gridhe/bench in the user's data folder.
+
+    Raises StoreError: this user has none.
+    """
     given = os.environ.get("GRIDHE_BENCH_HOME")
     if given:
         return Path(given)
     data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "gridhe" / "bench"
+    try:
+        return (Path(data) if data else Path.home() / ".local" / "share") / "gridhe" / "bench"
+    except RuntimeError:  # no HOME, and a user that /etc/passwd does not know
+        raise StoreError(
+            "this user has no home folder for the runs; name another with --home DIR or GRIDHE_BENCH_HOME"
+        ) from None
 
 
 class LocalStore:
@@ -109,6 +117,6 @@ class LocalStore:
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

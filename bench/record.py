@@ -101,7 +101,7 @@ def decode(fields: dict[str, Any], where: str) -> Record:
         texts = {name: fields[name] for name in _TEXTS}
         numbers = {name: float(fields[name]) for name in _NUMBERS}
         at_ns, count, better = fields["at_ns"], fields["count"], fields["better"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"{where}: not a whole record ({type(error).__name__}: {error})") from None
     whole = isinstance(at_ns, int) and isinstance(count, int) and count > 0
     if (
@@ -122,7 +122,7 @@ def records_from_lines(lines: Sequence[str], where: str) -> list[Record]:
             fields = json.loads(line)
             if not isinstance(fields, dict):
                 raise ValueError("not an object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(
                 f"{where}, line {number}: not a record ({error}); remove that line, or run the bench again"
             ) from None

@@ -1,13 +1,14 @@
 """Timings that the pipeline's own processes wrote (`--timings FILE`), as records."""
 
 import json
-import math
 from pathlib import Path
 
 from gridhe.bench.recorder import Recorder
 from gridhe.errors import StoreError
 
 __all__ = ["add_steps"]
+
+_LONGEST_S = 1e9  # thirty years: no step takes longer, and figures of such numbers stay finite
 
 
 def add_steps(recorder: Recorder, path: Path, *, suite: str, case: str = "") -> int:
@@ -21,9 +22,9 @@ def add_steps(recorder: Recorder, path: Path, *, suite: str, case: str = "") -> 
             step = json.loads(line)
             process, name, count = str(step["process"]), str(step["step"]), int(step["count"])
             seconds = [float(one) for one in step["seconds"]]
-            if not seconds or not all(map(math.isfinite, seconds)):
-                raise ValueError("no seconds")
-        except (ValueError, TypeError, KeyError) as error:
+            if not seconds or not all(0 <= one <= _LONGEST_S for one in seconds):
+                raise ValueError(f"expected seconds from 0 to {_LONGEST_S:.0e}")
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise StoreError(
                 f"{path}, line {number}: not what --timings writes ({type(error).__name__}: {error})"
             ) from None

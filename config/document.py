@@ -23,6 +23,9 @@ _TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")
 )
 _LARGEST_FILE = 1_000_000  # bytes; a settings file is a few kilobytes
+_LARGEST_CONTENT = (
+    1_000_000  # values and characters with every alias written out: ten lines can make 10^9 of them
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -108,7 +111,7 @@ def _parse(text: str, where: str, lines: dict[KeyPath, int]) -> Any:
             node = loader.get_single_node()
             if node is None:
                 return None
-            _walk(node, (), where, lines, ())
+            _walk(node, (), where, lines, (), _Budget(_LARGEST_CONTENT))
             return loader.construct_document(node)
         finally:
             loader.dispose()
@@ -124,18 +127,38 @@ def _parse(text: str, where: str, lines: dict[KeyPath, int]) -> Any:
         raise ConfigError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error
 
 
+class _Budget:
+    """How much more a document may hold."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def spend(self, node: yaml.Node, where: str) -> None:
+        """Count a node. Raises ConfigError when there are too many."""
+        self._left -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+        if self._left < 0:
+            line = node.start_mark.line + 1
+            raise ConfigError(f"{where}:{line}: aliases repeat their anchors too often; write the values out")
+
+
 def _walk(
-    node: yaml.Node, path: KeyPath, where: str, lines: dict[KeyPath, int], above: tuple[yaml.Node, ...]
+    node: yaml.Node,
+    path: KeyPath,
+    where: str,
+    lines: dict[KeyPath, int],
+    above: tuple[yaml.Node, ...],
+    budget: _Budget,
 ) -> None:
     """Note the lines, and refuse what PyYAML lets pass: a key twice (the last would win), odd keys, tags."""
     if node.tag not in _TAGS:
         raise ConfigError(f"{where}:{node.start_mark.line + 1}: the tag {node.tag} has no place in settings")
+    budget.spend(node, where)
     if node in above:
         raise ConfigError(f"{where}:{node.start_mark.line + 1}: an alias that holds itself")
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*path, index)] = item.start_mark.line + 1
-            _walk(item, (*path, index), where, lines, (*above, node))
+            _walk(item, (*path, index), where, lines, (*above, node), budget)
     elif isinstance(node, yaml.MappingNode):
         seen: dict[Hashable, int] = {}
         for key, item in node.value:
@@ -149,7 +172,7 @@ def _walk(
                 )
             seen[key.value] = line
             lines[(*path, key.value)] = line
-            _walk(item, (*path, key.value), where, lines, (*above, node))
+            _walk(item, (*path, key.value), where, lines, (*above, node), budget)
 
 
 def _kind(value: object) -> str:

@@ -53,7 +53,7 @@ def _load(path: Path, kind: str, read: Callable[[dict[str, Any]], T]) -> T:
     except OSError as error:
         raise CredentialError(f"cannot read {path}: {error.strerror or error}") from error
     # Never the exception's own text: it may quote the secret that could not be parsed.
-    except (ValueError, TypeError, KeyError, ConfigError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, ConfigError) as error:
         raise CredentialError(
             f"{path} is not a whole {kind} credential ({type(error).__name__}); enrol it anew"
         ) from None

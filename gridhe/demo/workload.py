@@ -153,7 +153,10 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
         raise SourceError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     head = text.partition("\n")[0]
     rows = csv.reader(io.StringIO(text), delimiter=";" if head.count(";") > head.count(",") else ",")
-    table = [row for row in rows if row]
+    try:
+        table = [row for row in rows if row]
+    except csv.Error as error:
+        raise SourceError(f"{path} is not a CSV file: {error}") from None
     if len(table) < 2 or len(table[0]) < 2:
         raise SourceError(
             f"{path} has no readings: expected a header `time,meter,...` and a row per interval"
@@ -178,11 +181,14 @@ def from_csv(
     """A CSV's first `meters` columns (None: all) and first windows, moved to the most recent complete ones.
 
     Where every label of the first column is a time, rows stand where their times say (moved by whole
-    windows); otherwise row follows row. Columns whose names no topic can carry are renamed m001, m002, ...
+    windows); otherwise row follows row. Columns without names, or with
+    names that no topic can carry, become m001, m002, ...
     Raises SourceError.
     """
     header, rows = _rows(path)
     columns = [name.strip() for name in header[1:]]
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+        raise SourceError(f"{path}: the column {twice[0]!r} stands twice; remove one of the two")
     count = len(columns) if meters is None else meters
     if count > len(columns):
         raise SourceError(f"{path} has {len(columns)} columns of readings, {count} meters were asked for")
@@ -202,9 +208,7 @@ def from_csv(
         held = (times_s[-1] + interval_s - first * window_s) // window_s
         raise SourceError(f"{path} holds {held} whole windows of {window_s} s; {windows} were asked for")
     kept = [at for at, time_s in enumerate(times_s) if time_s < end_s]
-    named = all(NAME_PATTERN.fullmatch(name) for name in columns[:count]) and len(set(columns)) == len(
-        columns
-    )
+    named = all(map(NAME_PATTERN.fullmatch, columns[:count]))
     return Workload(
         origin=f"{count} meters of {path.name}",
         meters=tuple(columns[:count]) if named else _names(count),

@@ -43,7 +43,12 @@ __all__ = ["enrol"]
     "--from", "from_time", metavar="TIME", help="Windows starting from here on count. Default: all."
 )
 @click.option("--move", is_flag=True, help="Let meters that are enrolled elsewhere change their group.")
-@click.option("--renew", is_flag=True, help="Give meters that are enrolled a new broker password.")
+@click.option(
+    "--renew",
+    is_flag=True,
+    help="Give meters that are enrolled new broker passwords; with --fleet also user `fleet`, "
+    "which all fleet files share.",
+)
 @click.option("--revoke", is_flag=True, help="Revoke the named meters or aggregators.")
 def enrol(
     common: CommonOptions,

@@ -47,7 +47,7 @@ __all__ = ["AuthorityHome", "HomePaths"]
 
 _PAYLOAD_MINIMUM = 16 << 20  # generated mosquitto.conf: room for totals' headers and larger rosters
 _SAVERS = 16
-_AUTHORITY_GENERATION = _FLEET_GENERATION = 1
+_AUTHORITY_GENERATION = 1
 
 
 class HomePaths:
@@ -246,7 +246,7 @@ class AuthorityHome:
             self.write_broker_files(settings.broker)
             devices = [self._device(meter) for meter in meters]
             if fleet_file is not None:
-                password = self._password(FLEET_USER, _FLEET_GENERATION)
+                password = self._password(FLEET_USER, self.enrolment.fleet_generation)
                 FleetCredential(devices=tuple(devices), password=password).save(fleet_file)
                 return [fleet_file]
             make_private_dir(self.paths.credentials)
@@ -326,7 +326,7 @@ class AuthorityHome:
         passwords[AUTHORITY_USER] = self.broker_password
         fleet = [meter.name for meter in meters if meter.fleet]
         if fleet:
-            passwords[FLEET_USER] = self._password(FLEET_USER, _FLEET_GENERATION)
+            passwords[FLEET_USER] = self._password(FLEET_USER, self.enrolment.fleet_generation)
         bundles = self.paths.read_bundles().values()
         rings = [2 * bundle.plan.parameters.wire_bytes for bundle, _ in bundles]
         largest = max(

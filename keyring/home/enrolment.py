@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS aggregators (
     DEFAULT 0
 ) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('roster_version', 1);
+INSERT OR IGNORE INTO meta VALUES ('fleet_generation', 1);
 """
 
 
@@ -71,12 +72,26 @@ def read_meters_csv(path: Path) -> list[tuple[str, str]]:
     """(meter, group) of each row of a CSV file with the columns `meter` and `group`. Raises ConfigError."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"meter", "group"} <= set(rows.fieldnames or ()):
+            rows = csv.reader(file)
+            header = [name.strip() for name in next(rows, [])]
+            if not {"meter", "group"} <= set(header):
                 raise ConfigError(f"{path}: the first line must name the columns meter and group")
-            return [((row["meter"] or "").strip(), (row["group"] or "").strip()) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
+            if twice := [name for name in header if name and header.count(name) > 1]:
+                raise ConfigError(f"{path}: the column {twice[0]!r} stands twice; remove one of the two")
+            found = []
+            for row in rows:
+                if row and len(row) != len(header):
+                    raise ConfigError(
+                        f"{path}, line {rows.line_num} has {len(row)} cells, not {len(header)}; correct it"
+                    )
+                if row:
+                    cells = dict(zip(header, row, strict=True))
+                    found.append((cells["meter"].strip(), cells["group"].strip()))
+            return found
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is not a CSV file in UTF-8: {error}") from None
 
 
 class Enrolment:
@@ -96,6 +111,12 @@ class Enrolment:
         """The roster's version: raised by every change, also of aggregators."""
         [(version,)] = self._db.query("SELECT value FROM meta WHERE name = 'roster_version'")
         return int(version)
+
+    @property
+    def fleet_generation(self) -> int:
+        """The generation of the password of user `fleet`: raised when a fleet is renewed."""
+        [(generation,)] = self._db.query("SELECT value FROM meta WHERE name = 'fleet_generation'")
+        return int(generation)
 
     def meters(self, *, revoked: bool = False) -> list[EnrolledMeter]:
         """All meters by name; revoked ones only if asked for."""
@@ -141,9 +162,10 @@ class Enrolment:
     ) -> list[EnrolledMeter]:
         """Enrol (meter, group) pairs, all or none, and return them as enrolled.
 
-        A meter that is enrolled already stays as it is, but for `renew` (a new password), `fleet` (may be
-        set, is never taken away) and `move` (another group, from `from_s` on; without it another group is
-        an error). A revoked meter comes back with a new password. Raises ConfigError.
+        A meter that is enrolled already stays as it is, but for `renew` (a new password; with `fleet`
+        a new one of user `fleet` too), `fleet` (may be set, is never taken away) and `move` (another group,
+        from `from_s` on; without it another group is an error). A revoked meter comes back with a
+        new password. Raises ConfigError.
         """
         known = {meter.name: meter for meter in self.meters(revoked=True)}
         taken = {aggregator.name for aggregator in self.aggregators(revoked=True)}
@@ -179,6 +201,8 @@ class Enrolment:
                 "INSERT OR REPLACE INTO meters (name, grp, from_s, generation, fleet) VALUES (?, ?, ?, ?, ?)",
                 [(m.name, m.group, m.from_s, m.generation, m.fleet) for m in changed.values()],
             )
+            if fleet and renew:
+                self._db.write("UPDATE meta SET value = value + 1 WHERE name = 'fleet_generation'")
         return list(changed.values())
 
     def enrol_aggregator(self, name: str, verify_key: bytes) -> EnrolledAggregator:

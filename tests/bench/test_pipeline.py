@@ -34,9 +34,20 @@ def test_a_fleet_as_fast_as_it_goes_is_released_and_tells_its_steps(mosquitto: P
 
 
 @pytest.mark.parametrize(
-    "line", ["{}", "[]", "junk", '{"process": "a", "step": "b", "count": 1, "seconds": []}']
+    "line",
+    [
+        *("{}", "[]", "junk", "[" * 100_000),
+        *(
+            f'{{"process": "a", "step": "b", "count": {count}, "seconds": {seconds}}}'
+            for count, seconds in (
+                *((1, "[]"), (1, "[1e308]"), (2, "[1e308, -1e308]"), (1, "[-1]"), (1, "[NaN]")),
+                *(("1e999", "[1]"), (1, f"[{10**400}]")),
+            )
+        ),
+    ],
+    ids=range(11),
 )
-def test_what_no_process_wrote_is_told(tmp_path: Path, line: str) -> None:
+def test_repro_what_no_process_wrote_is_told(tmp_path: Path, line: str) -> None:
     good = {"process": "meter", "step": "seal", "count": 9, "total_s": 1.0, "seconds": [0.5, 0.5]}
     path = tmp_path / "timings.jsonl"
     path.write_text(json.dumps(good) + "\n" + line + "\n")

@@ -203,6 +203,32 @@ def test_what_is_no_settings_file_is_told_with_its_line(
     assert refusal(load, text) == f"{tmp_path / 'gridhe.yaml'}{expected}"
 
 
+def bomb(width: int, depth: int, seed: str) -> str:
+    """YAML of a few hundred bytes that stands for width^depth seeds."""
+    lines = [f"a0: &a0 {seed}"]
+    for level in range(1, depth):
+        lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(("width", "depth", "seed"), [(10, 30, "x"), (10, 5, "x" * 900), (2, 200, "{}")])
+def test_repro_aliases_cannot_make_a_small_file_large(
+    load: Any, tmp_path: Path, width: int, depth: int, seed: str
+) -> None:
+    text = bomb(width, depth, seed)
+    assert len(text) < 10_000
+    said = refusal(load, text)
+    assert said.startswith(f"{tmp_path / 'gridhe.yaml'}:")
+    assert said.endswith("aliases repeat their anchors too often; write the values out")
+    flat = "{" + text.strip().replace("\n", ", ") + "}"
+    assert refusal(load, "", {"GRIDHE_PLAN": flat}).startswith("GRIDHE_PLAN:1: aliases")
+
+
+def test_an_alias_that_saves_typing_is_fine(load: Any) -> None:
+    text = "plan: {grace_s: &long 600, late_s: *long}\n"
+    assert (load(text).plan.grace_s, load(text).plan.late_s) == (600, 600)
+
+
 @pytest.mark.parametrize(
     ("variable", "hint"),
     [

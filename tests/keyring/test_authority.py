@@ -1,5 +1,7 @@
 """The authority's home: enrolment, credentials, plans and the broker's files."""
 
+import base64
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -201,6 +203,61 @@ def test_meters_are_read_from_a_csv_with_named_columns(tmp_path: Path) -> None:
         read_meters_csv(path)
     with pytest.raises(ConfigError, match="cannot read"):
         read_meters_csv(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("meter,group,group\nanna,north,south\n", "the column 'group' stands twice"),
+        ("meter, meter,group\nanna,bert,south\n", "the column 'meter' stands twice"),
+        ("meter,group,note,note\nanna,north,,\n", "the column 'note' stands twice"),
+        ("meter,group\nanna,north\nbert,north,south\n", "line 3 has 3 cells, not 2"),
+        ("meter,group\nanna\n", "line 2 has 1 cells, not 2"),
+        ("meter,group\n\nanna," + "x" * 200_000, "not a CSV file"),
+    ],
+)
+def test_repro_a_csv_of_meters_that_can_be_read_two_ways_is_refused(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "meters.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_meters_csv(path)
+
+
+def test_repro_a_fleets_password_is_new_when_the_fleet_is_renewed(small_authority: Any) -> None:
+    authority, settings, home = small_authority.authority, small_authority.settings, small_authority.home
+
+    def enrol(renew: bool) -> str:
+        wanted = [("f1", "north/f2"), ("f2", "north/f2")]
+        authority.enrol_meters(wanted, settings, fleet_file=home / "fl", renew=renew)
+        return str(load_fleet(home / "fl").password)
+
+    def line() -> str:
+        lines = (home / "broker/passwords").read_text().splitlines()
+        return next(each for each in lines if each.startswith("fleet:"))
+
+    first = enrol(renew=False)
+    assert enrol(renew=False) == first
+    renewed = enrol(renew=True)
+    assert renewed != first
+    assert is_password(line(), renewed)
+    assert not is_password(line(), first)
+    authority.enrol_meters([("anna", "north/f1")], settings)
+    authority.enrol_meters([("anna", "north/f1")], settings, renew=True)
+    assert is_password(line(), renewed)  # a device's own password is not the fleet's
+    again = AuthorityHome.open(home, small_authority.passphrase.encode())
+    assert again.broker_users() == authority.broker_users()
+    again.write_broker_files(settings.broker)
+    again.close()
+    assert is_password(line(), renewed)
+
+
+def is_password(line: str, password: str) -> bool:
+    """Whether a line of Mosquitto's password file lets this password in."""
+    _, _, rounds, salt, digest = line.split(":")[1].split("$")
+    made = hashlib.pbkdf2_hmac("sha512", password.encode(), base64.b64decode(salt), int(rounds))
+    return made == base64.b64decode(digest)
 
 
 def test_rotation_adds_a_later_plan_and_keeps_the_old_key_until_it_is_retired(small_authority: Any) -> None:
