@@ -12,7 +12,14 @@ from gridhe.aggregator.service import Service
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.quarantine import Quarantine
 from gridhe.aggregator.view import LiveView, LogView
-from gridhe.base.commands import CommonOptions, common_options, run_command, timings_option, version_option
+from gridhe.base.commands import (
+    CommonOptions,
+    common_options,
+    run_command,
+    timings_option,
+    trust_clock_option,
+    version_option,
+)
 from gridhe.base.timings import timings_to
 from gridhe.config.settings import Settings
 from gridhe.wire.credential import AggregatorCredential, load_aggregator
@@ -45,6 +52,7 @@ __all__ = ["cli", "main"]
 )
 @click.option("--broker", "broker_url", metavar="URL", help="The same as --set broker.url=URL.")
 @click.option("--no-live", is_flag=True, help="Log lines instead of the live table, also on a terminal.")
+@trust_clock_option
 @click.option("--quarantine", is_flag=True, help="List the newest rejected payloads and exit.")
 @timings_option
 @version_option
@@ -55,6 +63,7 @@ def cli(
     filters: tuple[str, ...],
     broker_url: str | None,
     no_live: bool,
+    trust_clock: bool,
     quarantine: bool,
     timings: Path | None,
     common: CommonOptions,
@@ -77,7 +86,8 @@ def cli(
         _list_quarantine(who, state_dir)
         return
     with timings_to(timings, "aggregator"):
-        _run(Service(settings=settings, credential=who, state_dir=state_dir), settings, no_live=no_live)
+        service = Service(settings=settings, credential=who, state_dir=state_dir, trust_clock=trust_clock)
+        _run(service, settings, no_live=no_live)
 
 
 def _run(service: Service, settings: Settings, *, no_live: bool) -> None:

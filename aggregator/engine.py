@@ -99,7 +99,12 @@ class Engine:
         self._quarantine = Quarantine(
             database, maximum=settings.quarantine_max, maximum_bytes=settings.quarantine_max_mb << 20
         )
-        self._admission = Admission(credential.ingest_secret, self._enrolment)
+        self._admission = Admission(
+            credential.ingest_secret,
+            self._enrolment,
+            filters=settings.filters,
+            pruned_before=self._totals.pruned_before,
+        )
         for plan in database.plans():
             self._admission.add_plan(plan)
         self.counters = Counters()
@@ -180,19 +185,32 @@ class Engine:
 
     # batches
 
-    def receive(self, topic: str, payload: bytes, now: float) -> None:
-        """Take any bytes from a batch topic at `now` (UTC epoch seconds): fold, or count why not."""
+    def receive(self, topic: str, payload: bytes, now: float | None) -> None:
+        """Take any bytes from a batch topic at `now` (UTC epoch seconds): fold, or count why not.
+
+        While the clock cannot be believed (`now` None), batches are refused for now.
+        """
         self.counters.received += 1
         self.counters.bytes += len(payload)
         header: Header | None = None
         try:
             envelope = self._admission.authenticate(topic, payload)
             header = envelope.header
-            active, place = self._admission.place(header, now)
+            active = self._admission.known(header)
+            try:
+                place = self._admission.place(active, header, now)
+            except EnvelopeError:
+                # Its receipt was lost, and since then the meter has moved, or time has.
+                if self._counted(header):
+                    self._answer_duplicate(header)
+                    return
+                raise
+            assert now is not None  # noqa: S101 - for the type checker: `place` has refused it
             reported = self._reported_of((header.plan, header.window, header.group))
-            if reported.has(place.number):
-                self.counters.duplicates += 1
-                self._answer(header).committed.add(header.window)
+            if reported.has(place.number) or (
+                self._enrolment.has_moved(header.meter) and self._counted(header)
+            ):
+                self._answer_duplicate(header)
                 return
             if reported.count >= active.plan.largest_group:
                 raise EnvelopeError(
@@ -211,9 +229,25 @@ class Engine:
         self.counters.folded += 1
         self._uncommitted += 1
 
-    def _reject(self, reason: str, topic: str, payload: bytes, header: Header | None, now: float) -> None:
+    def _answer_duplicate(self, header: Header) -> None:
+        self.counters.duplicates += 1
+        self._answer(header).committed.add(header.window)
+
+    def _counted(self, header: Header) -> bool:
+        """Whether this meter's window is counted, wherever the meter was enrolled at the time."""
+        for place in self._enrolment.places(header.meter):
+            node = (header.plan, header.window, place.group)
+            reported = self._reported.get(node) or _Reported(self._totals.reported(*node), 0)
+            if reported.has(place.number):
+                return True
+        return False
+
+    def _reject(
+        self, reason: str, topic: str, payload: bytes, header: Header | None, now: float | None
+    ) -> None:
         self.counters.rejected[reason] += 1
-        self._quarantine.add(Quarantined(at=now, topic=topic, reason=reason, payload=payload))
+        if now is not None:
+            self._quarantine.add(Quarantined(at=now, topic=topic, reason=reason, payload=payload))
         if header is not None:
             self._answer(header).refused[header.window] = reason
 
@@ -245,19 +279,36 @@ class Engine:
         """Whether running totals have outgrown their memory: commit now, then they can be put away."""
         return self._parts.memory_full
 
-    def commit(self, now: float) -> list[Outgoing]:
-        """Make all that was folded durable; returns the receipts and totals to publish."""
+    @property
+    def known_s(self) -> float | None:
+        """The time of the last commit whose time was believed (UTC epoch seconds)."""
+        stored = self._db.meta("clock")
+        return None if stored is None else float(stored)
+
+    def clock_set(self, now: float) -> None:
+        """The clock is believed, for the first time or after a step: no part is open since a later time."""
+        for part in self._parts:
+            if part.first_at > now:
+                part.first_at, part.dirty = now, True
+
+    def commit(self, now: float | None) -> list[Outgoing]:
+        """Make all that was folded durable; returns the receipts and totals to publish.
+
+        While the clock cannot be believed (`now` None), nothing is closed or pruned.
+        """
         started = time.perf_counter()
         failpoint("commit.1.before")
         with self._db.transaction():
-            published = self._closing.close_due(now)
+            published = [] if now is None else self._closing.close_due(now)
             failpoint("commit.1.closed")
             self._parts.save()
             for node, reported in self._reported.items():
                 if reported.dirty:
                     self._totals.save_reported(*node, reported.members)
             self._quarantine.save()
-            self._prune(now)
+            if now is not None:
+                self._prune(now)
+                self._db.set_meta("clock", str(now).encode())
             failpoint("commit.1.written")
         failpoint("commit.1.after")
         self._parts.saved()
@@ -291,13 +342,21 @@ class Engine:
         return outgoing
 
     def _prune(self, now: float) -> None:
-        if now - self._pruned_at < _PRUNE_INTERVAL_S:
+        """Forget who was counted longer ago than the horizon.
+
+        Counted back from the clock, or from the newest window that enough meters have sent if that is
+        earlier: a clock that is ahead of all meters makes nothing forgotten.
+        """
+        if abs(now - self._pruned_at) < _PRUNE_INTERVAL_S:
             return
         self._pruned_at = now
-        for active in self._admission.plans.values():
+        plans = [active.plan for active in self._admission.plans.values()]
+        newest = [(plan, self._totals.newest_published(plan.plan_id, plan.minimum_meters)) for plan in plans]
+        ends_s = [plan.window_start_s(window + 1) for plan, window in newest if window is not None]
+        sent_s = min(now, max(ends_s, default=0))
+        for plan in plans:
             # One window further back than admission looks, so nothing that could still come is forgotten.
-            before = active.plan.window_of(now - active.plan.horizon_s) - 1
-            self._totals.prune(active.plan_id, before)
+            self._totals.prune(plan.plan_id, plan.window_of(sent_s - plan.horizon_s) - 1)
 
     # totals on their way out
 

@@ -16,6 +16,7 @@ from gridhe import __version__
 from gridhe.aggregator.counters import Snapshot
 from gridhe.aggregator.engine import Engine, Outgoing
 from gridhe.aggregator.state.database import Database
+from gridhe.base.clock import PlausibleClock
 from gridhe.base.failpoints import failpoint
 from gridhe.base.timings import timed
 from gridhe.broker.client.loop import EventLoop
@@ -45,14 +46,19 @@ class Service:
         settings: Settings,
         credential: AggregatorCredential,
         state_dir: Path,
+        trust_clock: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
+        """`trust_clock`: believe this start's clock, however long after the last commit."""
         for one in settings.aggregator.filters:
             topics.check_filter(one)
         self._settings = settings
-        self._now = now
+        self._wall = now
         self._database = Database(state_dir, authority=credential.authority, aggregator=credential.aggregator)
         self._engine = Engine(database=self._database, credential=credential, settings=settings.aggregator)
+        self._clock = PlausibleClock(known_s=None if trust_clock else self._engine.known_s, wall=now)
+        self._clock_steps = -1  # believed, as the engine knows it
+        self._roster: bytes | None = None  # to be taken once the clock is believed
         self._commit_engine = timed("commit", self._engine.commit)
         self._loop = EventLoop()
         self._incarnation = secrets.token_hex(8)
@@ -79,7 +85,7 @@ class Service:
 
     def snapshot(self) -> Snapshot:
         """How things stand."""
-        return self._engine.snapshot(self._now())
+        return self._engine.snapshot(self._wall())
 
     @property
     def connected(self) -> bool:
@@ -137,9 +143,28 @@ class Service:
         elif topic.startswith(_PLAN):
             self._learn(lambda: self._engine.take_bundle(payload))
         elif topic == topics.ROSTER_CURRENT:
-            self._learn(lambda: self._engine.take_roster(payload, self._now()))
+            self._roster = payload
+            self._take_roster(self._now())
         elif topic == topics.STATUS_AUTHORITY:
             self._on_authority(payload)
+
+    def _now(self) -> float | None:
+        """The time, if the clock can be believed."""
+        now = self._clock.now()
+        news = self._clock.news()
+        if news is not None:
+            _log.warning("clock", extra={"why": news})
+        if now is not None and self._clock_steps != self._clock.steps:
+            self._clock_steps = self._clock.steps
+            self._engine.clock_set(now)
+        return now
+
+    def _take_roster(self, now: float | None) -> None:
+        # A meter that moves counts in its new group from the moment at which we hear of it.
+        roster = self._roster
+        if roster is not None and now is not None:
+            self._roster = None
+            self._learn(lambda: self._engine.take_roster(roster, now))
 
     def _learn(self, take: Callable[[], None]) -> None:
         was_ready = self._engine.ready
@@ -174,7 +199,9 @@ class Service:
         self._loop.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
 
     def _commit(self) -> None:
-        outgoing = self._commit_engine(self._now())
+        now = self._now()
+        self._take_roster(now)
+        outgoing = self._commit_engine(now)
         failpoint("commit.2.before")
         for one in outgoing:
             self._session.publish(Message(topic=one.topic, payload=one.payload))

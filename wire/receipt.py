@@ -15,10 +15,10 @@ __all__ = ["RECEIPT_BYTES_MAX", "TRANSIENT_REASONS", "Receipt", "TotalReceipt"]
 
 VERSION = 1
 RECEIPT_BYTES_MAX = 1 << 20
-# Refusals that time mends: the clock moves on, the aggregator learns of the plan or of the meter. After the
-# plan's end (`after_plan`) it is the meter that must learn of a plan: then it seals the window anew.
+# Refusals that time mends: a clock moves on or is set, the aggregator learns of plan or meter. After
+# the plan's end (`after_plan`) it is the meter that must learn of a plan: then it seals the window anew.
 # A meter keeps these batches and sends them again later; any other refusal is for good.
-TRANSIENT_REASONS = frozenset({"early", "plan", "not_enrolled", "after_plan"})
+TRANSIENT_REASONS = frozenset({"after_plan", "clock", "early", "late", "not_enrolled", "plan"})
 _BATCHES, _TOTALS = "batches", "totals"  # one kind cannot be taken for the other
 
 

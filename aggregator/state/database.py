@@ -17,7 +17,8 @@ from gridhe.plan.plan import Plan
 
 __all__ = ["Database"]
 
-_SCHEMA_VERSION = 3  # 2: transactions are counted, small values carry a checksum. 3: counted in a table
+# 2: transactions are counted, small values carry a checksum. 3: counted in a table. 4: former places
+_SCHEMA_VERSION = 4
 _CHECK_MAX_BYTES = 256 << 20  # a larger file is not read through at every start: about a second
 _SCHEMA = """
 CREATE TABLE plans (plan TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -26,6 +27,10 @@ CREATE TABLE meters (
     enrolled INTEGER NOT NULL, checksum INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX meters_by_group ON meters (grp, number);
+CREATE TABLE former (
+    meter TEXT NOT NULL, grp TEXT NOT NULL, number INTEGER NOT NULL, from_s INTEGER NOT NULL,
+    until_s INTEGER NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (grp, number)
+) WITHOUT ROWID;
 CREATE TABLE reported (
     plan TEXT, window INTEGER, grp TEXT, members BLOB NOT NULL, checksum BLOB NOT NULL,
     PRIMARY KEY (plan, window, grp)

@@ -1,5 +1,6 @@
 """Who is enrolled where: the roster as the aggregator keeps it, on disk and in a bounded cache."""
 
+import math
 import sys
 import zlib
 from collections.abc import Iterable
@@ -22,10 +23,15 @@ class EnrolledMeter:
     group: str
     number: int
     from_s: int
+    until_s: float = math.inf  # a place that it has moved away from counts for windows that start before
 
 
 def _meter_checksum(meter: str, group: str, number: int, from_s: int, enrolled: int) -> int:
     return zlib.crc32(msgpack.packb((meter, group, number, from_s, enrolled)))
+
+
+def _former_checksum(meter: str, group: str, number: int, from_s: int, until_s: int) -> int:
+    return zlib.crc32(msgpack.packb(("former", meter, group, number, from_s, until_s)))
 
 
 class Enrolment:
@@ -35,6 +41,7 @@ class Enrolment:
         self._db = database
         # Full, it keeps what it has: meters come in turn, once a window, so the last one would never stay.
         self._cache: dict[str, EnrolledMeter | None] = {}
+        self._former: dict[str, tuple[EnrolledMeter, ...]] = {}  # of meters that have moved, all of them
         self._fill_cache()
 
     def _fill_cache(self) -> None:
@@ -46,6 +53,15 @@ class Enrolment:
         for name, group, number, from_s, checksum in rows:
             if checksum == _meter_checksum(name, group, number, from_s, 1):  # else the look-up will tell
                 self._cache[name] = EnrolledMeter(sys.intern(group), number, from_s)
+        self._former.clear()
+        for row in self._db.query(
+            "SELECT meter, grp, number, from_s, until_s, checksum FROM former ORDER BY until_s"
+        ):
+            name, group, number, from_s, until_s, checksum = row
+            if checksum != _former_checksum(name, group, number, from_s, until_s):
+                raise self._db.damaged(f"a former place of meter {name} fails its checksum")
+            place = EnrolledMeter(sys.intern(group), number, from_s, until_s)
+            self._former[name] = (*self._former.get(name, ()), place)
 
     def replace(
         self, version: int, entries: Iterable[RosterEntry], now: float, plans: Iterable[RosterPlan] = ()
@@ -53,7 +69,7 @@ class Enrolment:
         """Take over a newer roster; inside a transaction, which an error of `entries` must undo.
 
         Numbers are never given twice in a group, so a bit means one meter for ever. A meter that moves
-        counts in its new group from `now` at the earliest: its open window stays where it was counted.
+        counts in its new group from `now` at the earliest: earlier windows belong to the old one.
         """
         next_number: dict[str, int] = {}
         for group, number in self._db.query("SELECT grp, MAX(number) FROM meters GROUP BY grp"):
@@ -77,14 +93,21 @@ class Enrolment:
         self, entry: RosterEntry, next_number: dict[str, int], now: float, known: bool
     ) -> tuple[str, str, int, int, int, int]:
         """The table's row of an entry."""
-        sql = "SELECT grp, number FROM meters WHERE meter = ?"
+        sql = "SELECT grp, number, from_s FROM meters WHERE meter = ?"
         old = self._db.query(sql, entry.meter) if known else []
         if old and old[0][0] == entry.group:
-            number, from_s = old[0][1], entry.from_s
+            moved = self._former.get(entry.meter)
+            moved_s = int(moved[-1].until_s) if moved else 0
+            number, from_s = old[0][1], max(entry.from_s, moved_s)
         else:
             number = next_number.get(entry.group, 0)
             next_number[entry.group] = number + 1
             from_s = max(entry.from_s, int(now)) if old else entry.from_s
+            if old:
+                former = (entry.meter, *old[0], from_s)
+                self._db.write(
+                    "INSERT INTO former VALUES (?, ?, ?, ?, ?, ?)", *former, _former_checksum(*former)
+                )
         checksum = _meter_checksum(entry.meter, entry.group, number, from_s, 1)
         return entry.meter, entry.group, number, from_s, 1, checksum
 
@@ -109,6 +132,22 @@ class Enrolment:
         if len(self._cache) < _CACHED:
             self._cache[name] = place
         return place
+
+    def places(self, name: str) -> tuple[EnrolledMeter, ...]:
+        """Every place that a meter has or had."""
+        place = self.meter(name)
+        return (*(() if place is None else (place,)), *self._former.get(name, ()))
+
+    def has_moved(self, name: str) -> bool:
+        """Whether a meter has been in another place before."""
+        return name in self._former
+
+    def at(self, name: str, start_s: int) -> EnrolledMeter | None:
+        """The place in which a meter counts for a window that starts then; None if it is not enrolled."""
+        place = self.meter(name)
+        if place is None or place.from_s <= start_s:
+            return place
+        return next((one for one in self._former.get(name, ()) if one.from_s <= start_s < one.until_s), None)
 
     def _look_up(self, name: str) -> EnrolledMeter | None:
         rows = self._db.query(

@@ -12,6 +12,8 @@ from gridhe.wire.total import Piece
 
 __all__ = ["TotalKey", "TotalRow", "Totals"]
 
+_PRUNED = "pruned_before"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class TotalKey:
@@ -66,6 +68,9 @@ class Totals:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        stored = database.meta(_PRUNED)
+        # Per plan, the first window whose counted meters are known. It is stored and only ever rises.
+        self.pruned_before: dict[str, int] = msgpack.unpackb(stored) if stored else {}
 
     def reported(self, plan: str, window: int, group: str) -> bytearray:
         """The set of a leaf's meters that are counted for a window: bit `number % 8` of byte `number // 8`.
@@ -205,8 +210,25 @@ class Totals:
                     count += 1
         return count
 
+    def newest_published(self, plan: str, minimum_meters: int) -> int | None:
+        """The newest window of which a part of at least so many meters is closed."""
+        rows = self._db.query(
+            "SELECT window FROM totals WHERE plan = ? AND closed = 1 AND meters >= ? "
+            "ORDER BY window DESC LIMIT 1",
+            plan,
+            minimum_meters,
+        )
+        return rows[0][0] if rows else None
+
     def prune(self, plan: str, before_window: int) -> None:
-        """Forget windows so old that their batches are refused anyway; inside a transaction."""
+        """Forget the windows before this one, and refuse their batches from now on; inside a transaction.
+
+        That they are refused is stored with it: no clock that is set back makes a batch count twice.
+        """
+        if before_window <= self.pruned_before.get(plan, 0):
+            return
+        self.pruned_before[plan] = before_window
+        self._db.set_meta(_PRUNED, msgpack.packb(self.pruned_before))
         self._db.write("DELETE FROM reported WHERE plan = ? AND window < ?", plan, before_window)
         self._db.write(
             "DELETE FROM totals WHERE plan = ? AND window < ? AND closed = 1 AND payload IS NULL",

@@ -39,7 +39,14 @@ from gridhe.config.load import setting_paths
 from gridhe.config.settings import LoggingSettings
 from gridhe.errors import ConfigError, GridHEError
 
-__all__ = ["CommonOptions", "common_options", "run_command", "timings_option", "version_option"]
+__all__ = [
+    "CommonOptions",
+    "common_options",
+    "run_command",
+    "timings_option",
+    "trust_clock_option",
+    "version_option",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,6 +62,13 @@ timings_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="At the end, append what the steps of the work took; `gridhe-bench import FILE` keeps it.",
+)
+
+
+trust_clock_option = click.option(
+    "--trust-clock",
+    is_flag=True,
+    help="Believe this machine's clock although it is more than 400 days ahead of the last known time.",
 )
 
 

@@ -295,8 +295,15 @@ def test_a_meter_that_moves_is_never_counted_in_two_groups_for_one_window(grid) 
     }
     grid.enrol()
     grid.send("a0")
-    assert grid.engine.counters.rejected == {"not_enrolled": 1}
-    assert grid.engine.counters.folded == 1
+    assert (grid.engine.counters.folded, grid.engine.counters.duplicates) == (1, 1)
+    grid.send("a1")
+    move = {"north/f1": ["a2", "a3", "a4"], "south/f1": ["a0", "a1", *grid.groups["south/f1"][1:]]}
+    grid.groups = {**grid.groups, **move}
+    grid.enrol()
+    grid.send("a1")
+    grid.send("a1", WINDOW + 1, grid.now + 3_600)
+    assert (grid.engine.counters.folded, grid.engine.counters.duplicates) == (2, 2)
+    assert grid.engine.counters.rejected == {"group": 1}
 
 
 def test_an_older_roster_cannot_be_replayed(grid) -> None:

@@ -47,6 +47,7 @@ class Grid:
     largest_group: int = 40
     ring: tuple[int, tuple[int, ...]] = (4096, (48, 41, 20))
     largest: int = 4_000
+    horizon_s: float = 50 * 365 * 86_400
 
     def __post_init__(self) -> None:
         settings = Settings(
@@ -60,7 +61,7 @@ class Grid:
                 minimum_meters=self.minimum_meters,
                 grace_s=60,
                 late_s=600,
-                horizon_s=50 * 365 * 86_400,
+                horizon_s=self.horizon_s,
             ),
         )
         self.authority = SigningKey.generate()
@@ -121,13 +122,18 @@ class Grid:
             self.database.close()
             self.database = None
 
-    def enrol(self, *extra: RosterEntry, groups: dict[str, Sequence[str]] | None = None) -> None:
+    def enrol(
+        self,
+        *extra: RosterEntry,
+        groups: dict[str, Sequence[str]] | None = None,
+        now: float | None = None,
+    ) -> None:
         self.roster_version += 1
         entries = [
             RosterEntry(meter, group) for group, meters in (groups or self.groups).items() for meter in meters
         ]
         roster = Roster.of(self.roster_version, [*entries, *extra])
-        self.engine.take_roster(roster.encode(self.authority), self.now)
+        self.engine.take_roster(roster.encode(self.authority), self.now if now is None else now)
 
     def group_of(self, meter: str) -> str:
         return next(group for group, meters in self.groups.items() if meter in meters)
@@ -149,8 +155,8 @@ class Grid:
             values[seed % self.plan.intervals] = -1
         return values
 
-    def envelope(self, meter: str, window: int = FIRST_WINDOW) -> bytes:
-        return Sealer(self.encryptor, self.device(meter)).seal(
+    def envelope(self, meter: str, window: int = FIRST_WINDOW, group: str | None = None) -> bytes:
+        return Sealer(self.encryptor, self.device(meter, group)).seal(
             window, {"import_wh": self.readings(meter, window)}
         )
 
