@@ -1,11 +1,11 @@
 """A real `gridhe-aggregate` process for a BenchGrid, ready when it hears batches."""
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from gridhe.base.processes import python_command
 from gridhe.bench.grid import BenchGrid
 from gridhe.bench.messages import first_message, put
 from gridhe.bench.throughput import StreamFailed, process
@@ -27,10 +27,10 @@ def start_aggregator(
     put(broker.port, retained, retain=True)
     credential = folder / "aggregator.json"
     grid.save_credential(credential)
-    command = [
-        sys.executable, "-P", "-m", "gridhe.aggregator.cli", "--credential", str(credential),
+    command = python_command(
+        "gridhe.aggregator.cli", "--credential", str(credential),
         "--state-dir", str(folder / "state"), "--broker", broker.url, "--no-live", *options,
-    ]  # fmt: skip
+    )  # fmt: skip
     child = stack.enter_context(process(command, folder / "aggregator.log"))
     status = first_message(broker.port, topics.status_aggregator(grid.credential.aggregator))
     if not Status.decode(status).online:

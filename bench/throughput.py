@@ -13,7 +13,6 @@ import os
 import selectors
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from gridhe.base.processes import python_command, start_process, stop_process
 from gridhe.bench.messages import put
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.errors import GridHEError
@@ -62,18 +62,13 @@ class Rate:
 def process(arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A child with pipes at stdin and stdout, its stderr in `log`; ended on leaving."""
     with log.open("ab") as errors:
-        child = subprocess.Popen(  # noqa: S603 - our own modules and programs
+        child = start_process(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
         )
     try:
         yield child
     finally:
-        child.terminate()
-        try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        stop_process(child)
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
                 pipe.close()
@@ -88,7 +83,7 @@ def counting(broker: EmbeddedBroker, topic_filter: str, *, bare_paho: bool) -> l
     """The command that prints a character for each message on these topics."""
     program = mosquitto_sub()
     if bare_paho or program is None:
-        return [sys.executable, "-P", "-m", "gridhe.bench.listener", str(broker.port), topic_filter, _PROBE]
+        return python_command("gridhe.bench.listener", str(broker.port), topic_filter, _PROBE)
     return [
         program, "-h", "127.0.0.1", "-p", str(broker.port), "-V", "5", "-q", "1",
         "-t", topic_filter, "-t", _PROBE, "-N", "-F", ".",

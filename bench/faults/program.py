@@ -1,20 +1,16 @@
 """A process of ours that is killed and started again."""
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gridhe.base.failpoints import VARIABLE
-from gridhe.base.processes import clean_environment
+from gridhe.base.processes import clean_environment, python_command, start_process
 from gridhe.errors import GridHEError
 
 __all__ = ["Program", "ProgramFailed"]
-
-_PR_SET_PDEATHSIG = 1
 
 
 class ProgramFailed(GridHEError):
@@ -30,27 +26,23 @@ class Program:
         """`mutation` starts it through gridhe.bench.faults.mutants, with one safeguard taken out."""
         self.name, self.folder = name, folder
         self.log, self.output = folder / f"{name}.log", folder / f"{name}.out"
-        start = ["-m", module, *arguments]
+        self._command = python_command(module, *arguments)
         if mutation is not None:
-            start = ["-m", "gridhe.bench.faults.mutants", mutation, module, *arguments]
-        self._command = [sys.executable, "-P", *start]
+            self._command = python_command("gridhe.bench.faults.mutants", mutation, module, *arguments)
         self._process: subprocess.Popen[bytes] | None = None
         self.starts = 0
 
     def start(self, *, fault_point: str | None = None, env: Mapping[str, str] | None = None) -> None:
         """Start it, to be killed at `fault_point` if one is given."""
         armed = {VARIABLE: fault_point} if fault_point is not None else {}
-        prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec nothing may be loaded
         with self.log.open("ab") as log, self.output.open("ab") as output:
-            self._process = subprocess.Popen(  # noqa: S603 - our own modules, arguments made here
+            self._process = start_process(
                 self._command,
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
                 cwd=self.folder,
                 env=clean_environment(PYTHONUNBUFFERED="1", **armed, **(env or {})),
-                process_group=0,
-                preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0),
+                death_signal=signal.SIGKILL,
             )
         self.starts += 1
 

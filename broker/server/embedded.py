@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from gridhe.base.files import make_private_dir, write_private
+from gridhe.base.processes import start_process, stop_process
 from gridhe.broker.server.mosquitto_config import ServerTls, mosquitto_conf, password_line
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError
@@ -34,28 +35,15 @@ _POLL_S = 0.02
 _IOTCORE_SEGMENT, _IOTCORE_SEGMENTS = 32 * 1024 * 1024, 8
 _IOTCORE_INFLIGHT = 100  # messages it keeps unacknowledged per client, whatever Receive Maximum says
 
-# Ends with its parent, even one that was killed: the kernel sends SIGTERM (Linux). A wrapper, since
-# code between fork and exec in a threaded parent can deadlock. The pid stays the same over exec.
-_BOOT = """
-import ctypes, os, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 15)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-"""
-_BOOT_EXEC = _BOOT + "os.execv(sys.argv[2], sys.argv[2:])\n"
-_BOOT_IOTCORE = (
-    _BOOT
-    + """
-import logging, signal
+_IOTCORE = """
+import logging, signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 logging.getLogger("rumqttd").setLevel(logging.CRITICAL)
 logging.getLogger("tracing").setLevel(logging.CRITICAL)
 from iotcore.iotcore import IotCoreBroker
-IotCoreBroker(config_path=sys.argv[2]).run_forever()
+IotCoreBroker(config_path=sys.argv[1]).run_forever()
 """
-)
 
 
 def available() -> tuple[Kind, ...]:
@@ -168,12 +156,7 @@ class EmbeddedBroker:
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop_process(process, timeout_s)
 
     def kill(self) -> None:
         """SIGKILL: what a power cut does to a broker."""
@@ -202,19 +185,13 @@ class EmbeddedBroker:
 
     def _launch(self, port: int) -> None:
         make_private_dir(self.directory)
-        boot = _BOOT_EXEC if self.kind == "mosquitto" else _BOOT_IOTCORE
-        config = self._write_mosquitto(port) if self.kind == "mosquitto" else self._write_iotcore(port)
-        command = [str(_mosquitto()), "-c", str(config)] if self.kind == "mosquitto" else [str(config)]
+        if self.kind == "mosquitto":
+            command = [str(_mosquitto()), "-c", str(self._write_mosquitto(port))]
+        else:
+            command = [sys.executable, "-P", "-c", _IOTCORE, str(self._write_iotcore(port))]
         write_private(self.log_path, b"")
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own code, our own arguments
-                [sys.executable, "-P", "-c", boot, str(os.getpid()), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.directory,
-                start_new_session=True,  # Ctrl-C is for us; we stop the broker last
-            )
+            self._process = start_process(command, stdout=log, stderr=log, cwd=self.directory)
 
     def _write_mosquitto(self, port: int) -> Path:
         passwords = acl = data = None

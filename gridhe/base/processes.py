@@ -1,40 +1,100 @@
-"""The separate processes of a demo: started, watched, and always ended.
+"""Processes of our own: started, watched, and always ended.
 
-Each runs in a process group of its own, so that Ctrl-C reaches this process only and the children are
-stopped in order; on Linux the kernel ends them should this process be killed outright.
+`start_process` starts any program. `Children` are gridhe's modules with their logs in a folder. Each process
+is in a process group of its own, so that Ctrl-C reaches this process only and the children are stopped in
+order.
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from gridhe.errors import GridHEError
 
-__all__ = ["Child", "ChildFailed", "Children", "clean_environment"]
+__all__ = [
+    "Child",
+    "ChildFailed",
+    "Children",
+    "clean_environment",
+    "python_command",
+    "start_process",
+    "stop_process",
+]
 
 _TAIL_LINES = 15
-_PR_SET_PDEATHSIG = 1
+# The kernel sends a child this signal when the thread that started it ends (prctl(PR_SET_PDEATHSIG), which
+# survives exec). The child asks for it itself: a preexec_fn would run between fork and exec, where a process
+# with threads can deadlock. Two things that this Python does to itself are not handed on: it ignores SIGPIPE
+# and SIGXFSZ, and in the C locale it sets LC_CTYPE.
+_BOOT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(sys.argv[2]), 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+if sys.argv[3] == "coerced":
+    os.environ.pop("LC_CTYPE", None)
+os.execvp(sys.argv[4], sys.argv[4:])
+"""
 
 
 class ChildFailed(GridHEError):
-    """A process of the demo ended when it should not have, or not well; the message has its last lines."""
+    """A process ended when it should not have, or not well; the message has its last lines."""
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What a child runs before its program so that it does not outlive this process; None off Linux."""
-    if not sys.platform.startswith("linux"):
-        return None
-    # Looked up here: between fork and exec nothing may be loaded.
-    prctl = ctypes.CDLL(None).prctl
-    term = int(signal.SIGTERM)
-    return lambda: prctl(_PR_SET_PDEATHSIG, term, 0, 0, 0)
+def python_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module in this interpreter.
+
+    -P: a file named as a library in the working directory is not imported in its place.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def start_process(
+    command: Sequence[str],
+    *,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    bufsize: int = -1,
+    death_signal: signal.Signals = signal.SIGTERM,
+) -> "subprocess.Popen[bytes]":
+    """Start a program in a process group of its own. On Linux it does not outlive the thread that starts it:
+    the kernel then sends it `death_signal`, also when this process was killed.
+    """
+    boot: list[str] = []
+    if sys.platform == "linux":
+        locale = "set" if "LC_CTYPE" in (os.environ if env is None else env) else "coerced"
+        boot = [sys.executable, "-I", "-S", "-c", _BOOT, str(os.getpid()), str(int(death_signal)), locale]
+    return subprocess.Popen(  # noqa: S603 - our callers' own programs and arguments
+        [*boot, *command],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=None if env is None else dict(env),
+        cwd=cwd,
+        bufsize=bufsize,
+        process_group=0,
+    )
+
+
+def stop_process(process: "subprocess.Popen[bytes]", timeout_s: float = 15.0) -> int:
+    """Ask it to end (SIGTERM), wait, and insist (SIGKILL) when it takes too long. Its exit code."""
+    process.terminate()  # does nothing to one that has ended
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 class Child:
@@ -47,16 +107,8 @@ class Child:
         self.log = folder / f"{name}.log"
         self.output = folder / f"{name}.out"
         with self.log.open("ab") as log, self.output.open("wb") as output:
-            # -P: a file named as a library in the working directory is not imported in its place.
-            self._process = subprocess.Popen(  # noqa: S603 - our own modules, arguments made here
-                [sys.executable, "-P", "-m", module, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=log,
-                env=dict(env),
-                cwd=folder,
-                process_group=0,
-                preexec_fn=_die_with_parent(),
+            self._process = start_process(
+                python_command(module, *arguments), stdout=output, stderr=log, env=env, cwd=folder
             )
 
     @property
@@ -89,15 +141,8 @@ class Child:
             raise ChildFailed(f"{self.name} ended with {_said(code)}{self.tail()}")
 
     def stop(self, timeout_s: float = 15.0) -> int:
-        """Ask it to end (SIGTERM), wait, and insist (SIGKILL) when it takes too long. Its exit code."""
-        if self.exit_code is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+        """Ask it to end, and insist when it takes too long. Its exit code."""
+        return stop_process(self._process, timeout_s)
 
     def tail(self) -> str:
         """The last lines of its log, ready to follow a message."""
@@ -159,6 +204,6 @@ class Children:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """This process's environment without gridhe's own variables (they would win over the demo's file)."""
+    """This process's environment without gridhe's own variables (they would win over a settings file)."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GRIDHE_")}
     return {**kept, **extra}

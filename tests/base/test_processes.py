@@ -1,15 +1,17 @@
-"""The demo's processes: watched, and always ended."""
+"""Processes of our own: watched, and always ended."""
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from gridhe.base.processes import ChildFailed, Children, clean_environment
+from gridhe.base.processes import ChildFailed, Children, clean_environment, start_process, stop_process
 from gridhe.demo.progress import Progress
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at through /proc")
@@ -100,6 +102,46 @@ signal.pause()
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def test_a_started_program_has_its_own_command_line_group_and_signals(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    text = "import os, signal; print(os.getpgid(0) == os.getpid()); signal.pause()"
+    with output.open("wb") as file:
+        process = start_process(
+            [sys.executable, "-u", "-c", text, "x"],
+            stdout=file,
+            stderr=file,
+            env={"A": "b"},
+            cwd=tmp_path,
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while not output.read_bytes().endswith(b"\n") and time.monotonic() < deadline:
+            assert process.poll() is None, output.read_text()
+        assert output.read_text() == "True\n"
+        line = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        assert line == [sys.executable.encode(), b"-u", b"-c", text.encode(), b"x", b""]
+        assert Path(f"/proc/{process.pid}/environ").read_bytes() == b"A=b\0"
+    finally:
+        assert stop_process(process) == -signal.SIGTERM
+
+
+def test_a_program_that_is_no_python_does_not_ignore_the_signals_that_python_does(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with output.open("wb") as file:
+        process = start_process(["grep", "SigIgn", "/proc/self/status"], stdout=file, stderr=file)
+    assert process.wait(30) == 0
+    ignored = int(output.read_text().split()[1], 16)
+    assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+
+
+def test_a_program_that_cannot_be_started_ends_at_once(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with output.open("wb") as file:
+        process = start_process([str(tmp_path / "nothing")], stdout=file, stderr=file)
+    assert process.wait(30) != 0
+    assert "No such file" in output.read_text()
 
 
 def test_gridhes_own_variables_do_not_reach_the_children(monkeypatch: pytest.MonkeyPatch) -> None:

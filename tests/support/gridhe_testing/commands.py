@@ -1,13 +1,14 @@
 """A user's shell for tests: gridhe's commands as processes, Mosquitto as its operator starts it."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from gridhe.base.processes import start_process, stop_process
 
 BIN = Path(sys.executable).parent
 
@@ -62,22 +63,11 @@ class Shell:
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A process beside the others; SIGTERM at the end, its output in the file `log`."""
         with (self.folder / log).open("ab") as out:
-            process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env={**self.environment, **variables},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
+            process = start_process(
+                command, cwd=self.folder, env={**self.environment, **variables}, stdout=out, stderr=out
             )
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop_process(process, 20)
             self.said += (self.folder / log).read_text(errors="replace")
