@@ -55,6 +55,7 @@ class Simulation:
         self.outbox: dict[Batch, bytes] = dict(envelopes.sealed)
         self.refused: dict[str, int] = {}
         self.now = float((self.world.first_window + self.world.windows) * self.world.window_s + 1)
+        self.believed = True  # the clock; else the engine is told no time
         self.receipted: set[Batch] = set()
         self.drop_receipt: Callable[[Batch], bool] = lambda batch: False
         self._database: Database | None = None
@@ -85,11 +86,15 @@ class Simulation:
         """These arrive, in this order."""
         for meter, window in batches:
             topic = topics.batch(self.world.group[meter], meter)
-            self.engine.receive(topic, self.envelopes.sealed[meter, window], self.now)
+            self.engine.receive(topic, self.envelopes.sealed[meter, window], self._time)
 
     def commit(self) -> None:
         """Commit, and hand out what comes of it."""
-        self.give(self.engine.commit(self.now))
+        self.give(self.engine.commit(self._time))
+
+    @property
+    def _time(self) -> float | None:
+        return self.now if self.believed else None
 
     def give(self, outgoing: Iterable[Outgoing]) -> None:
         """Receipts to their meters, totals to the judge, and the judge's receipts back."""

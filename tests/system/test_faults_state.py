@@ -41,6 +41,8 @@ def test_a_flipped_bit_in_a_state_file_is_told_or_harmless_never_a_wrong_total()
 def test_clocks_that_jump_give_one_window_or_a_named_reject_and_closed_totals_stay() -> None:
     outcome = _passed("clock", Options(seed=1, scale=0.5))
     assert outcome.rejected["early"] > 0
+    assert outcome.rejected["clock"] > 0
+    assert "late" not in outcome.rejected
 
 
 @pytest.mark.usefixtures("mosquitto")

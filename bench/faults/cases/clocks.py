@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from gridhe.base.clock import PlausibleClock
 from gridhe.bench.faults.cases.kills import SLOW
 from gridhe.bench.faults.options import Options
 from gridhe.bench.faults.outcome import Outcome
@@ -20,10 +21,11 @@ __all__ = ["clock", "rotations"]
 
 _MS = 0.001
 _AHEAD = 8  # windows
+_FAR_AHEAD_S = 800 * 86_400.0
 
 
 def clock(options: Options) -> Outcome:
-    """Jumps of an hour either way, a step back, a daylight-saving fold, a millisecond at every edge."""
+    """Jumps of an hour and of 800 days, steps back, a daylight-saving fold, a millisecond at every edge."""
     begun = time.monotonic()
     faults: list[str] = []
     windows = options.count(60)
@@ -34,6 +36,7 @@ def clock(options: Options) -> Outcome:
         simulation.start()
         rng, plan = simulation.rng, world.key.plan
         checked = 0
+        held_back = world.meters[-1], world.all_windows[-1]
         for window in world.all_windows:
             end_s = plan.window_start_s(window + 1)
             batches = [(meter, window) for meter in world.meters]
@@ -47,6 +50,8 @@ def clock(options: Options) -> Outcome:
                 if early != (offset_s < -plan.early_s):
                     faults.append(f"window {window}, clock {offset_s:+.3f} s from its end: early={early}")
             for batch in batches[1:]:
+                if batch == held_back:
+                    continue
                 simulation.now = end_s + rng.choice([-3600.0, 3600.0, -5.0, 0.0, 1.0, 7200.0])
                 simulation.send([batch])
                 if rng.random() < 0.3:
@@ -59,9 +64,11 @@ def clock(options: Options) -> Outcome:
         for offset_s, late in ((plan.horizon_s - _MS, 0), (plan.horizon_s + _MS, 1)):
             simulation.now = last + offset_s
             seen = Counter(simulation.engine.counters.rejected)
-            simulation.send([(world.meters[0], world.all_windows[-1])])
+            simulation.send([held_back, (world.meters[0], world.all_windows[-1])])
             if simulation.engine.counters.rejected["late"] - seen["late"] != late:
                 faults.append(f"clock {offset_s:.3f} s after the last window: late is not {late}")
+            simulation.start()  # without a commit: nothing of it counts
+        _starts_far_ahead(simulation, last)
         simulation.now = last + 1.0
         simulation.drain()
         simulation.crash()
@@ -80,6 +87,22 @@ def clock(options: Options) -> Outcome:
             figures={"edges": checked, "totals_said_again": simulation.oracle.repeats},
         )
     return replace(outcome, seconds=round(time.monotonic() - begun, 1))
+
+
+def _starts_far_ahead(simulation: Simulation, last_s: float) -> None:
+    """A start 800 days ahead, meters that send everything again to it, and the clock put right."""
+    sealed = list(simulation.outbox) + list(simulation.receipted)
+    for now_s in (last_s + _FAR_AHEAD_S, last_s + 1.0):
+        simulation.now = now_s
+        simulation.start()
+        clock = PlausibleClock(
+            known_s=simulation.engine.known_s, wall=lambda: simulation.now, running=lambda: 0.0
+        )
+        # (A small step back is believed after a while, which is not waited for here.)
+        simulation.believed = clock.now() is not None or now_s <= last_s + 1.0
+        simulation.commit()
+        simulation.send(sealed)
+        simulation.commit()
 
 
 def _edges() -> list[str]:
