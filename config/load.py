@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -56,14 +57,32 @@ def load_settings(
 
 
 def find_settings_file(path: Path | None, environ: Mapping[str, str] = os.environ) -> tuple[Path | None, str]:
-    """The file that `load_settings` would read (None: defaults only), and what names it."""
+    """The file that `load_settings` would read (None: defaults only), and what names it.
+
+    A file that nobody named must be ours or root's: it is found because of where the command was started.
+    Raises ConfigError.
+    """
     if path is not None:
         return path, "--config"
     if environ.get("GRIDHE_CONFIG"):
         return Path(environ["GRIDHE_CONFIG"]), "GRIDHE_CONFIG"
-    if Path(_FILE).is_file():
-        return Path(_FILE), "working directory"
-    return None, "defaults"
+    try:
+        status = Path(_FILE).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None, "defaults"
+    except OSError as error:
+        raise ConfigError(
+            f"cannot look for {_FILE} in the working directory: {error.strerror or error}; "
+            "go to another folder, or name the file with --config or GRIDHE_CONFIG"
+        ) from None
+    if not stat.S_ISREG(status.st_mode):
+        return None, "defaults"
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"./{_FILE} belongs to another user (number {status.st_uid}), who may want other settings than "
+            f"you; name it with --config {_FILE} if you trust it"
+        )
+    return Path(_FILE), "working directory"
 
 
 def setting_paths() -> list[KeyPath]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gridhe.base.files import check_private, write_private
+from gridhe.base.files import read_private, write_private
 from gridhe.errors import ConfigError, CredentialError
 from gridhe.plan.names import check_group, check_meter, check_name
 from gridhe.wire.signing import authority_id
@@ -43,15 +43,13 @@ def _save(path: Path, record: dict[str, Any]) -> None:
 
 
 def _load(path: Path, kind: str, read: Callable[[dict[str, Any]], T]) -> T:
-    check_private(path)
+    data = read_private(path)
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(data)
         if not isinstance(record, dict) or record.get("kind") != kind:
             found = record.get("kind") if isinstance(record, dict) else type(record).__name__
             raise CredentialError(f"{path} is not a credential of kind {kind!r} (it is {found!r})")
         return read(record)
-    except OSError as error:
-        raise CredentialError(f"cannot read {path}: {error.strerror or error}") from error
     # Never the exception's own text: it may quote the secret that could not be parsed.
     except (ValueError, TypeError, KeyError, RecursionError, ConfigError) as error:
         raise CredentialError(

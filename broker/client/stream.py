@@ -15,8 +15,10 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from gridhe.base.files import check_private
 from gridhe.errors import BrokerError, ConfigError
 
 __all__ = ["Address", "Dial", "Stream", "tls_context"]
@@ -31,13 +33,14 @@ _GATHER_MAXIMUM = 64 * 1024
 
 @lru_cache(maxsize=8)
 def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
-    """The TLS client context of these PEM files (system CAs when `ca_file` is None). Raises ConfigError.
+    """The TLS client context of these PEM files (system CAs when `ca_file` is None).
 
+    Raises ConfigError, and CredentialError for a key that others can read or own.
     Cached: a fleet's hundreds of sessions share one, and reading CAs takes milliseconds each time.
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ValueError) as error:  # a name with a NUL in it, or nothing in PEM
         raise ConfigError(
             f"broker.ca_file {ca_file!r} cannot be read as PEM certificates: {error}"
         ) from error
@@ -45,11 +48,12 @@ def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None
     if cert_file is not None:
         try:
             context.load_cert_chain(cert_file, key_file, password=_no_passphrase)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 f"broker.client_cert_file {cert_file!r} and client_key_file {key_file!r} "
                 f"cannot be used: {error}"
             ) from error
+        check_private(Path(key_file or cert_file))  # a certificate's file may hold its key too
     elif key_file is not None:
         raise ConfigError("broker.client_key_file is set without broker.client_cert_file; give both")
     return context

@@ -1,13 +1,14 @@
-"""Files that must be whole, and files that nobody else may read."""
+"""Files that must be whole, and files that nobody else may read or own."""
 
 import os
+import pwd
 import secrets
 import stat
 from pathlib import Path
 
 from gridhe.errors import CredentialError, StateError
 
-__all__ = ["check_private", "make_private_dir", "write_private"]
+__all__ = ["check_private", "make_private_dir", "read_private", "stranger", "write_private"]
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -50,21 +51,64 @@ def make_private_dir(path: Path) -> None:
 
 
 def check_private(path: Path) -> None:
-    """Raise CredentialError unless `path` is a file that only its owner can read.
+    """Raise CredentialError unless `path` is a file of ours or root's that only its owner can read.
+
+    Somebody else's file says what somebody else wants: root is not made to use it either. Who may write into
+    the folders above it can take the file away, but cannot put one of ours or of root's in its place.
 
     One that systemd hands to a service may be 0440: since version 254 such files belong to root, with an
     access list for the service's user, whose mask shows where the group's bits would be.
     """
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except OSError as error:
         raise CredentialError(f"cannot read {path}: {error.strerror or error}") from error
-    if not stat.S_ISREG(mode):
+    _check_private(path, status)
+
+
+def read_private(path: Path, *, maximum_bytes: int = 1 << 30) -> bytes:
+    """The content of a file that passes `check_private`: the very file that was checked is read.
+
+    Raises CredentialError, also for a file that is larger than `maximum_bytes`.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for its writer
+        try:
+            _check_private(path, os.fstat(handle))
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                data = file.read(maximum_bytes + 1)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise CredentialError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > maximum_bytes:
+        raise CredentialError(f"{path} is larger than {maximum_bytes} bytes")
+    return data
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
         raise CredentialError(f"{path} is not a file")
-    if mode & 0o077 and not (mode & 0o077 == 0o040 and _is_service_credential(path)):
+    owner = stranger(status)
+    if owner is not None:
         raise CredentialError(
-            f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}"
+            f"{path} belongs to {owner}; run this as that user, or run: chown {os.geteuid()} {path}"
         )
+    others = status.st_mode & 0o077
+    if others and not (others == 0o040 and _is_service_credential(path)):
+        raise CredentialError(
+            f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {path}"
+        )
+
+
+def stranger(status: os.stat_result) -> str | None:
+    """The owner of a file or folder, for a message, where that is neither root nor the user we run as."""
+    if status.st_uid in (0, os.geteuid()):
+        return None
+    try:
+        return f"user {pwd.getpwuid(status.st_uid).pw_name}"
+    except KeyError:
+        return f"user {status.st_uid}"
 
 
 def _is_service_credential(path: Path) -> bool:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from gridhe.base.commit_count import CommitCount
+from gridhe.base.files import stranger
 from gridhe.errors import StateError
 
 __all__ = ["DatabaseFull", "SqliteDatabase"]
@@ -103,6 +104,9 @@ class SqliteDatabase:
             status = self.path.lstat()
             if not stat.S_ISREG(status.st_mode):
                 raise StateError(f"{self.path} is not a file")
+            if (owner := stranger(status)) is not None:
+                # Root could open it, and leave logs beside it that its owner cannot.
+                raise StateError(f"{self.path} belongs to {owner}; run this as that user")
             if stat.S_IMODE(status.st_mode) != 0o600:
                 self.path.chmod(0o600)
         except OSError as error:

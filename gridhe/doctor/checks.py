@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gridhe import __version__
-from gridhe.base.files import check_private
+from gridhe.base.files import check_private, stranger
 from gridhe.config import Settings
 from gridhe.config.environment import is_setting, unused_variables
 from gridhe.config.load import setting_paths
@@ -118,7 +118,8 @@ def check_home(home: Path) -> Iterator[Check]:
     """The authority's folder: its owner's alone, and so the vault and every credential in it."""
     anew = f"give the authority's folder, or make one: gridhe-keyring init --home {home}"
     try:
-        mode = home.stat().st_mode
+        status = home.stat()
+        mode, owner = status.st_mode, stranger(status)
         if not stat.S_ISDIR(mode):
             yield Check(name="home", state="fail", text=f"{home} is no folder", hint=anew)
             return
@@ -127,7 +128,10 @@ def check_home(home: Path) -> Iterator[Check]:
     except OSError as error:
         yield Check(name="home", state="fail", text=f"{home}: {error.strerror or error}", hint=anew)
         return
-    if mode & 0o067:  # the broker's group may pass through (gridhe.keyring.home.authority)
+    if owner is not None:
+        text = f"{home} belongs to {owner}"
+        yield Check(name="home", state="fail", text=text, hint="run the doctor as that user")
+    elif mode & 0o067:  # the broker's group may pass through (gridhe.keyring.home.authority)
         text = f"{home} is open to others (mode {stat.S_IMODE(mode):04o})"
         yield Check(name="home", state="fail", text=text, hint=f"chmod 700 {home}")
     else:

@@ -1,5 +1,6 @@
 """`gridhe doctor`: what is wrong with this machine or configuration, and how to mend it."""
 
+import contextlib
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from gridhe.base.commands import CommonOptions, common_options
 from gridhe.config import Settings, find_settings_file
 from gridhe.doctor import checks
 from gridhe.doctor.checks import Check
+from gridhe.errors import ConfigError
 
 __all__ = ["doctor"]
 
@@ -58,7 +60,9 @@ def doctor(
 def _examine(common: CommonOptions, home: Path | None, credentials: tuple[Path, ...]) -> Iterator[Check]:
     yield checks.check_python()
     yield from checks.check_packages()
-    file, why = find_settings_file(common.config)
+    file, why = None, "refused"
+    with contextlib.suppress(ConfigError):  # `load` says the same
+        file, why = find_settings_file(common.config)
     settings, said = checks.check_settings(lambda: common.load(logging=False), file, why, os.environ)
     yield from said
     if home is not None:

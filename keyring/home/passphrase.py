@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from gridhe.base.files import check_private
+from gridhe.base.files import read_private
 from gridhe.errors import CredentialError, VaultError
 
 __all__ = ["ENV", "ENV_FILE", "MINIMUM_CHARACTERS", "ask_passphrase"]
@@ -51,15 +51,8 @@ def ask_passphrase(
 
 def _from_file(path: Path) -> str:
     try:
-        check_private(path)
-        with path.open("rb") as opened:
-            data = opened.read(_FILE_BYTES_MAX + 1)
-        if len(data) > _FILE_BYTES_MAX:
-            raise VaultError(f"passphrase file {path} is larger than {_FILE_BYTES_MAX} bytes")
-        return data.decode().rstrip("\r\n")
+        return read_private(path, maximum_bytes=_FILE_BYTES_MAX).decode().rstrip("\r\n")
     except CredentialError as error:
         raise VaultError(f"passphrase file: {error}") from None
-    except OSError as error:
-        raise VaultError(f"cannot read passphrase file {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise VaultError(f"passphrase file {path} is not UTF-8 text") from None

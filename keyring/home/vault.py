@@ -14,6 +14,7 @@ A wrong passphrase and a damaged body look the same, on purpose: GCM cannot tell
 """
 
 import os
+import stat
 import struct
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from gridhe.base.files import check_private, write_private
+from gridhe.base.files import read_private, stranger, write_private
 from gridhe.errors import CredentialError, StateError, VaultError
 
 __all__ = ["Kdf", "Secrets", "Vault", "check_private_dir"]
@@ -111,16 +112,19 @@ class Secrets:
 
 
 def check_private_dir(path: Path) -> None:
-    """Raise VaultError unless `path` is a folder that only its owner can look into.
+    """Raise VaultError unless `path` is a folder of ours or root's that only its owner can look into.
 
     Its group may pass through: on one machine the broker reaches its own files in the home that way.
     """
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except OSError as error:
         raise VaultError(f"cannot read the folder {path}: {error.strerror or error}") from None
-    if not path.is_dir():
+    mode, owner = status.st_mode, stranger(status)
+    if not stat.S_ISDIR(mode):
         raise VaultError(f"{path} is not a folder")
+    if owner is not None:
+        raise VaultError(f"{path} belongs to {owner}; run this as that user")
     if mode & 0o067:
         raise VaultError(f"{path} can be entered by others (mode {mode & 0o7777:04o}); run: chmod 700 {path}")
 
@@ -168,14 +172,9 @@ class Vault:
     @staticmethod
     def _read(path: Path) -> bytes:
         try:
-            check_private(path)
-            if path.stat().st_size > _FILE_MAX:
-                raise VaultError(f"{path} is too large for a vault")
-            return path.read_bytes()
+            return read_private(path, maximum_bytes=_FILE_MAX)
         except CredentialError as error:
             raise VaultError(f"vault: {error}") from None
-        except OSError as error:
-            raise VaultError(f"cannot read the vault {path}: {error.strerror or error}") from None
 
     @staticmethod
     def _open_body(path: Path, key: bytes, nonce: bytes, data: bytes, head: bytes) -> Secrets:

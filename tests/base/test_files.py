@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.base.files import check_private, make_private_dir, write_private
+from gridhe.base.files import check_private, make_private_dir, read_private, stranger, write_private
 from gridhe.errors import CredentialError, StateError
 
 
@@ -137,6 +137,48 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         check_private(tmp_path / "absent")
 
 
+def test_what_is_read_is_what_was_checked_and_no_more_than_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    write_private(path, b"12345")
+    assert read_private(path, maximum_bytes=5) == b"12345"
+    with pytest.raises(CredentialError, match="larger than 4 bytes"):
+        read_private(path, maximum_bytes=4)
+    path.chmod(0o644)
+    with pytest.raises(CredentialError, match=f"chmod 600 {path}"):
+        read_private(path)
+    with pytest.raises(CredentialError, match="No such file"):
+        read_private(tmp_path / "absent")
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(CredentialError, match="not a file"):
+        read_private(tmp_path / "pipe")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_repro_root_refuses_a_private_file_of_somebody_else(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    write_private(path, b"x")
+    os.chown(path, 12345, -1)
+    for refuse in (check_private, read_private):
+        with pytest.raises(CredentialError, match=f"{path} belongs to user 12345.*chown 0 {path}"):
+            refuse(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize(("owner", "expected"), [(0, None), (12345, None), (54321, "user 54321")])
+def test_a_service_may_use_files_of_its_own_and_of_root_but_of_nobody_else(
+    tmp_path: Path, owner: int, expected: str | None
+) -> None:
+    path = tmp_path / "secret"
+    write_private(path, b"x")
+    os.chown(path, owner, -1)
+    status = path.stat()
+    os.seteuid(12345)
+    try:
+        assert stranger(status) == expected
+    finally:
+        os.seteuid(0)
+
+
 @pytest.fixture
 def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as systemd 254 makes it for a service, with one file."""
@@ -173,7 +215,7 @@ def test_a_services_credential_in_a_folder_open_to_others_is_refused(credentials
 @pytest.mark.parametrize("name", [".", "passphrase"])
 def test_a_services_credential_of_somebody_else_is_refused(credentials: Path, name: str) -> None:
     os.chown(credentials / name, 12345, -1)
-    with pytest.raises(CredentialError, match="mode 0440"):
+    with pytest.raises(CredentialError, match=r"mode 0440|belongs to user 12345"):
         check_private(credentials / "passphrase")
 
 

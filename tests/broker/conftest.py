@@ -155,4 +155,5 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     for what, data in contents.items():
         paths[what] = directory / f"{what}.pem"
         paths[what].write_bytes(data)
+        paths[what].chmod(0o600)
     return Pki(**paths)
