@@ -97,27 +97,22 @@ class Service:
 
         `watch` is called with this service every `watch_s` seconds, and a last time at the end.
         """
-        previous = {
-            number: signal.signal(number, lambda *_: self._loop.stop())
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
         try:
-            self._loop.add(self._session)
-            self._loop.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
-            self._loop.every(self._settings.aggregator.redeliver_s, self._redeliver)
-            if watch is not None:
-                self._loop.every(watch_s, lambda: watch(self))
-            self._loop.run()
-            _log.info("stopping")
-            self._commit()
-            self._publish([self._status(online=False)])
-            self._loop.run_until(lambda: not self._session.in_flight, _FLUSH_S)
-            self._session.close()
-            if watch is not None:
-                watch(self)
+            with self._loop.on_signals((signal.SIGTERM, signal.SIGINT), self._loop.stop):
+                self._loop.add(self._session)
+                self._loop.call_later(self._engine.commit_interval_s, self._commit_and_rearm)
+                self._loop.every(self._settings.aggregator.redeliver_s, self._redeliver)
+                if watch is not None:
+                    self._loop.every(watch_s, lambda: watch(self))
+                self._loop.run()
+                _log.info("stopping")
+                self._commit()
+                self._publish([self._status(online=False)])
+                self._loop.run_until(lambda: not self._session.in_flight, _FLUSH_S)
+                self._session.close()
+                if watch is not None:
+                    watch(self)
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             self._loop.close()
             self._database.close()
 

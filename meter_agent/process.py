@@ -5,10 +5,9 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from gridhe import __version__
@@ -116,7 +115,7 @@ class MeterProcess:
             service.start()
             loop.every(0.5, lambda: self._progress(readings, service))
             loop.every(_REPORT_S, lambda: self._report(service, readings))
-            with _stopped_by_sigterm(loop):
+            with loop.on_signals((signal.SIGTERM,), loop.stop):
                 try:
                     loop.run()
                 finally:
@@ -196,17 +195,3 @@ class MeterProcess:
             "junk": counts.junk + agents.junk_receipts,
             "readings": policy.counts.as_dict(),
         }
-
-
-@contextmanager
-def _stopped_by_sigterm(loop: EventLoop) -> Iterator[None]:
-    """SIGTERM ends the loop's run, which is a clean stop."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        loop.stop()
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -130,7 +130,7 @@ class Connection:
         self._stream, self._loop, self._listener = stream, loop, listener
         self._events: deque[Callable[[], None]] = deque()
         self._open = True
-        self._reading_soon = self._writing_soon = False
+        self._reading_soon = self._writing_soon = self._writer_watched = False
         self._goodbye: str | None = None
         self._unacknowledged: dict[int, tuple[str, int]] = {}  # packet id -> topic, payload bytes
         self._waiting: deque[Message] = deque()
@@ -139,7 +139,7 @@ class Connection:
         self.owed_bytes = 0
         self._client = self._new_client(greeting)
         self._client.reconnect()
-        loop.watch(stream.fileno(), selectors.EVENT_READ, self._on_ready)
+        loop.add_reader(stream.fileno(), self._on_readable)
 
     def _new_client(self, greeting: ConnectOptions) -> _Client:
         mqtt5 = greeting.mqtt5
@@ -280,10 +280,8 @@ class Connection:
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
         self._unacknowledged[info.mid] = (message.topic, len(message.payload))
 
-    def _on_ready(self, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            self._write()
-        if events & selectors.EVENT_READ and not self._reading_soon:
+    def _on_readable(self) -> None:
+        if not self._reading_soon:
             self._read()
 
     def _read(self) -> None:
@@ -311,7 +309,7 @@ class Connection:
                 return
 
     def _write_soon(self) -> None:
-        """Write at the end of the turn: most writes fit at once, and need no word with the selector."""
+        """Write in the next turn, what gathered until then at once; most writes fit and need no watching."""
         if not self._writing_soon:
             self._writing_soon = True
             self._loop.soon(self._write)
@@ -327,8 +325,15 @@ class Connection:
             except OSError as error:
                 self._listener.on_lost(f"it closed the connection ({error.strerror or error})")
                 return
-            wanted = selectors.EVENT_READ | (0 if written else selectors.EVENT_WRITE)
-            self._loop.watch(self._stream.fileno(), wanted, self._on_ready)
+            self._watch_writer(not written)
+
+    def _watch_writer(self, wanted: bool) -> None:
+        if wanted is not self._writer_watched:
+            self._writer_watched = wanted
+            if wanted:
+                self._loop.add_writer(self._stream.fileno(), self._write)
+            else:
+                self._loop.remove_writer(self._stream.fileno())
 
     def _settle(self, why: str) -> bool:
         """Hand out the events; True while the connection stands, else `why` (or better) is told."""
@@ -343,4 +348,5 @@ class Connection:
 
     def _unwatch(self) -> None:
         """Before the stream is closed: its descriptor's number may serve another connection at once."""
-        self._loop.unwatch(self._stream.fileno())
+        self._watch_writer(False)
+        self._loop.remove_reader(self._stream.fileno())

@@ -1,33 +1,32 @@
-"""One thread that waits for everything: sockets, timers and a request to stop.
+"""The event loop of one process: asyncio's, with the rules of a process added.
 
-A turn is: wait (select) -> sockets that are ready -> timers that are due -> callbacks asked for with
-`soon`. Exceptions of any callback leave `run`: a local fault ends the process with one clear line.
-Hundreds of sessions share one loop; nothing in it blocks, except a look-up of a broker's name.
+- What any callback, timer or task raises ends `run` with that exception, and no callback runs on what
+  it left half done: a local fault ends the process with one clear line.
+- `stop` may be called from anywhere; `on_signals` calls it, or anything else, when a signal comes.
+- Coroutines run on the same loop, by `create_task`. `asyncio` is the loop that a library asks for; an
+  exception that asyncio reports of what was scheduled there ends `run` too.
+
+Hundreds of sessions share one loop. Nothing in it blocks; names are looked up in a thread.
 """
 
-import errno
-import heapq
-import itertools
+import asyncio
 import logging
 import resource
-import selectors
 import signal
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
-from gridhe.broker.client.stream import Address
+from gridhe.broker.client.resolver import Resolver
 from gridhe.errors import BrokerError
 
-__all__ = ["EventLoop", "Member", "Timer"]
+__all__ = ["EventLoop", "Member", "PeriodicTimer"]
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-_WAIT_MAXIMUM_S = 3_600.0
 _SPARE_FILES = 128  # files, databases and the interpreter's own beside one socket a session
-_NAME_GOOD_S, _NAME_BAD_S = 60.0, 5.0  # how long a look-up of a name is believed
 
 
 class Member(Protocol):
@@ -37,43 +36,47 @@ class Member(Protocol):
     def detach(self) -> None: ...
 
 
-class Timer:
-    """A callback that waits for its time; `cancel()` is safe at any moment, also from within it."""
+class PeriodicTimer:
+    """A callback that is called again and again; `cancel()` is safe at any moment, also from within it."""
 
-    __slots__ = ("_callback", "period_s")
+    __slots__ = ("_callback", "_due", "_handle", "_loop", "_period_s")
 
-    def __init__(self, callback: Callable[[], object], period_s: float | None) -> None:
-        self._callback: Callable[[], object] | None = callback
-        self.period_s = period_s
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, period_s: float, callback: Callable[[], object]
+    ) -> None:
+        self._loop, self._period_s, self._callback = loop, period_s, callback
+        self._due = loop.time() + period_s
+        self._handle = loop.call_at(self._due, self._fire)
 
     def cancel(self) -> None:
-        self._callback = None
+        self._handle.cancel()
 
-    @property
-    def cancelled(self) -> bool:
-        return self._callback is None
-
-    def fire(self) -> None:
-        if self._callback is not None:
-            self._callback()
+    def _fire(self) -> None:
+        now = self._loop.time()
+        self._due += self._period_s
+        if self._due <= now:  # a late turn is not made up for by a burst
+            self._due = now + self._period_s
+        self._handle = self._loop.call_at(self._due, self._fire)
+        self._callback()
 
 
 class EventLoop:
     """The event loop of one thread. Only `stop` may be called from a signal handler or another thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self._selector = selectors.DefaultSelector()
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._order = itertools.count()
-        self._soon: list[Callable[[], object]] = []
+    def __init__(self) -> None:
+        # The runner's part is the end: it cancels tasks that are left and waits until they have cleaned up.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self.asyncio: asyncio.AbstractEventLoop = self._runner.get_loop()
+        self.asyncio.set_exception_handler(self._on_exception)
+        self.clock: Callable[[], float] = time.monotonic  # asyncio's own, without a call in between
+        self.resolver = Resolver(self.asyncio)
         self._members: list[Member] = []
-        self._names: dict[tuple[str, int], tuple[float, list[Address] | OSError]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()  # asyncio itself keeps weak references only
+        self._alive = True  # callbacks run; False after a failure, until `run` has raised it, and at the end
+        self._failure: BaseException | None = None
         self._stopping = False
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ, self._drain_wake)
+        self._predicate: Callable[[], bool] | None = None
+        self._fulfilled = False
 
     # -- members -------------------------------------------------------------------------------
 
@@ -102,66 +105,72 @@ class EventLoop:
             resource.RLIMIT_NOFILE, (max(needed, 2 * soft) if hard >= 2 * soft else needed, hard)
         )
 
-    # -- what members use ----------------------------------------------------------------------
+    # -- what members and owners use -----------------------------------------------------------
 
-    def watch(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
-        """Call `callback(ready_events)` whenever `fd` is ready for one of `events`; again: change it."""
-        key = self._selector.get_map().get(fd)
-        if key is None:
-            self._selector.register(fd, events, callback)
-        elif key.events != events or key.data != callback:
-            self._selector.modify(fd, events, callback)
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call whenever `fd` has something to read, until `remove_reader(fd)`."""
+        self.asyncio.add_reader(fd, self._call, callback)
 
-    def unwatch(self, fd: int) -> None:
+    def remove_reader(self, fd: int) -> None:
         """Watch `fd` no longer; call it before closing `fd`."""
-        if fd >= 0 and fd in self._selector.get_map():
-            self._selector.unregister(fd)
+        if fd >= 0:
+            self.asyncio.remove_reader(fd)
+
+    def add_writer(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call whenever `fd` has room to write, until `remove_writer(fd)`."""
+        self.asyncio.add_writer(fd, self._call, callback)
+
+    def remove_writer(self, fd: int) -> None:
+        """Watch `fd` no longer; call it before closing `fd`."""
+        if fd >= 0:
+            self.asyncio.remove_writer(fd)
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Call once at the end of this turn, or of the next when asked for there."""
-        self._soon.append(callback)
+        """Call once, in the next turn."""
+        self.asyncio.call_soon(self._call, callback)
 
-    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         """Call once, `seconds` from now."""
-        return self._schedule(seconds, Timer(callback, None))
+        return self.asyncio.call_later(max(0.0, seconds), self._call, callback)
 
-    def every(self, seconds: float, callback: Callable[[], object]) -> Timer:
+    def every(self, seconds: float, callback: Callable[[], object]) -> PeriodicTimer:
         """Call again and again, first in `seconds`; a late turn is not made up for by a burst."""
         if seconds <= 0:
             raise ValueError(f"a period must be above 0 s, not {seconds}")
-        return self._schedule(seconds, Timer(callback, seconds))
+        return PeriodicTimer(self.asyncio, seconds, lambda: self._call(callback))
 
-    def _schedule(self, seconds: float, timer: Timer) -> Timer:
-        heapq.heappush(self._timers, (self.clock() + max(0.0, seconds), next(self._order), timer))
-        return timer
+    def create_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine on this loop; what it raises ends `run`."""
+        task = self.asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+        return task
 
-    def resolve(self, host: str, port: int) -> list[Address]:
-        """The addresses of `host`, remembered a minute (5 s if it failed): a fleet asks once. OSError."""
-        now = self.clock()
-        known = self._names.get((host, port))
-        if known is None or known[0] <= now:
-            try:
-                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                answer: list[Address] | OSError = [
-                    (int(family), address) for family, _, _, _, address in found
-                ]
-            except OSError as error:
-                answer = error
-            except UnicodeError:  # "a..b", or a label of more than 63 letters
-                answer = OSError(errno.EINVAL, f"{host[:80]!r} is not a host name")
-            kept_s = _NAME_BAD_S if isinstance(answer, OSError) else _NAME_GOOD_S
-            known = (self.clock() + kept_s, answer)
-            self._names[(host, port)] = known
-        if isinstance(known[1], OSError):
-            raise known[1]
-        return known[1]
+    @contextmanager
+    def on_signals(self, numbers: Sequence[int], callback: Callable[[], object]) -> Iterator[None]:
+        """Call `callback` (usually `stop`) in the loop when one of these signals comes; then as before.
+
+        Signals belong to the main thread: in another one they stay as they are.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in numbers}
+        for number in numbers:
+            self.asyncio.add_signal_handler(number, self._call, callback)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                self.asyncio.remove_signal_handler(number)
+                signal.signal(number, handler)
 
     # -- running -------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """End the running (or else the next) `run` or `run_until` after its turn. Signal- and thread-safe."""
         self._stopping = True
-        self._wake()
+        self.asyncio.call_soon_threadsafe(self._stop_if_asked)
 
     def run(self) -> None:
         """Turn until `stop`."""
@@ -170,31 +179,35 @@ class EventLoop:
     def run_until(self, predicate: Callable[[], bool], timeout_s: float | None) -> bool:
         """Turn until `predicate()` is true, `timeout_s` has passed (None: never) or `stop`: was it true?
 
-        A `stop` ends only the call it meets, so a service can still flush with another one afterwards.
+        The predicate is asked after every callback and every finished task of this loop. A `stop` ends
+        only the call it meets, so a service can still flush with another one afterwards.
         """
-        deadline = None if timeout_s is None else self.clock() + timeout_s
-        with self._woken_by_signals():
+        try:
+            self._raise_failure()
+            if predicate():
+                return True
+            if self._stopping or (timeout_s is not None and timeout_s <= 0):
+                return False
+            self._predicate, self._fulfilled = predicate, False
+            deadline = None if timeout_s is None else self.asyncio.call_later(timeout_s, self.asyncio.stop)
             try:
-                while True:
-                    if predicate():
-                        return True
-                    if self._stopping:
-                        return False
-                    left = _WAIT_MAXIMUM_S if deadline is None else deadline - self.clock()
-                    if left <= 0:
-                        return False
-                    self._turn(left)
+                self.asyncio.run_forever()
             finally:
-                self._stopping = False
+                self._predicate = None
+                if deadline is not None:
+                    deadline.cancel()
+            self._raise_failure()
+            return self._fulfilled or predicate()
+        finally:
+            self._stopping = False
 
     def close(self) -> None:
-        """Drop every member and free the file descriptors. The loop cannot be used afterwards."""
+        """Drop every member, cancel every task, free the descriptors. The loop cannot be used afterwards."""
         for member in self._members:
             member.detach()
         self._members.clear()
-        self._selector.close()
-        self._wake_read.close()
-        self._wake_write.close()
+        self._alive = False
+        self._runner.close()
 
     def __enter__(self) -> "EventLoop":
         return self
@@ -202,50 +215,47 @@ class EventLoop:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _turn(self, wait_s: float) -> None:
-        if self._soon:
-            wait_s = 0.0
-        elif self._timers:
-            wait_s = min(wait_s, max(0.0, self._timers[0][0] - self.clock()))
-        for key, events in self._selector.select(wait_s):
-            # An earlier callback of this turn may have closed this one's socket, and even reused its number.
-            if self._selector.get_map().get(key.fd) is key:
-                key.data(events)
-        now = self.clock()
-        while self._timers and self._timers[0][0] <= now:
-            due, _, timer = heapq.heappop(self._timers)
-            if timer.cancelled:
-                continue
-            if timer.period_s is not None:
-                again = due + timer.period_s if due + timer.period_s > now else now + timer.period_s
-                heapq.heappush(self._timers, (again, next(self._order), timer))
-            timer.fire()
-        if self._soon:
-            callbacks, self._soon = self._soon, []
-            for callback in callbacks:
-                callback()
+    # -- in the loop ---------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        try:
-            self._wake_write.send(b"\0")
-        except BlockingIOError:
-            return  # it is full, so a wake-up is already waiting
+    def _call(self, callback: Callable[[], object]) -> None:
+        if self._alive:
+            callback()
+            if self._predicate is not None:
+                self._ask(self._predicate)
 
-    def _drain_wake(self, _events: int) -> None:
-        try:
-            while self._wake_read.recv(4096):
-                pass
-        except BlockingIOError:
-            return
+    def _ask(self, predicate: Callable[[], bool]) -> None:
+        if not self._fulfilled and predicate():
+            self._fulfilled = True
+            self.asyncio.stop()
 
-    @contextmanager
-    def _woken_by_signals(self) -> Iterator[None]:
-        """Make signals end the wait: Python's handlers run only between byte codes, not inside epoll_wait."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
+    def _stop_if_asked(self) -> None:
+        if self._stopping:  # not yet met by an earlier run
+            self.asyncio.stop()
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
+        elif self._alive and self._predicate is not None:
+            self._ask(self._predicate)
+
+    def _on_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is None:  # a library's remark
+            _LOG.warning("%s", context["message"])
+        else:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None and self._alive:
+            self._failure, self._alive = error, False
+            self.asyncio.stop()
+        else:
+            _LOG.warning("also, while stopping: %s: %s", type(error).__name__, error)
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self._alive = True
+            raise failure

@@ -14,6 +14,7 @@
   `EventLoop.run`; later the same is logged and retried, since brokers get repaired.
 """
 
+import asyncio
 import logging
 import random
 import ssl
@@ -22,8 +23,8 @@ from collections.abc import Callable, Sequence
 from paho.mqtt.reasoncodes import ReasonCode
 
 from gridhe.broker.client.connection import Connection, ConnectOptions, Message
-from gridhe.broker.client.loop import EventLoop, Timer
-from gridhe.broker.client.stream import Dial, tls_context
+from gridhe.broker.client.loop import EventLoop, PeriodicTimer
+from gridhe.broker.client.stream import dial, tls_context
 from gridhe.broker.client.url import BrokerUrl
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import BrokerError, ConfigError
@@ -78,14 +79,14 @@ class Session:
         self._rng = rng or random.Random()  # noqa: S311 - spreads reconnects, keeps no secret
         self._mqtt5 = True
         self._loop: EventLoop | None = None
-        self._dial: Dial | None = None
+        self._dialling: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._connected = False
         self._connections = 0
         self._connected_at = 0.0
         self._attempts = 0
-        self._timer: Timer | None = None  # the next attempt, or the deadline of this one
-        self._ticker: Timer | None = None
+        self._timer: asyncio.TimerHandle | None = None  # the next attempt, or the deadline of this one
+        self._ticker: PeriodicTimer | None = None
         self._warned_at: float | None = None
         self.refused = 0  # our publishes that the broker answered with an error code (only MQTT 5 tells)
         self.last_error: str | None = None  # why it is not, or last was not, connected
@@ -177,35 +178,26 @@ class Session:
     def _begin(self) -> None:
         loop = self._living()
         self._set_timer(self._settings.connect_timeout_s, self._too_slow)
-        try:
-            self._dial = Dial(loop.resolve(self.url.host, self.url.port), self._tls, self.url.host)
-        except OSError as error:
-            self._failed(f"cannot reach {self.url}: {error.strerror or error}")
-            return
-        loop.watch(self._dial.fileno(), self._dial.events, self._on_dial)
+        self._dialling = loop.create_task(self._dial(loop))
 
-    def _on_dial(self, _events: int) -> None:
-        loop, dial = self._living(), self._dial
-        if dial is None:
-            return
-        loop.unwatch(dial.fileno())  # it may go on with another descriptor
+    async def _dial(self, loop: EventLoop) -> None:
+        host = self.url.host
         try:
-            stream = dial.advance()
+            addresses = await loop.resolver.resolve(host, self.url.port)
+            stream = await dial(loop.asyncio, addresses, self._tls, host)
         except ssl.SSLCertVerificationError as error:
+            self._dialling = None
             self._refuse(
                 f"{self.url} has a certificate that is not trusted ({error.verify_message}); "
                 "set broker.ca_file to its CA, and use the host name the certificate names"
             )
-            return
         except OSError as error:
+            self._dialling = None
             what = f"TLS: {error.reason}" if isinstance(error, ssl.SSLError) else error.strerror
             self._failed(f"cannot reach {self.url}: {what or error}")
-            return
-        if stream is None:
-            loop.watch(dial.fileno(), dial.events, self._on_dial)
-            return
-        self._dial = None
-        self._connection = Connection(stream=stream, greeting=self._greeting(), loop=loop, listener=self)
+        else:
+            self._dialling = None
+            self._connection = Connection(stream=stream, greeting=self._greeting(), loop=loop, listener=self)
 
     def _greeting(self) -> ConnectOptions:
         return ConnectOptions(
@@ -249,11 +241,9 @@ class Session:
     def _drop(self) -> None:
         self._cancel_timer()
         self._connected = False
-        dial, self._dial = self._dial, None
-        if dial is not None:
-            if self._loop is not None:
-                self._loop.unwatch(dial.fileno())
-            dial.close()
+        dialling, self._dialling = self._dialling, None
+        if dialling is not None:
+            dialling.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

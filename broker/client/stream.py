@@ -1,12 +1,11 @@
-"""A connection to a broker that never blocks: dialling (TCP, then TLS) and a read-ahead buffer.
+"""A connection to a broker that never blocks: `dial` (TCP, then TLS) and a read-ahead buffer.
 
 paho reads a packet with five small `recv` calls and its own connect blocks for seconds. A `Stream`
 stands where paho expects its socket and answers those reads from one large read, which also takes
-care of bytes that TLS has already decrypted and that no selector can see. A `Dial` becomes a Stream.
-
-    Dial: connecting -> (next address on failure) -> TLS handshake -> Stream
+care of bytes that TLS has already decrypted and that no selector can see.
 """
 
+import asyncio
 import errno
 import os
 import selectors
@@ -14,16 +13,15 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from gridhe.base.files import check_private
+from gridhe.broker.client.resolver import Address
 from gridhe.errors import BrokerError, ConfigError
 
-__all__ = ["Address", "Dial", "Stream", "tls_context"]
-
-Address = tuple[int, Any]  # address family, and what connect() takes for that family
+__all__ = ["Stream", "dial", "tls_context"]
 
 _READ_MINIMUM = 4 * 1024  # an idle meter holds no more than this
 _READ_MAXIMUM = 1024 * 1024  # some ten envelopes of 96 KB; measured a fifth faster than 256 KB
@@ -66,78 +64,77 @@ def _no_passphrase() -> str:
     )
 
 
-class Dial:
-    """One attempt to reach one of `addresses`; `advance()` when `fileno()` is ready for `events`."""
+async def dial(
+    loop: asyncio.AbstractEventLoop, addresses: Sequence[Address], tls: ssl.SSLContext | None, host: str
+) -> "Stream":
+    """Connect to the first of `addresses` that answers, then start TLS. Raises OSError, BrokerError."""
+    sock = await _connect(loop, addresses)
+    # Receipts are small and wait for nothing; large writes are one segment train anyway.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Stream(sock if tls is None else await _start_tls(loop, sock, tls, host))
 
-    def __init__(self, addresses: Sequence[Address], tls: ssl.SSLContext | None, host: str) -> None:
-        self._addresses = list(addresses)
-        self._tls = tls
-        self._host = host
-        self._connected = False
-        self._sock: socket.socket | None = None
-        self.events = selectors.EVENT_WRITE
-        self._try_next(OSError(errno.EADDRNOTAVAIL, "no address"))
 
-    def fileno(self) -> int:
-        """The file descriptor to watch; another one after an `advance` that moved on to the next address."""
-        return -1 if self._sock is None else self._sock.fileno()
-
-    def advance(self) -> "Stream | None":
-        """Go on: a Stream when connected, None when there is more to wait for. Raises OSError."""
-        sock = self._sock
-        if sock is None:
-            raise OSError(errno.ENOTCONN, "the connection attempt is over")
-        if not self._connected:
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                self._try_next(OSError(code, os.strerror(code)))
-                return None
-            self._connected = True
-            # Receipts are small and wait for nothing; large writes are one segment train anyway.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
-                self._sock = sock = self._tls.wrap_socket(
-                    sock, server_hostname=self._host, do_handshake_on_connect=False
-                )
-        if isinstance(sock, ssl.SSLSocket):
+async def _connect(loop: asyncio.AbstractEventLoop, addresses: Sequence[Address]) -> socket.socket:
+    last = OSError(errno.EADDRNOTAVAIL, "no address")
+    for family, address in addresses:
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise BrokerError(
+                    "no file descriptor is left for another connection; "
+                    "raise the limit (ulimit -n) or run fewer meters in one process"
+                ) from error
+            last = error
+            continue
+        with ExitStack() as closing:
+            closing.enter_context(sock)
+            sock.setblocking(False)
             try:
-                sock.do_handshake()
-            except ssl.SSLWantReadError:
-                self.events = selectors.EVENT_READ
-                return None
-            except ssl.SSLWantWriteError:
-                self.events = selectors.EVENT_WRITE
-                return None
-        self._sock = None
-        return Stream(sock)
-
-    def close(self) -> None:
-        """Give up."""
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
-
-    def _try_next(self, last: OSError) -> None:
-        while True:
-            self.close()
-            if not self._addresses:
-                raise last
-            family, address = self._addresses.pop(0)
-            try:
-                self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+                await loop.sock_connect(sock, address)
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    raise BrokerError(
-                        "no file descriptor is left for another connection; "
-                        "raise the limit (ulimit -n) or run fewer meters in one process"
-                    ) from error
-                last = error
+                code = error.errno or errno.EIO
+                last = OSError(code, os.strerror(code))  # asyncio's text repeats the address instead
                 continue
-            self._sock.setblocking(False)
-            code = self._sock.connect_ex(address)
-            if code in (0, errno.EINPROGRESS):
-                return
-            last = OSError(code, os.strerror(code))
+            closing.pop_all()
+            return sock
+    raise last
+
+
+async def _start_tls(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, tls: ssl.SSLContext, host: str
+) -> ssl.SSLSocket:
+    with ExitStack() as closing:
+        closing.enter_context(sock)
+        secure = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        closing.enter_context(secure)
+        while True:
+            try:
+                secure.do_handshake()
+            except ssl.SSLWantReadError:
+                await _ready(loop.add_reader, loop.remove_reader, secure.fileno(), loop.create_future())
+            except ssl.SSLWantWriteError:
+                await _ready(loop.add_writer, loop.remove_writer, secure.fileno(), loop.create_future())
+            else:
+                closing.pop_all()
+                return secure
+
+
+async def _ready(
+    watch: Callable[..., object],
+    unwatch: Callable[[int], object],
+    fd: int,
+    future: "asyncio.Future[None]",
+) -> None:
+    def on_ready() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    watch(fd, on_ready)
+    try:
+        await future
+    finally:
+        unwatch(fd)
 
 
 class Stream:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from types import FrameType
 
 from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
@@ -200,20 +199,16 @@ class ReleaseService:
         _log.info("enrolment changed: published again", extra={"roster_version": version})
 
     @contextmanager
-    def _stopped_by_signals(self, loop: EventLoop, follow: bool) -> Iterator[list[int]]:
-        """A list that holds the signal once one has come; only while following."""
-        stopping: list[int] = []
+    def _stopped_by_signals(self, loop: EventLoop, follow: bool) -> Iterator[list[bool]]:
+        """A list that is not empty once a signal to stop has come; only while following."""
+        stopping: list[bool] = []
 
-        def stop(number: int, _frame: FrameType | None) -> None:
-            stopping.append(number)
+        def stop() -> None:
+            stopping.append(True)
             loop.stop()
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT) if follow}
-        try:
+        with loop.on_signals((signal.SIGTERM, signal.SIGINT) if follow else (), stop):
             yield stopping
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def publish_bundles(authority: AuthorityHome, settings: Settings) -> int:

@@ -24,14 +24,14 @@ class Script:
         self.packets: list[bytes] = []
         self._socks = [socket.create_server(("127.0.0.1", 0))]
         self.url = f"mqtt://127.0.0.1:{self._socks[0].getsockname()[1]}"
-        loop.watch(self._socks[0].fileno(), 1, lambda _events: self._accept())
+        loop.add_reader(self._socks[0].fileno(), lambda: self._accept())
 
     def _accept(self) -> None:
         peer, _ = self._socks[0].accept()
         self._socks.append(peer)
         count = len(self.accepted_at)
         self.accepted_at.append(self.loop.clock())
-        self.loop.watch(peer.fileno(), 1, lambda _events: self._hear(count, peer))
+        self.loop.add_reader(peer.fileno(), lambda: self._hear(count, peer))
 
     def _hear(self, count: int, peer: socket.socket) -> None:
         packet = peer.recv(65536)
@@ -39,14 +39,14 @@ class Script:
         if packet:
             self.packets.append(packet)
         if answer is None:
-            self.loop.unwatch(peer.fileno())
+            self.loop.remove_reader(peer.fileno())
             peer.close()
         else:
             peer.sendall(answer)
 
     def close(self) -> None:
         for sock in self._socks:
-            self.loop.unwatch(sock.fileno())
+            self.loop.remove_reader(sock.fileno())
             sock.close()
 
 

@@ -1,5 +1,6 @@
 """The loop: timers, sockets, and stopping from anywhere."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,10 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from gridhe.broker.client.loop import EventLoop
+from gridhe.broker.client.session import Session
+from gridhe.config.settings import BrokerSettings
+from gridhe.errors import StateError
 
 
 def test_timers_fire_in_the_order_of_their_times(loop: EventLoop) -> None:
@@ -32,7 +37,8 @@ def test_a_cancelled_timer_never_fires(loop: EventLoop) -> None:
 
 def test_a_period_that_was_missed_is_not_made_up_for_by_a_burst() -> None:
     now = [0.0]
-    with EventLoop(clock=lambda: now[0]) as loop:
+    with EventLoop() as loop:
+        loop.asyncio.time = lambda: now[0]  # type: ignore[method-assign]
         times: list[float] = []
         loop.every(1.0, lambda: times.append(now[0]))
         turns: list[float] = []
@@ -81,24 +87,121 @@ def test_a_stop_that_comes_early_ends_the_next_run_and_only_that(loop: EventLoop
     assert loop.run_until(lambda: bool(done), 2.0)
 
 
-def test_what_a_callback_raises_leaves_run(loop: EventLoop) -> None:
-    def fails() -> None:
-        raise RuntimeError("the disk is full")
+def _every_kind(loop: EventLoop, fails: Callable[[], None]) -> dict[str, Callable[[], object]]:
+    async def task() -> None:
+        await asyncio.sleep(0)
+        fails()
 
-    loop.call_later(0.0, fails)
-    with pytest.raises(RuntimeError, match="disk is full"):
-        loop.run()
+    def on_a_socket() -> None:
+        read_fd, write_fd = os.pipe()
+        os.write(write_fd, b"x")
+
+        def on_ready() -> None:
+            loop.remove_reader(read_fd)
+            os.close(read_fd)
+            os.close(write_fd)
+            fails()
+
+        loop.add_reader(read_fd, on_ready)
+
+    return {
+        "soon": lambda: loop.soon(fails),
+        "timer": lambda: loop.call_later(0.0, fails),
+        "periodic timer": lambda: loop.every(0.001, fails),
+        "socket": on_a_socket,
+        "task": lambda: loop.create_task(task()),
+        "asyncio's own callback": lambda: loop.asyncio.call_soon(fails),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["soon", "timer", "periodic timer", "socket", "task", "asyncio's own callback"]
+)
+def test_what_anything_on_the_loop_raises_leaves_run(loop: EventLoop, kind: str) -> None:
+    later: list[str] = []
+
+    def fails() -> None:
+        loop.soon(lambda: later.append("soon"))
+        loop.call_later(0.0, lambda: later.append("timer"))
+        raise StateError("the disk is full")
+
+    _every_kind(loop, fails)[kind]()
+    with pytest.raises(StateError, match="disk is full"):
+        loop.run_until(lambda: "timer" in later, 10.0)
+    if kind != "task":  # a task's end is told a turn later
+        assert later == [], "nothing may run on what a failure left half done"
+    later.clear()
+    assert loop.run_until(lambda: bool(later), 0.0) is False
+    loop.call_later(0.0, lambda: later.append("flush"))
+    assert loop.run_until(lambda: "flush" in later, 10.0), "the end of a service may still use the loop"
+
+
+def test_the_end_of_a_task_is_seen_by_run_until(loop: EventLoop) -> None:
+    async def work() -> int:
+        await asyncio.sleep(0.01)
+        return 7
+
+    task = loop.create_task(work())
+    assert loop.run_until(task.done, 10.0)
+    assert task.result() == 7
+
+
+def test_closing_cancels_tasks_and_waits_for_their_cleaning_up() -> None:
+    cleaned: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append("task")
+
+    with EventLoop() as loop:
+        loop.create_task(work())
+        loop.every(0.001, lambda: cleaned.append("timer"))
+        loop.run_until(lambda: "timer" in cleaned, 10.0)
+        cleaned.clear()
+    assert cleaned == ["task"]
+
+
+def test_a_signal_ends_the_wait_and_its_handler_is_as_before(loop: EventLoop) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    heard: list[str] = []
+
+    def on_signal() -> None:
+        heard.append("signal")
+        loop.stop()
+
+    with loop.on_signals((signal.SIGUSR1,), on_signal):
+        killer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+        killer.start()
+        assert not loop.run_until(lambda: False, 30.0)
+        killer.join()
+        os.kill(os.getpid(), signal.SIGUSR1)  # between two runs: it ends the next one
+        begin = time.monotonic()
+        assert not loop.run_until(lambda: False, 30.0)
+        assert time.monotonic() - begin < 10.0
+    assert heard == ["signal", "signal"]
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_ctrl_c_ends_the_wait(loop: EventLoop) -> None:
+    killer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    killer.start()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until(lambda: False, 30.0)
+    killer.join()
 
 
 def test_a_watched_socket_is_heard_until_it_is_watched_no_longer(loop: EventLoop) -> None:
     left, right = socket.socketpair()
     with left, right:
         heard: list[bytes] = []
-        loop.watch(left.fileno(), 1, lambda _events: heard.append(left.recv(10)))
+        loop.add_reader(left.fileno(), lambda: heard.append(left.recv(10)))
         right.send(b"one")
         assert loop.run_until(lambda: heard == [b"one"], 2.0)
-        loop.unwatch(left.fileno())
-        loop.unwatch(left.fileno())
+        loop.remove_reader(left.fileno())
+        loop.remove_reader(left.fileno())
         right.send(b"two")
         assert not loop.run_until(lambda: len(heard) > 1, 0.05)
 
@@ -110,15 +213,15 @@ def test_a_socket_closed_by_an_earlier_callback_of_the_turn_is_not_called(loop: 
     def on_ready(mine: int) -> None:
         called.append(mine)
         other = pairs[1 - mine][0]
-        loop.unwatch(other.fileno())
+        loop.remove_reader(other.fileno())
         other.close()
 
     for i, (near, far) in enumerate(pairs):
-        loop.watch(near.fileno(), 1, lambda _events, i=i: on_ready(i))
+        loop.add_reader(near.fileno(), lambda i=i: on_ready(i))
         far.send(b"x")
     assert loop.run_until(lambda: bool(called), 2.0)
     assert len(called) == 1
-    loop.unwatch(pairs[called[0]][0].fileno())
+    loop.remove_reader(pairs[called[0]][0].fileno())
     for pair in pairs:
         for sock in pair:
             sock.close()
@@ -134,16 +237,56 @@ def test_a_name_is_looked_up_once_for_a_whole_fleet(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket, "getaddrinfo", counting)
     now = [0.0]
-    with EventLoop(clock=lambda: now[0]) as loop:
-        assert loop.resolve("127.0.0.1", 1883) == loop.resolve("127.0.0.1", 1883)
+    with EventLoop() as loop:
+        monkeypatch.setattr(loop.asyncio, "time", lambda: now[0])
+
+        def look_up(host: str) -> object:
+            task = loop.create_task(_answer_of(loop, host))
+            assert loop.run_until(task.done, None)
+            return task.result()
+
+        fleet = [loop.create_task(_answer_of(loop, "127.0.0.1")) for _ in range(100)]
+        assert loop.run_until(lambda: all(task.done() for task in fleet), None)
         assert asked == ["127.0.0.1"]
+        assert look_up("127.0.0.1") == [(socket.AF_INET, ("127.0.0.1", 1883))]
         for _ in range(2):
-            with pytest.raises(OSError, match="host name"):
-                loop.resolve("a..b", 1883)
+            assert "host name" in str(look_up("a..b"))
         assert asked == ["127.0.0.1", "a..b"]
+        now[0] = 6.0
+        look_up("a..b")
+        look_up("127.0.0.1")
+        assert asked == ["127.0.0.1", "a..b", "a..b"]
         now[0] = 61.0
-        loop.resolve("127.0.0.1", 1883)
-        assert len(asked) == 3
+        look_up("127.0.0.1")
+        assert len(asked) == 4
+
+
+async def _answer_of(loop: EventLoop, host: str) -> object:
+    try:
+        return await loop.resolver.resolve(host, 1883)
+    except OSError as error:
+        return error
+
+
+def test_repro_a_name_server_that_does_not_answer_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    def slow(*_args: object, **_options: object) -> object:
+        asked.set()
+        answers.wait(30.0)
+        raise OSError("no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    settings = BrokerSettings(url="mqtt://slow.example:1883", insecure=True, connect_timeout_s=0.05)
+    begin = time.monotonic()
+    with EventLoop() as loop:
+        session = Session(settings=settings, client_id="m1", on_message=lambda _topic, _payload: None)
+        loop.add(session)
+        assert loop.run_until(lambda: session.last_error is not None, 10.0)
+        assert "within 0.05 s" in str(session.last_error)
+        assert asked.is_set()
+    assert time.monotonic() - begin < 10.0
+    answers.set()
 
 
 _MANY = """
