@@ -226,7 +226,7 @@ class EventLoop:
     def _ask(self, predicate: Callable[[], bool]) -> None:
         if not self._fulfilled and predicate():
             self._fulfilled = True
-            self.asyncio.stop()
+            self.asyncio.call_soon(self.asyncio.stop)  # after what was asked for with `soon`, such as writes
 
     def _stop_if_asked(self) -> None:
         if self._stopping:  # not yet met by an earlier run

@@ -77,7 +77,7 @@ class Session:
         self._on_message, self._on_connect = on_message, on_connect
         self._filters = list(dict.fromkeys(subscriptions))
         self._rng = rng or random.Random()  # noqa: S311 - spreads reconnects, keeps no secret
-        self._mqtt5 = True
+        self._mqtt5 = settings.protocol != "3.1.1"
         self._loop: EventLoop | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
@@ -282,9 +282,8 @@ class Session:
             self._on_connect(session_present)
 
     def _denied(self, code: str) -> None:
-        if code == "Unsupported protocol version" and self._mqtt5:
-            self._mqtt5 = False
-            self._failed(f"{self.url} has no MQTT 5", at_once=True)
+        if code == "Unsupported protocol version":
+            self._refused_version()
         elif code in _DENIED:
             self._refuse(
                 f"{self.url} refuses user {self._username!r} (client {self.client_id!r}): {code}; "
@@ -294,6 +293,16 @@ class Session:
             self._refuse(f"{self.url} refuses the client id {self.client_id!r}; it must be the enrolled name")
         else:  # busy, unavailable, over quota: later it may not be
             self._failed(f"{self.url} refuses the connection: {code}")
+
+    def _refused_version(self) -> None:
+        """Only this answer, which every version of MQTT has, makes us speak 3.1.1: a hang-up says nothing."""
+        if not self._mqtt5:
+            self._refuse(f"{self.url} refuses MQTT 3.1.1; set broker.protocol: auto, or 5")
+        elif self._settings.protocol == 5:
+            self._refuse(f"{self.url} refuses MQTT 5; set broker.protocol: auto, or 3.1.1")
+        else:
+            self._mqtt5 = False
+            self._failed(f"{self.url} refuses MQTT 5, so 3.1.1 is used from now on", at_once=True)
 
     def on_message(self, topic: str, payload: bytes) -> None:
         """A PUBLISH arrived."""
@@ -321,12 +330,10 @@ class Session:
             twin = f"; does another client use the id {self.client_id!r}?" if self._attempts >= 3 else ""
             self._failed(f"lost {self.url}: {why}{twin}")
             return
-        # Some brokers say so that they lack this version of MQTT; rumqttd, that a password is wrong.
-        was_mqtt5, self._mqtt5 = self._mqtt5, not self._mqtt5
         wish = ", or want a client certificate" if self._tls and not self._settings.client_cert_file else ""
+        version = "know no MQTT 5 (then set broker.protocol: 3.1.1)" if self._mqtt5 else "speak no MQTT here"
         self._failed(
-            f"{self.url} does not greet: {why}; it may not know this user{wish}, or not speak MQTT here",
-            at_once=was_mqtt5 and self._attempts == 0,
+            f"{self.url} does not answer CONNECT: {why}; it may not know this user{wish}, or {version}"
         )
 
     def _warn(self, text: str) -> None:

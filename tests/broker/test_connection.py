@@ -62,10 +62,10 @@ def _level(packet: bytes) -> int:
     return packet[8]
 
 
-@pytest.mark.parametrize("refusal", ["20020001", "2003008400", None])
-def test_a_broker_without_mqtt_5_is_spoken_to_in_3_1_1(
-    script: Script, client: Callable, loop: EventLoop, refusal: str | None
-) -> None:
+_REFUSALS = ["20020001", "2003008400"]  # "unsupported protocol version", as 3.1.1 and as 5 say it
+
+
+def _without_mqtt_5(refusal: str | None) -> Callable[[int, bytes], bytes | None]:
     def answers(_count: int, packet: bytes) -> bytes | None:
         if packet[0] != 0x10:
             return b""
@@ -73,12 +73,54 @@ def test_a_broker_without_mqtt_5_is_spoken_to_in_3_1_1(
             return None if refusal is None else bytes.fromhex(refusal)
         return _CONNACK_311
 
-    script.answers = answers
+    return answers
+
+
+@pytest.mark.parametrize("refusal", _REFUSALS)
+def test_a_broker_that_refuses_mqtt_5_is_spoken_to_in_3_1_1_and_the_log_says_so(
+    script: Script, client: Callable, loop: EventLoop, refusal: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    script.answers = _without_mqtt_5(refusal)
     meter = client(script.url, "m1")
     assert loop.run_until(lambda: meter.session.connected, 10.0)
     assert meter.session.protocol == "3.1.1"
+    assert "refuses MQTT 5" in caplog.text
     connect = script.packets[-1]
     assert connect[9] & 0x02 == 0, "clean session must be off"
+
+
+def test_repro_a_broker_that_hangs_up_before_its_answer_is_not_spoken_to_in_3_1_1(
+    script: Script, client: Callable, loop: EventLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    script.answers = lambda count, packet: (
+        None if count < 5 else (_CONNACK_5 if _level(packet) == 5 else _CONNACK_311)
+    )
+    settings = BrokerSettings(url=script.url, reconnect_min_s=0.01, reconnect_max_s=0.01)
+    meter = client(settings, "m1")
+    assert loop.run_until(lambda: meter.session.connected, 10.0)
+    assert meter.session.protocol == "5"
+    assert [_level(packet) for packet in script.packets if packet[0] == 0x10] == [5] * 6
+    assert "set broker.protocol: 3.1.1" in caplog.text, "the way out, if the broker knows no other"
+
+
+@pytest.mark.parametrize("refusal", [*_REFUSALS, None])
+def test_a_broker_that_is_set_to_3_1_1_is_never_asked_for_5(
+    script: Script, client: Callable, loop: EventLoop, refusal: str | None
+) -> None:
+    script.answers = _without_mqtt_5(refusal)
+    meter = client(BrokerSettings(url=script.url, protocol="3.1.1"), "m1")
+    assert loop.run_until(lambda: meter.session.connected, 10.0)
+    assert len(script.accepted_at) == 1
+
+
+@pytest.mark.parametrize("refusal", _REFUSALS)
+def test_a_broker_that_is_set_to_5_and_refuses_it_ends_the_start(
+    script: Script, client: Callable, loop: EventLoop, refusal: str
+) -> None:
+    script.answers = _without_mqtt_5(refusal)
+    client(BrokerSettings(url=script.url, protocol=5), "m1")
+    with pytest.raises(BrokerError, match=r"refuses MQTT 5.*broker\.protocol: auto"):
+        loop.run_until(lambda: False, 10.0)
 
 
 def test_connect_asks_for_a_session_that_persists(script: Script, client: Callable, loop: EventLoop) -> None:
@@ -156,7 +198,7 @@ def test_reconnects_back_off_with_jitter_between_their_bounds(
     waits = [
         after - before for before, after in zip(script.accepted_at, script.accepted_at[1:], strict=False)
     ]
-    assert all(wait >= 0.019 for wait in waits[1:]), waits  # the first retry only changes the version
+    assert all(wait >= 0.019 for wait in waits), waits
     assert max(waits[5:]) > 0.04, waits
     assert len({round(wait, 3) for wait in waits[3:]}) > 3, "no jitter"
 

@@ -136,6 +136,13 @@ def test_what_anything_on_the_loop_raises_leaves_run(loop: EventLoop, kind: str)
     assert loop.run_until(lambda: "flush" in later, 10.0), "the end of a service may still use the loop"
 
 
+def test_what_was_asked_for_before_the_end_of_run_until_is_done_by_then(loop: EventLoop) -> None:
+    done: list[str] = []
+    loop.call_later(0.0, lambda: (loop.soon(lambda: done.append("write")), done.append("end")))
+    assert loop.run_until(lambda: "end" in done, 10.0)
+    assert done == ["end", "write"]
+
+
 def test_the_end_of_a_task_is_seen_by_run_until(loop: EventLoop) -> None:
     async def work() -> int:
         await asyncio.sleep(0.01)
@@ -212,6 +219,7 @@ def test_a_socket_closed_by_an_earlier_callback_of_the_turn_is_not_called(loop: 
 
     def on_ready(mine: int) -> None:
         called.append(mine)
+        pairs[mine][0].recv(1)
         other = pairs[1 - mine][0]
         loop.remove_reader(other.fileno())
         other.close()
