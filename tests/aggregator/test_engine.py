@@ -1,6 +1,7 @@
 import os
 import random
 import sqlite3
+from contextlib import closing
 
 import msgpack
 import numpy as np
@@ -371,7 +372,7 @@ def test_a_flipped_byte_in_the_state_is_an_error_and_never_a_wrong_total(
         grid.send(meter)
     grid.engine.commit(grid.now)
     grid.stop()
-    with sqlite3.connect(grid.directory / "aggregator.db") as db:
+    with closing(sqlite3.connect(grid.directory / "aggregator.db", isolation_level=None)) as db:
         (value,) = db.execute(f"SELECT {column} FROM {table} LIMIT 1").fetchone()  # noqa: S608 - names of this test
         if isinstance(value, bytes):
             damaged = bytearray(value)
@@ -380,7 +381,6 @@ def test_a_flipped_byte_in_the_state_is_an_error_and_never_a_wrong_total(
         else:
             value ^= 1
         db.execute(f"UPDATE {table} SET {column} = ?", (value,))  # noqa: S608 - names of this test
-    db.close()
 
     def go_on() -> None:
         grid.start()

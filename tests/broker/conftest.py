@@ -131,9 +131,19 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
             .not_valid_after(now + datetime.timedelta(hours=1))
         )
 
+    # From 3.13 on, Python takes no chain without the identifiers that RFC 5280 asks for.
+    key_id = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
+    signs = {"key_cert_sign": True, "crl_sign": True}
+    signs |= dict.fromkeys(
+        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"), False
+    )
+    signs |= dict.fromkeys(("key_agreement", "encipher_only", "decipher_only"), False)
+    key_usage = x509.KeyUsage(**signs)
     ca = (
         builder("a test's CA", ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(key_usage, critical=True)
+        .add_extension(key_id, critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     cert = (
@@ -141,6 +151,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
         .add_extension(
             x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
         )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
