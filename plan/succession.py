@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gridhe.base.times import iso
 from gridhe.errors import PlanError
 from gridhe.plan.plan import Plan
 
@@ -107,19 +108,16 @@ def check_start(
     if start_s == nearest_s:
         return
     if start_s <= newest.start_s:
-        why = f"must be after that of plan {newest.plan_id} ({newest.start_s} s)"
+        why = f"must be after that of plan {newest.plan_id}, {iso(newest.start_s)}"
     elif start_s < now_s + newest.early_s:
         why = "has begun, is over, or may already be counted under the plan before it"
     elif start_s < counted_until_s:
-        why = f"has already been counted: totals of windows until {counted_until_s:.0f} s have arrived"
+        why = f"has been counted already: totals of windows until {iso(counted_until_s)} have arrived"
     else:
-        why = (
-            f"starts inside a window of plan {newest.plan_id}; both plans' windows must meet, which they do "
-            f"every {step_s} s"
-        )
+        why = f"cuts a window of plan {newest.plan_id}: both plans' windows meet every {step_s} s"
     raise PlanError(
-        f"first window {start_s // window_s} ({start_s} s) {why}; the nearest that will do is "
-        f"--first-window {nearest_s // window_s} ({nearest_s} s)"
+        f"first window {start_s // window_s} ({iso(start_s)}) {why}; the nearest that will do is "
+        f"--first-window {nearest_s // window_s} ({iso(nearest_s)})"
     )
 
 

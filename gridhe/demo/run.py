@@ -35,7 +35,7 @@ from gridhe.demo.proof import Oracle, compare, plaintext_of_cells, plaintext_of_
 from gridhe.demo.releases import ReleaseFile, profile_of
 from gridhe.demo.report import Outcome
 from gridhe.demo.workload import Workload
-from gridhe.keyring.home.authority import HomePaths
+from gridhe.keyring.home.paths import HomePaths
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
 from gridhe.plan.plan import Plan
 

@@ -4,13 +4,16 @@ What needs TenSEAL or the vault is imported when a command runs, so `--help` and
 """
 
 import json
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gridhe.base.clock import check_clock
 from gridhe.base.commands import CommonOptions, common_options, run_command, version_option
+from gridhe.base.times import iso
 from gridhe.errors import ConfigError, StateError
 from gridhe.keyring.cli.ca import ca
 from gridhe.keyring.cli.enrol import enrol
@@ -130,7 +133,7 @@ def bundle(
       gridhe-keyring bundle --home authority --out current.bundle
       gridhe-keyring bundle --home authority --publish
     """
-    from gridhe.keyring.home.authority import HomePaths
+    from gridhe.keyring.home.paths import HomePaths
 
     settings = common.load({"broker.url": broker})
     current, data = list(HomePaths(home).read_bundles().values())[-1]
@@ -155,39 +158,50 @@ def bundle(
 @common_options
 @home_option
 @passphrase_option
-@click.option("--first-window", metavar="WINDOW", help="The new plan's first window, by index or start time.")
+@click.option(
+    "--first-window",
+    metavar="WINDOW",
+    help="The new plan's first window, by index or start time. Default: soon, with time to publish it.",
+)
 @click.option("--retire", metavar="KEY", help="Instead: delete this old secret key for ever.")
+@click.option("--give-up", is_flag=True, help="With --retire: also what the key is still needed for.")
 def rotate(
     common: CommonOptions,
     home: Path,
     passphrase_file: Path | None,
     first_window: str | None,
     retire: str | None,
+    give_up: bool,
 ) -> None:
     """Make a new key and a plan for it, valid from a later window; or retire an old key.
 
-    Old keys are kept, to release what they encrypted, until they are retired. Publish the new plan with
-    `bundle --publish`; a `release --follow` that runs does so by itself.
+    The old plan ends where the new one begins. Old keys are kept, to release what they encrypted, until they
+    are retired. Publish the new plan, or that a key is retired, with `bundle --publish`; a `release --follow`
+    that runs does so by itself.
 
     \b
     Examples:
+      gridhe-keyring rotate --home authority
       gridhe-keyring rotate --home authority --first-window 2026-07-01
       gridhe-keyring rotate --home authority --retire k0123456789abcdef
     """
-    from gridhe.keyring.release.report import iso, parse_window
+    from gridhe.keyring.release.report import parse_window
 
     settings = common.load()
-    if (first_window is None) == (retire is None):
+    if first_window is not None and retire is not None:
         raise ConfigError("give --first-window for a new key, or --retire for an old one")
+    if give_up and retire is None:
+        raise ConfigError("--give-up goes with --retire")
+    now_s = check_clock(time.time())
     with ExitStack() as stack:
         authority = open_home(stack, home, passphrase_file)
         if retire is not None:
-            authority.retire(retire)
+            authority.retire(retire, now_s=now_s, give_up=give_up)
             click.echo(f"key {retire} is gone: what it encrypted and was not released stays unread")
             return
-        made = authority.rotate(settings, parse_window(str(first_window), settings.plan.window_s)).plan
-        starts = iso(made.window_start_s(made.first_window))
-        click.echo(f"plan {made.plan_id}, key {made.key_id}, {made.parameters}, from {starts} on")
+        first = None if first_window is None else parse_window(first_window, settings.plan.window_s)
+        made = authority.rotate(settings, first, now_s=now_s).plan
+        click.echo(f"plan {made.plan_id}, key {made.key_id}, {made.parameters}, from {iso(made.start_s)} on")
 
 
 @cli.command()
@@ -195,8 +209,8 @@ def rotate(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def inspect(home: Path, as_json: bool) -> None:
     """Show what a home holds and verify its ledger. Needs no passphrase, changes nothing."""
-    from gridhe.keyring.home.authority import HomePaths
     from gridhe.keyring.home.inspection import inspect_home, lines_of
+    from gridhe.keyring.home.paths import HomePaths
 
     found = inspect_home(HomePaths(home))
     click.echo(json.dumps(found) if as_json else "\n".join(lines_of(found)))

@@ -31,8 +31,9 @@ broker_option = click.option("--broker", metavar="URL", help="The same as --set 
 
 def open_home(stack: ExitStack, home: Path, passphrase_file: Path | None) -> AuthorityHome:
     """The home with its vault open, closed with `stack`. Raises StateError, VaultError."""
-    from gridhe.keyring.home.authority import AuthorityHome, HomePaths
+    from gridhe.keyring.home.authority import AuthorityHome
     from gridhe.keyring.home.passphrase import ask_passphrase
+    from gridhe.keyring.home.paths import HomePaths
 
     HomePaths(home).read_verify_key()  # no home: say so before asking for a passphrase
     authority = AuthorityHome.open(home, ask_passphrase(file=passphrase_file))

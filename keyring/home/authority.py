@@ -1,16 +1,4 @@
-"""The authority's home: one folder, 0700, with everything the authority has.
-
-vault           secrets, encrypted (gridhe.keyring.home.vault)
-authority.pub   the authority's verify key, hex
-plans/          signed bundles, one file a plan: <plan id>.bundle
-enrolment.db    who is enrolled (gridhe.keyring.home.enrolment)
-credentials/    what enrolment handed out; give them to their owners and delete them here
-broker/         mosquitto.conf, acl, passwords: written anew by every enrolment
-inbox.db        totals that arrived (gridhe.keyring.release.inbox)
-inbox.commits   the number of its transactions, a second time
-ledger.jsonl    every decision to release (gridhe.keyring.release.ledger)
-answers.db      what was given out (gridhe.keyring.release.answers)
-"""
+"""The authority's home with its vault open: plans, keys, enrolment, and the broker's files."""
 
 import fcntl
 import os
@@ -32,67 +20,24 @@ from gridhe.broker.server.mosquitto_config import (
 )
 from gridhe.broker.server.users import broker_owner
 from gridhe.config.settings import BrokerSettings, Settings
-from gridhe.errors import ConfigError, PlanError, StateError, VaultError
+from gridhe.errors import ConfigError, StateError, VaultError
 from gridhe.keyring.home.enrolment import EnrolledMeter, Enrolment, derive_password
+from gridhe.keyring.home.paths import HomePaths
+from gridhe.keyring.home.rotation import check_retirement, read_counted
 from gridhe.keyring.home.vault import Kdf, Secrets, Vault, check_private_dir
-from gridhe.plan.plan import Plan
 from gridhe.plan.planner import Choice, choose, make_plan
+from gridhe.plan.succession import check_start, notice_start_s
 from gridhe.wire.bundle import Bundle, key_id_of
 from gridhe.wire.credential import AggregatorCredential, DeviceCredential, FleetCredential
 from gridhe.wire.ingest import derive_key, new_ingest_secret
-from gridhe.wire.roster import Roster
+from gridhe.wire.roster import Roster, RosterPlan
 from gridhe.wire.signing import SigningKey, authority_id
 
-__all__ = ["AuthorityHome", "HomePaths"]
+__all__ = ["AuthorityHome"]
 
 _PAYLOAD_MINIMUM = 16 << 20  # generated mosquitto.conf: room for totals' headers and larger rosters
 _SAVERS = 16
 _AUTHORITY_GENERATION = 1
-
-
-class HomePaths:
-    """Where things stand in a home."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.vault = home / "vault"
-        self.verify_key = home / "authority.pub"
-        self.plans = home / "plans"
-        self.enrolment = home / "enrolment.db"
-        self.credentials = home / "credentials"
-        self.broker = home / "broker"
-        self.inbox = home / "inbox.db"
-        self.ledger = home / "ledger.jsonl"
-        self.answers = home / "answers.db"
-
-    def read_verify_key(self) -> bytes:
-        """The authority's verify key. Raises StateError: not a home."""
-        try:
-            key = bytes.fromhex(self.verify_key.read_text().strip())
-        except (OSError, ValueError):
-            key = b""
-        if len(key) != 32:
-            raise StateError(
-                f"{self.home} is no authority's home; make one with: gridhe-keyring init --home DIR"
-            )
-        return key
-
-    def read_bundles(self) -> dict[str, tuple[Bundle, bytes]]:
-        """(bundle, its signed bytes) by plan id, earliest first. Raises BundleError, StateError."""
-        key = self.read_verify_key()
-        found: dict[str, tuple[Bundle, bytes]] = {}
-        try:
-            for path in sorted(self.plans.glob("*.bundle")):
-                data = path.read_bytes()
-                bundle = Bundle.decode(data, key)
-                found[bundle.plan.plan_id] = bundle, data
-        except OSError as error:
-            raise StateError(f"cannot read {self.plans}: {error.strerror or error}") from None
-        return dict(sorted(found.items(), key=lambda item: _starts_s(item[1][0].plan)))
-
-
-def _starts_s(plan: Plan) -> int:
-    return plan.window_start_s(plan.first_window)
 
 
 class AuthorityHome:
@@ -184,44 +129,58 @@ class AuthorityHome:
         write_private(self.paths.plans / f"{plan.plan_id}.bundle", signed)
         return bundle
 
-    def rotate(self, settings: Settings, first_window: int) -> Bundle:
-        """A new key and plan, valid from a later window than any plan so far. Raises PlanError."""
+    def rotate(self, settings: Settings, first_window: int | None = None, *, now_s: float) -> Bundle:
+        """A new key and plan; without `first_window` from the first one that all can hear of in time.
+
+        Raises PlanError for a first window that has begun, may be counted already, or cuts one of the plan
+        before it (`gridhe.plan.succession`); it names the nearest that will do.
+        """
         choice = choose(settings)
+        window_s = settings.plan.window_s
         with _locked(self.paths.home):
             self.vault.reload()
-            newest = self.bundle().plan
-            starts_s = first_window * settings.plan.window_s
-            if starts_s <= _starts_s(newest):
-                raise PlanError(
-                    f"first window {first_window} starts at {starts_s} s; it must be after that of plan "
-                    f"{newest.plan_id} ({_starts_s(newest)} s)"
-                )
-            if starts_s % newest.window_s:
-                raise PlanError(
-                    f"first window {first_window} starts inside a window of plan {newest.plan_id}; take one "
-                    f"that starts at a multiple of {newest.window_s} s"
-                )
+            newest, counted = self.bundle().plan, read_counted(self.paths, self.paths.read_plans())
+            if first_window is None:
+                start_s = notice_start_s(newest, window_s, now_s=now_s, counted_until_s=counted.until_s)
+                first_window = start_s // window_s
+            check_start(
+                newest, window_s, first_window * window_s, now_s=now_s, counted_until_s=counted.until_s
+            )
             bundle = self._add_plan(settings, choice, first_window)
+            self.enrolment.raise_version()
             self.write_broker_files(settings.broker)
         return bundle
 
-    def retire(self, key_id: str) -> None:
-        """Forget a secret key for ever. Raises ConfigError: not there, or the current plan's."""
+    def retire(self, key_id: str, *, now_s: float, give_up: bool = False) -> None:
+        """Forget a secret key for ever, and let the roster say so. Raises ConfigError: not there, or needed.
+
+        The roster's version rises once the key is gone. A crash in between: retiring it again raises it.
+        """
         with _locked(self.paths.home):
             self.vault.reload()
+            plans = self.paths.read_plans()
             if key_id not in self.vault.secrets.contexts:
+                if any(plan.key_id == key_id for plan in plans.values()):
+                    self.enrolment.raise_version()
+                    raise ConfigError(f"key {key_id} is retired already")
                 raise ConfigError(f"there is no key {key_id} in the vault")
-            if self.bundle().plan.key_id == key_id:
-                raise ConfigError(f"key {key_id} is the current plan's; rotate first")
+            counted = read_counted(self.paths, plans)
+            check_retirement(key_id, plans, counted, now_s=now_s, give_up=give_up)
             self.vault.save(self.vault.secrets.without_context(key_id))
+            self.enrolment.raise_version()
 
     def bundle(self) -> Bundle:
         """The newest plan's bundle."""
         return list(self.paths.read_bundles().values())[-1][0]
 
     def roster(self) -> bytes:
-        """The signed roster as of now."""
-        return Roster.of(self.enrolment.version, self.enrolment.entries()).encode(self.signing_key)
+        """The signed roster as of now: entries, and all plans with whether their key is still there."""
+        version, plans = self.enrolment.version, self.paths.read_plans().values()
+        if any(plan.key_id not in self.vault.secrets.contexts for plan in plans):
+            self.vault.reload()  # a plan's key is in the vault before its bundle is in the home
+        keys = self.vault.secrets.contexts
+        named = [RosterPlan(plan.plan_id, plan.start_s, plan.key_id not in keys) for plan in plans]
+        return Roster.of(version, self.enrolment.entries(), named).encode(self.signing_key)
 
     # -- enrolment -------------------------------------------------------------------------------
 

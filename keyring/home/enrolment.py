@@ -151,6 +151,11 @@ class Enrolment:
 
     # -- changing --------------------------------------------------------------------------------
 
+    def raise_version(self) -> None:
+        """Let aggregators take the roster anew: its plans have changed."""
+        with self._change():
+            pass
+
     def enrol_meters(
         self,
         wanted: Iterable[tuple[str, str]],

@@ -3,13 +3,13 @@
 from collections import Counter
 from typing import Any
 
-from gridhe.keyring.home.authority import HomePaths
+from gridhe.base.times import iso
 from gridhe.keyring.home.enrolment import Enrolment
+from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.vault import check_private_dir
 from gridhe.keyring.release.answers import Answers
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.ledger import START, Record, verify_ledger
-from gridhe.keyring.release.report import iso
 from gridhe.wire.signing import authority_id
 
 __all__ = ["inspect_home", "lines_of"]

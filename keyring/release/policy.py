@@ -5,6 +5,8 @@ ReleaseRefused with one of these rules:
 
     signature        the total is not signed by an enrolled aggregator
     plan             no such plan here, or the window is before the plan's first
+    after_plan       the window ends after the plan does: it belongs to a later plan
+    two_plans        a total of another plan, whose window overlaps this one in time, was released
     key              the plan's key is not in the vault (retired), or the total names another one
     minimum          fewer meters than the plan, or the settings, ask for
     capacity         more meters than the plan's ring sums exactly
@@ -15,26 +17,33 @@ ReleaseRefused with one of these rules:
     budget           the key has no decryptions left
     inconsistent     decrypted, but no interval holds a possible count: not a sum of this plan's batches
 
-`gridhe.keyring.release.family` explains `overlap` and `isolates`. After decryption the same rule holds per
-interval with the meters present in it: intervals that would single somebody out are withheld.
+`gridhe.keyring.release.family` explains `overlap` and `isolates`, within one window of one plan. That is
+enough because of `after_plan` and `two_plans`: of any moment, totals of one plan alone are released. After
+decryption the same rule holds per interval with the meters present in it: intervals that would single
+somebody out are withheld.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gridhe.base.times import iso
 from gridhe.errors import ReleaseRefused
 from gridhe.keyring.release.family import WITHHELD, Family, Member, PieceKey
 from gridhe.plan.names import ROOT_GROUP
 from gridhe.plan.plan import Plan
+from gridhe.plan.succession import Succession
 
 __all__ = ["RULES", "Claim", "ReleasePolicy", "TotalKey"]
 
 RULES = (
     "signature",
     "plan",
+    "after_plan",
+    "two_plans",
     "key",
     "minimum",
     "capacity",
@@ -81,8 +90,11 @@ class Claim:
 class ReleasePolicy:
     """The rules, and the totals they have let through."""
 
-    def __init__(self, *, minimum_meters: int | None = None) -> None:
+    def __init__(self, *, plans: Mapping[str, Plan], minimum_meters: int | None = None) -> None:
+        """`plans` by id, every one there ever was; it may grow."""
+        self._plans = plans
         self._stricter = minimum_meters or 0
+        self._windows: dict[str, list[int]] = {}  # by plan, rising: those of which a total was let through
         self._decided: dict[TotalKey, Claim] = {}
         self._families: dict[tuple[str, int], Family] = {}
         self._used: dict[str, int] = {}
@@ -116,6 +128,7 @@ class ReleasePolicy:
             raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, which is not one of ours")
         if claim.window < plan.first_window:
             raise ReleaseRefused("plan", f"{claim} is before the plan's first window, {plan.first_window}")
+        self._check_time(claim, plan)
         if claim.key != plan.key_id:
             raise ReleaseRefused("key", f"{claim} names key {claim.key}, its plan has {plan.key_id}")
         if not key_held:
@@ -135,6 +148,25 @@ class ReleasePolicy:
                 f"key {claim.key} has given its {plan.decryptions} decryptions; rotate to a new key",
             )
         return True
+
+    def _check_time(self, claim: Claim, plan: Plan) -> None:
+        """Refuse a window that is not the plan's, or of whose time another plan's total was let through."""
+        starts = [(plan_id, known.start_s) for plan_id, known in self._plans.items()]
+        period = Succession([*starts, (claim.plan, plan.start_s)]).period(claim.plan)
+        if period is not None and not period.holds(claim.window, plan.window_s):
+            raise ReleaseRefused(
+                "after_plan", f"{claim} ends after plan {claim.plan}, which ended at {iso(period.end_s)}"
+            )
+        start_s = plan.window_start_s(claim.window)
+        for other, windows in self._windows.items():
+            if other == claim.plan:
+                continue
+            other_s = self._plans[other].window_s
+            at = bisect_left(windows, start_s // other_s)
+            if at < len(windows) and windows[at] * other_s < start_s + plan.window_s:
+                raise ReleaseRefused(
+                    "two_plans", f"{claim} overlaps window {windows[at]} of plan {other}, which was released"
+                )
 
     def _check_pieces(self, claim: Claim, minimum: int) -> None:
         pieces = claim.piece_meters
@@ -162,6 +194,10 @@ class ReleasePolicy:
         member = family.add(claim.piece_meters, claim.content)
         if claim.total not in self._decided:
             self._decided[claim.total] = claim
+            windows = self._windows.setdefault(claim.plan, [])
+            at = bisect_left(windows, claim.window)
+            if at == len(windows) or windows[at] != claim.window:
+                windows.insert(at, claim.window)
             self._used[claim.key] = self.used(claim.key) + 1
         return member
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from gridhe.base.failpoints import failpoint
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import EnvelopeError, ReleaseRefused, StateError
-from gridhe.keyring.home.authority import HomePaths
+from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.vault import Secrets
 from gridhe.keyring.release.answers import Answer, Answers, digest_of
 from gridhe.keyring.release.decrypt import Decryptor, noise_label
@@ -96,7 +96,7 @@ class Releaser:
         verify keys by id, `now` the ISO time.
         """
         self._plans, self._secrets, self._aggregators = plans, secrets, aggregators
-        self.policy = ReleasePolicy(minimum_meters=settings.minimum_meters)
+        self.policy = ReleasePolicy(plans=plans, minimum_meters=settings.minimum_meters)
         self._digests: dict[TotalKey, str] = {}
         self._refusals: dict[TotalKey, str] = {}  # the last one noted, so that asking again adds no line
         self._unloaded: dict[
@@ -128,7 +128,13 @@ class Releaser:
 
     def _replay(self, record: Record) -> None:
         if record["kind"] == "decided":
-            self.policy.record(claim_of_record(record))
+            claim = claim_of_record(record)
+            if claim.plan not in self._plans:
+                raise StateError(
+                    f"the ledger has decided totals of plan {claim.plan}, whose bundle is missing, so "
+                    "that nothing tells which time they are of; restore plans/ from a backup"
+                )
+            self.policy.record(claim)
         elif record["kind"] == "answered":
             total = total_of_record(record)
             self._digests[total] = record["answer"]
@@ -179,6 +185,13 @@ class Releaser:
                 self.ledger.append("refused", **_fields(key), rule=refused.rule, refusal=str(refused))
                 self._refusals[key] = str(refused)
             raise
+
+    def drop_retired_keys(self) -> None:
+        """Forget every secret key that the vault no longer has."""
+        held = self._secrets().contexts
+        gone = [plan_id for plan_id in self._decryptors if self._plans[plan_id].key_id not in held]
+        for plan_id in gone:
+            del self._decryptors[plan_id]
 
     def note_dropped(self, reasons: Mapping[str, int]) -> None:
         """Note totals that were not even stored: how many for each reason. Raises StateError."""

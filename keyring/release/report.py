@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from gridhe.base.times import iso
 from gridhe.errors import ConfigError
 from gridhe.keyring.release.answers import Answer
 from gridhe.keyring.release.policy import Claim
@@ -11,12 +12,7 @@ from gridhe.keyring.release.statistics import statistics_of
 from gridhe.plan.plan import Plan
 from gridhe.plan.quantity import Quantity
 
-__all__ = ["iso", "parse_window", "record_of", "summary_of", "table"]
-
-
-def iso(at_s: int) -> str:
-    """UTC epoch seconds as 2026-01-31T00:00:00Z."""
-    return datetime.fromtimestamp(at_s, UTC).isoformat().replace("+00:00", "Z")
+__all__ = ["parse_window", "record_of", "summary_of", "table"]
 
 
 def parse_window(text: str, window_s: int) -> int:

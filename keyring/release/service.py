@@ -187,13 +187,14 @@ class ReleaseService:
         )
 
     def _take_up_changes(self, receiver: Receiver) -> None:
-        """Publish what another gridhe-keyring has enrolled or rotated meanwhile."""
+        """Take up and publish what another gridhe-keyring has enrolled, rotated or retired meanwhile."""
         authority = self._authority
         version, known = authority.enrolment.version, len(self._bundles)
         if len(list(authority.paths.plans.glob("*.bundle"))) == known and version == self._version:
             return
-        authority.vault.reload()
         self._read_plans()
+        authority.vault.reload()  # after the plans: a plan's key is in the vault before its bundle is there
+        self._releaser.drop_retired_keys()
         self._version = version
         receiver.update(self._bundles, authority.roster(), self._aggregators())
         _log.info("enrolment changed: published again", extra={"roster_version": version})

@@ -10,8 +10,9 @@ import pytest
 
 from gridhe.config.settings import BrokerSettings, Settings
 from gridhe.errors import BundleError, ConfigError, PlanError, StateError, VaultError
-from gridhe.keyring.home.authority import AuthorityHome, HomePaths
+from gridhe.keyring.home.authority import AuthorityHome
 from gridhe.keyring.home.enrolment import derive_password, read_meters_csv
+from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.vault import Kdf
 from gridhe.wire.bundle import Bundle
 from gridhe.wire.credential import load_aggregator, load_device, load_fleet
@@ -258,35 +259,6 @@ def is_password(line: str, password: str) -> bool:
     _, _, rounds, salt, digest = line.split(":")[1].split("$")
     made = hashlib.pbkdf2_hmac("sha512", password.encode(), base64.b64decode(salt), int(rounds))
     return made == base64.b64decode(digest)
-
-
-def test_rotation_adds_a_later_plan_and_keeps_the_old_key_until_it_is_retired(small_authority: Any) -> None:
-    authority, settings = small_authority.authority, small_authority.settings
-    old = authority.bundle().plan
-    new = authority.rotate(settings, 500).plan
-    assert new.key_id != old.key_id
-    assert [bundle.plan for bundle, _ in authority.paths.read_bundles().values()] == [old, new]
-    assert set(authority.vault.secrets.contexts) == {old.key_id, new.key_id}
-    with pytest.raises(PlanError, match="must be after"):
-        authority.rotate(settings, 500)
-    with pytest.raises(ConfigError, match="rotate first"):
-        authority.retire(new.key_id)
-    with pytest.raises(ConfigError, match="no key"):
-        authority.retire("k" + "0" * 16)
-    authority.retire(old.key_id)
-    again = AuthorityHome.open(small_authority.home, small_authority.passphrase.encode())
-    assert set(again.vault.secrets.contexts) == {new.key_id}
-    again.close()
-
-
-def test_a_plan_with_other_windows_starts_between_windows_of_the_old_one(small_authority: Any) -> None:
-    settings = small_authority.settings
-    shorter = settings.model_copy(
-        update={"plan": settings.plan.model_copy(update={"window_s": 1800, "interval_s": 900})}
-    )
-    with pytest.raises(PlanError, match="inside a window"):
-        small_authority.authority.rotate(shorter, 1001)
-    assert small_authority.authority.rotate(shorter, 1002).plan.window_s == 1800
 
 
 def test_a_plan_file_of_another_authority_is_refused(small_authority: Any, tmp_path: Path) -> None:

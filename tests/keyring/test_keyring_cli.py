@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from gridhe.base.commands import run_command
+from gridhe.base.times import iso
 from gridhe.keyring.cli.command import cli
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.wire.bundle import Bundle
@@ -277,11 +279,22 @@ def test_a_table_names_what_was_withheld(run: Run, small_authority: Any) -> None
 def test_rotate_and_retire(run: Run, small_authority: Any) -> None:
     home, old = small_authority.home, small_authority.plan
     small = ("--set", "plan.window_s=3600", "--set", "plan.interval_s=900", *SMALL)
-    assert run("rotate", "--home", home, *small)[0] == 2
-    code, out, _ = run("rotate", "--home", home, "--first-window", "2026-07-01", *small)
+    assert run("rotate", "--home", home, "--give-up", *small)[0] == 2
+    code, out, err = run("rotate", "--home", home, "--first-window", "2026-07-01", *small)
+    assert code == 3
+    assert "has begun, is over" in err
+    newer = small_authority.authority.rotate(small_authority.settings, 1_000, now_s=0.0).plan
+    code, out, _ = run("rotate", "--home", home, *small)
     assert code == 0
-    assert "from 2026-07-01T00:00:00Z on" in out
+    assert small_authority.plan.first_window * 3_600 > time.time() + 600
+    assert f"from {iso(small_authority.plan.start_s)} on" in out
+    code, out, _ = run("rotate", "--home", home, "--first-window", "2999-07-01", *small)
+    assert code == 0
+    assert "from 2999-07-01T00:00:00Z on" in out
     assert run("rotate", "--home", home, "--first-window", "3", *small)[0] == 3
+    code, _, err = run("rotate", "--home", home, "--retire", newer.key_id)
+    assert code == 2
+    assert "retire it then" in err
     assert run("rotate", "--home", home, "--retire", old.key_id)[0] == 0
     assert run("rotate", "--home", home, "--retire", old.key_id)[0] == 2
     arrive(small_authority, small_authority.total("north/f1", plan=old.plan_id))

@@ -35,6 +35,7 @@ PLAN = Plan(
     flooding_bits=0,
     decryptions=1000,
 )
+PLANS = {PLAN.plan_id: PLAN}
 
 
 def claim(
@@ -69,7 +70,7 @@ def allow(policy: ReleasePolicy, wanted: Claim) -> None:
 
 
 def test_a_plain_total_is_let_through_once_and_then_known() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     wanted = claim("north/f1", ("north/f1", 0, 25))
     allow(policy, wanted)
     assert policy.decide(wanted, PLAN, key_held=True) is False
@@ -79,30 +80,61 @@ def test_a_plain_total_is_let_through_once_and_then_known() -> None:
 
 
 def test_unknown_plans_and_windows_before_the_first_are_refused() -> None:
-    assert refusal(ReleasePolicy(), claim("f1"), None) == "plan"
-    assert refusal(ReleasePolicy(), claim("f1"), replace(PLAN, grace_s=1.0)) == "plan"
-    assert refusal(ReleasePolicy(), claim("f1", window=9)) == "plan"
+    assert refusal(ReleasePolicy(plans=PLANS), claim("f1"), None) == "plan"
+    assert refusal(ReleasePolicy(plans=PLANS), claim("f1"), replace(PLAN, grace_s=1.0)) == "plan"
+    assert refusal(ReleasePolicy(plans=PLANS), claim("f1", window=9)) == "plan"
+
+
+def test_a_window_that_ends_after_its_plan_is_refused() -> None:
+    later = replace(PLAN, first_window=30)
+    policy = ReleasePolicy(plans={**PLANS, later.plan_id: later})
+    allow(policy, claim("f1", window=29))
+    assert refusal(policy, claim("f1", window=30)) == "after_plan"
+    # Half a window of the later plan's would be enough.
+    halves = replace(PLAN, window_s=1_800, first_window=59)
+    assert refusal(ReleasePolicy(plans={halves.plan_id: halves}), claim("f1", window=29)) == "after_plan"
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 60), st.integers(1, 60))
+def test_of_any_moment_totals_of_one_plan_alone_are_released(
+    one_s: int, other_s: int, one_window: int, other_window: int
+) -> None:
+    """A later plan over windows that were released already, against brute force over seconds."""
+    one = replace(PLAN, window_s=one_s, interval_s=one_s, first_window=0)
+    other = replace(PLAN, window_s=other_s, interval_s=other_s, first_window=other_window)
+    plans = {one.plan_id: one}
+    policy = ReleasePolicy(plans=plans)
+    first = replace(claim("f1", window=one_window), plan=one.plan_id)
+    assert policy.decide(first, one, key_held=True)
+    policy.record(first)
+    plans[other.plan_id] = other
+    second = replace(claim("f2", window=other_window), plan=other.plan_id)
+    moments = set(range(one_window * one_s, (one_window + 1) * one_s))
+    if moments.isdisjoint(range(other_window * other_s, (other_window + 1) * other_s)):
+        assert policy.decide(second, other, key_held=True)
+    else:
+        assert refusal(policy, second, other) == "two_plans"
 
 
 def test_a_retired_or_a_foreign_key_is_refused() -> None:
-    assert refusal(ReleasePolicy(), claim("f1"), key_held=False) == "key"
-    assert refusal(ReleasePolicy(), replace(claim("f1"), key="k" + "f" * 16)) == "key"
+    assert refusal(ReleasePolicy(plans=PLANS), claim("f1"), key_held=False) == "key"
+    assert refusal(ReleasePolicy(plans=PLANS), replace(claim("f1"), key="k" + "f" * 16)) == "key"
 
 
 def test_fewer_meters_than_the_minimum_are_refused_and_settings_can_only_be_stricter() -> None:
-    assert refusal(ReleasePolicy(), claim("f1", ("f1", 0, 4))) == "minimum"
-    assert refusal(ReleasePolicy(minimum_meters=2), claim("f1", ("f1", 0, 4))) == "minimum"
-    assert refusal(ReleasePolicy(minimum_meters=6), claim("f1", ("f1", 0, 5))) == "minimum"
-    allow(ReleasePolicy(minimum_meters=2), claim("f1", ("f1", 0, 5)))
+    assert refusal(ReleasePolicy(plans=PLANS), claim("f1", ("f1", 0, 4))) == "minimum"
+    assert refusal(ReleasePolicy(plans=PLANS, minimum_meters=2), claim("f1", ("f1", 0, 4))) == "minimum"
+    assert refusal(ReleasePolicy(plans=PLANS, minimum_meters=6), claim("f1", ("f1", 0, 5))) == "minimum"
+    allow(ReleasePolicy(plans=PLANS, minimum_meters=2), claim("f1", ("f1", 0, 5)))
 
 
 def test_more_meters_than_the_plan_sums_exactly_are_refused() -> None:
-    allow(ReleasePolicy(), claim("f1", ("f1", 0, 100)))
-    assert refusal(ReleasePolicy(), claim("f1", ("f1", 0, 101))) == "capacity"
+    allow(ReleasePolicy(plans=PLANS), claim("f1", ("f1", 0, 100)))
+    assert refusal(ReleasePolicy(plans=PLANS), claim("f1", ("f1", 0, 101))) == "capacity"
 
 
 def test_pieces_must_add_up_lie_beneath_the_group_and_agree_with_earlier_ones() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     assert refusal(policy, replace(claim("f1", ("f1", 0, 25)), meters=26)) == "pieces"
     assert refusal(policy, replace(claim("f1"), pieces=())) == "pieces"
     assert refusal(policy, claim("f1", ("f1", 0, 5), ("f1", 0, 5))) == "pieces"
@@ -114,24 +146,24 @@ def test_pieces_must_add_up_lie_beneath_the_group_and_agree_with_earlier_ones() 
 
 
 def test_a_group_and_one_beneath_it_cannot_both_be_pieces() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     assert refusal(policy, claim("grid", ("north", 0, 9), ("north/f1", 0, 9))) == "pieces"
     allow(policy, claim("north/f1", ("north/f1", 0, 9)))
     assert refusal(policy, claim("grid", ("north", 0, 9), ("south", 0, 9))) == "pieces"
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     allow(policy, claim("grid", ("north", 0, 9), ("south", 0, 9)))
     assert refusal(policy, claim("north/f1", ("north/f1", 0, 9))) == "pieces"
 
 
 def test_the_same_total_with_other_content_is_refused() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     allow(policy, claim("f1", ("f1", 0, 25)))
     assert refusal(policy, claim("f1", ("f1", 0, 25), content=b"other")) == "changed_content"
     assert refusal(policy, replace(claim("f1", ("f1", 0, 25)), members=b"m" * 32)) == "changed_content"
 
 
 def test_a_region_of_one_feeder_is_the_feeder_and_must_be_the_same_ciphertext() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     allow(policy, claim("north/f1", ("north/f1", 0, 25)))
     assert refusal(policy, claim("north", ("north/f1", 0, 25), content=b"other")) == "changed_content"
     allow(policy, claim("north", ("north/f1", 0, 25)))
@@ -139,23 +171,23 @@ def test_a_region_of_one_feeder_is_the_feeder_and_must_be_the_same_ciphertext() 
 
 
 def test_totals_that_share_pieces_without_one_containing_the_other_are_refused() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     allow(policy, claim("north", ("north/f1", 0, 25), ("north/f2", 0, 25)))
     assert refusal(policy, claim("grid", ("north/f2", 0, 25), ("south/f1", 0, 25))) == "overlap"
 
 
 def test_a_region_minus_its_released_feeders_must_not_be_a_small_feeder() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     region = claim("north", ("north/f1", 0, 25), ("north/f2", 0, 3))
     allow(policy, claim("north/f1", ("north/f1", 0, 25)))
     assert refusal(policy, region) == "isolates"
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     allow(policy, region)
     assert refusal(policy, claim("north/f1", ("north/f1", 0, 25))) == "isolates"
 
 
 def test_a_total_that_is_exactly_its_released_parts_is_let_through() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     allow(policy, claim("north/f1", ("north/f1", 0, 25)))
     allow(policy, claim("north/f2", ("north/f2", 0, 25)))
     allow(policy, claim("north", ("north/f1", 0, 25), ("north/f2", 0, 25)))
@@ -163,19 +195,19 @@ def test_a_total_that_is_exactly_its_released_parts_is_let_through() -> None:
 
 
 def test_two_small_feeders_may_hide_in_each_other() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     allow(policy, claim("north/f1", ("north/f1", 0, 25)))
     allow(policy, claim("north", ("north/f1", 0, 25), ("north/f2", 0, 3), ("north/f3", 0, 2)))
 
 
 def test_windows_are_families_of_their_own() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     allow(policy, claim("north/f1", ("north/f1", 0, 25), window=20))
     allow(policy, claim("north", ("north/f1", 0, 25), ("north/f2", 0, 3), window=21))
 
 
 def test_the_query_budget_of_a_key_ends() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     tight = replace(PLAN, decryptions=3)
     wanted = [replace(claim("f1", window=20 + i), plan=tight.plan_id) for i in range(4)]
     for one in wanted[:3]:
@@ -186,7 +218,7 @@ def test_the_query_budget_of_a_key_ends() -> None:
 
 
 def test_a_refused_total_leaves_no_trace() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     allow(policy, claim("north/f1", ("north/f1", 0, 25)))
     refusal(policy, claim("north", ("north/f1", 0, 25), ("north/f2", 0, 3)))
     allow(policy, claim("north", ("north/f1", 0, 25), ("north/f3", 0, 5)))
@@ -247,7 +279,7 @@ def as_claim(total: frozenset[int], weights: Sequence[int], part: int) -> Claim:
 def test_no_combination_of_what_was_let_through_isolates_and_no_refusal_is_idle(
     weights: list[int], asked: list[frozenset[int]]
 ) -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     released: list[frozenset[int]] = []
     for part, total in enumerate(asked):
         wanted = as_claim(total, weights, part)
@@ -279,7 +311,7 @@ def test_per_interval_no_combination_isolates_present_meters_and_no_interval_is_
     asked: list[frozenset[int]], present: list[list[int]]
 ) -> None:
     weights = [8] * PIECES  # so that the rule on meters never refuses
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     given_out: list[list[frozenset[int]]] = [[] for _ in present]
     for part, total in enumerate(asked):
         wanted = as_claim(total, weights, part)
@@ -306,14 +338,14 @@ def test_per_interval_no_combination_isolates_present_meters_and_no_interval_is_
     )
 )
 def test_the_family_is_laminar_in_any_order_of_insertion(asked: list[frozenset[int]]) -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     for part, total in enumerate(asked):
         allow(policy, as_claim(total, [8] * PIECES, part))
     assert refusal(policy, as_claim(frozenset({1, 2}), [8] * PIECES, 99)) == "overlap"
 
 
 def test_impossible_counts_withhold_their_interval_and_a_total_of_them_is_refused() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     wanted = claim("f1", ("f1", 0, 25))
     allow(policy, wanted)
     counts = np.array([25, 26, -1, 4], np.int64)
@@ -326,7 +358,7 @@ def test_impossible_counts_withhold_their_interval_and_a_total_of_them_is_refuse
 
 
 def test_an_interval_with_nobody_in_it_is_given_out() -> None:
-    policy = ReleasePolicy()
+    policy = ReleasePolicy(plans=PLANS)
     wanted = claim("f1", ("f1", 0, 25))
     allow(policy, wanted)
     assert policy.withheld(wanted, PLAN, {"import_wh": np.zeros(4, np.int64)}) == {"import_wh": [""] * 4}

@@ -278,6 +278,59 @@ def test_following_releases_as_totals_come_publishes_them_and_takes_up_enrolment
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_repro_a_follower_drops_a_retired_key_and_tells_the_aggregators(
+    small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[EventLoop], Peer]
+) -> None:
+    """The key is retired beside it, as another gridhe-keyring does, once it has released a total."""
+    from gridhe.keyring.home.authority import AuthorityHome
+
+    authority, old = small_authority.authority, small_authority.plan
+    first, second = (small_authority.total("north/f1", window=window) for window in (100, 101))
+    settings = with_broker(small_authority.settings, broker)
+    outcomes: list[Outcome] = []
+
+    def retire() -> None:
+        beside = AuthorityHome.open(small_authority.home, small_authority.passphrase.encode())
+        beside.rotate(small_authority.settings, 1_000, now_s=0.0)
+        beside.retire(old.key_id, now_s=1e9)
+        beside.close()
+
+    def emit(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if len(outcomes) == 1:
+            retire()
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with EventLoop() as loop:
+        peer = peer_of(loop)
+        assert loop.run_until(lambda: peer.session.connected, WAIT_S)
+
+        def send() -> None:
+            roster = peer.heard.get(topics.ROSTER_CURRENT)
+            retired = roster is not None and any(
+                plan.plan_id == old.plan_id and plan.retired
+                for plan in Roster.decode(roster, authority.verify_key).plans
+            )
+            peer.send("north/f1", second if retired else first)
+
+        loop.every(0.2, send)
+        thread = threading.Thread(target=loop.run)
+        watchdog = threading.Timer(2 * WAIT_S, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        thread.start()
+        watchdog.start()
+        try:
+            with ReleaseService(authority, settings, emit=emit) as service:
+                service.online(idle_s=0.3, follow=True)
+                assert service._releaser._decryptors == {}
+        finally:
+            watchdog.cancel()
+            loop.stop()
+            thread.join()
+    assert [(outcome.letter.window, outcome.rule) for outcome in outcomes] == [(100, ""), (101, "key")]
+    assert old.key_id not in authority.vault.secrets.contexts
+
+
 def test_a_follower_releases_although_totals_never_pause(
     small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[EventLoop], Peer]
 ) -> None:

@@ -123,11 +123,63 @@ def test_a_retired_key_refuses_what_is_new_and_repeats_what_was_given(
     key_id = small_authority.plan.key_id
     with open_releaser() as releaser:
         first = release(releaser, payload)
-    small_authority.authority.rotate(small_authority.settings, 1000)
-    small_authority.authority.retire(key_id)
+    small_authority.authority.rotate(small_authority.settings, 1000, now_s=0.0)
+    small_authority.authority.retire(key_id, now_s=1e9)
     with open_releaser() as releaser:
         assert release(releaser, payload) == first
         assert refusal(releaser, later) == "key"
+
+
+def test_repro_two_plans_over_one_window_give_out_no_household(
+    small_authority: Any, open_releaser: Open
+) -> None:
+    """Six meters under the old plan, the same and one more under the new one: the difference is one."""
+    authority = small_authority.authority
+    old = small_authority.plan
+    rows = small_authority.readings(7)
+    six = small_authority.total("north/f1", {"north/f1": 6}, rows=rows[:6], window=1_000)
+    authority.rotate(small_authority.settings, 1_000, now_s=0.0)
+    small_authority._context = None
+    seven = small_authority.total("north/f1", {"north/f1": 7}, rows=rows, window=1_000)
+    before = small_authority.total("north/f1", plan=old.plan_id, window=1_000)  # names the new key: no matter
+    with open_releaser() as releaser:
+        assert refusal(releaser, six) == "after_plan"
+        assert refusal(releaser, before) == "after_plan"
+        release(releaser, seven)
+        assert refusal(releaser, six) == "after_plan"
+
+
+def test_repro_a_plan_over_a_window_that_was_released_gives_out_no_household(
+    small_authority: Any, open_releaser: Open
+) -> None:
+    """As in a home in which an earlier version rotated into the past."""
+    from gridhe.plan.planner import choose
+
+    authority, settings = small_authority.authority, small_authority.settings
+    six = small_authority.total("north/f1", {"north/f1": 6}, window=1_000)
+    with open_releaser() as releaser:
+        first = release(releaser, six)
+    halves = settings.plan.model_copy(update={"window_s": 1_800})
+    halves = settings.model_copy(update={"plan": halves})
+    authority._add_plan(halves, choose(halves), 2_000)
+    small_authority._context = None
+    inside = [small_authority.total("north/f1", {"north/f1": 7}, window=window) for window in (2_000, 2_001)]
+    beyond = small_authority.total("north/f1", {"north/f1": 7}, window=2_002)
+    for _ in range(2):  # the ledger's decisions count as those of this run do
+        with open_releaser() as releaser:
+            assert [refusal(releaser, total) for total in inside] == ["two_plans", "two_plans"]
+            release(releaser, beyond)
+            assert release(releaser, six) == first  # what was given out is given out again
+
+
+def test_a_ledger_whose_plans_are_gone_is_refused(small_authority: Any, open_releaser: Open) -> None:
+    with open_releaser() as releaser:
+        release(releaser, small_authority.total("north/f1"))
+    old = small_authority.plan
+    small_authority.authority.rotate(small_authority.settings, 1_000, now_s=0.0)
+    (small_authority.home / "plans" / f"{old.plan_id}.bundle").unlink()
+    with pytest.raises(StateError, match=f"plan {old.plan_id}, whose bundle is missing"):
+        open_releaser()
 
 
 def test_garbage_is_refused_as_inconsistent_and_stays_refused(

@@ -1,0 +1,80 @@
+"""What is asked before a key is made or deleted: which windows the keys so far have counted.
+
+`gridhe.plan.succession` has the rules. A key that is deleted takes with it everything that it encrypted and
+that was not released: so it goes by itself only when nothing of it can still come and nothing waits.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gridhe.base.times import iso
+from gridhe.errors import ConfigError
+from gridhe.keyring.home.paths import HomePaths
+from gridhe.keyring.release.inbox import Inbox
+from gridhe.keyring.release.ledger import Record, verify_ledger
+from gridhe.plan.plan import Plan
+from gridhe.plan.succession import Succession, last_arrival_s
+
+__all__ = ["Counted", "check_retirement", "read_counted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """`until_s`: the end of the latest window of which a total arrived or was decided. `waiting`: by plan."""
+
+    until_s: float
+    waiting: Mapping[str, int]
+
+
+def read_counted(paths: HomePaths, plans: Mapping[str, Plan]) -> Counted:
+    """What inbox and ledger have of these plans. Raises StateError when one of them is damaged."""
+    newest: dict[str, int] = {}
+    waiting: Counter[str] = Counter()
+
+    def see(plan_id: str, window: int) -> None:
+        newest[plan_id] = max(window, newest.get(plan_id, window))
+
+    if paths.inbox.exists():
+        inbox = Inbox(paths.inbox)
+        try:
+            for stored in inbox.letters(states=("waiting", "refused", "released")):
+                see(stored.plan, stored.window)
+                waiting[stored.plan] += stored.state == "waiting"
+        finally:
+            inbox.close()
+
+    def decided(record: Record) -> None:
+        if record["kind"] == "decided":
+            see(record["plan"], record["window"])
+
+    if paths.ledger.exists():
+        verify_ledger(paths.ledger, on_record=decided)
+    ends = [(window + 1) * plans[plan_id].window_s for plan_id, window in newest.items() if plan_id in plans]
+    return Counted(until_s=max(ends, default=0), waiting=waiting)
+
+
+def check_retirement(
+    key_id: str, plans: Mapping[str, Plan], counted: Counted, *, now_s: float, give_up: bool
+) -> None:
+    """Raise ConfigError unless this key may be deleted; with `give_up` also while it is still needed."""
+    succession = Succession.of(plans.values())
+    periods = {p.plan_id: p for p in succession.periods if plans[p.plan_id].key_id == key_id}
+    for plan_id, period in periods.items():
+        if period is succession.periods[-1]:
+            raise ConfigError(f"key {key_id} is the current plan's; rotate first")
+        if period.end_s > now_s:
+            raise ConfigError(
+                f"key {key_id} is of plan {plan_id}, which holds until {iso(period.end_s)}; retire it then"
+            )
+    arrivals = [last_arrival_s(plans[plan_id], period.end_s) for plan_id, period in periods.items()]
+    waiting = sum(counted.waiting.get(plan_id, 0) for plan_id in periods)
+    reasons = []
+    if arrivals and max(arrivals) > now_s:
+        reasons.append(f"batches under it may come until {iso(max(arrivals))}")
+    if waiting:
+        reasons.append(f"totals under it wait to be released ({waiting})")
+    if reasons and not give_up:
+        raise ConfigError(
+            f"key {key_id} is still needed: {' and '.join(reasons)}. To lose that for ever, add --give-up"
+        )
