@@ -286,12 +286,12 @@ def test_repro_a_follower_drops_a_retired_key_and_tells_the_aggregators(
 
     authority, old = small_authority.authority, small_authority.plan
     first, second = (small_authority.total("north/f1", window=window) for window in (100, 101))
+    authority.rotate(small_authority.settings, 1_000, now_s=0.0)
     settings = with_broker(small_authority.settings, broker)
     outcomes: list[Outcome] = []
 
     def retire() -> None:
         beside = AuthorityHome.open(small_authority.home, small_authority.passphrase.encode())
-        beside.rotate(small_authority.settings, 1_000, now_s=0.0)
         beside.retire(old.key_id, now_s=1e9)
         beside.close()
 
