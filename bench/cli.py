@@ -13,16 +13,17 @@ import click
 
 from gridhe.base.commands import run_command, version_option
 from gridhe.base.logs import set_up_logging
+from gridhe.base.table import aligned
 from gridhe.bench import suites
 from gridhe.bench.compare import compare, coverage, differences, shown
 from gridhe.bench.extras import check_extra, needs_extra
 from gridhe.bench.local_store import LocalStore, default_folder
 from gridhe.bench.record import Record
+from gridhe.bench.record_table import aligned_records
 from gridhe.bench.recorder import Progress, Recorder, Setup, Suite
 from gridhe.bench.steps import add_steps
 from gridhe.bench.store import FAILED, new_run
 from gridhe.bench.stores import BothStores, open_influx, open_store, push
-from gridhe.bench.table import aligned, aligned_records
 from gridhe.config.settings import LoggingSettings
 from gridhe.errors import GridHEError, StoreError
 
@@ -172,7 +173,7 @@ def list_runs(
     ) as opened:
         found = opened.runs()
     rows = [(one.run, one.host, one.version, str(one.records), ", ".join(one.suites)) for one in found]
-    click.echo(aligned(("run", "host", "version", "records", "suites"), rows, 5))
+    click.echo(aligned(("run", "host", "version", "records", "suites"), rows, right=()))
 
 
 @cli.command("show")

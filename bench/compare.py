@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gridhe.base.table import aligned
 from gridhe.bench.record import Figures, Record
+from gridhe.bench.record_table import figure
 from gridhe.bench.store import FAILED
-from gridhe.bench.table import aligned, figure
 from gridhe.errors import StoreError
 
 __all__ = ["Change", "compare", "coverage", "differences", "shown"]
@@ -164,4 +165,4 @@ def shown(changes: Sequence[Change]) -> str:
         for change in sorted(changes, key=lambda one: order.index(one.verdict))
     ]
     headings = ("verdict", "case", "metric", "unit", "before", "after", "ratio", "noise")
-    return aligned(headings, rows, 4)
+    return aligned(headings, rows, right=range(4, len(headings)))

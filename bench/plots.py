@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gridhe.bench.record import Record
-from gridhe.bench.table import figure as number
+from gridhe.bench.record_table import figure as number
 
 __all__ = ["Plot", "draw"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gridhe.bench.plots import Plot, draw
 from gridhe.bench.record import Record
-from gridhe.bench.table import HEADINGS, markdown_records, noted_rows
+from gridhe.bench.record_table import HEADINGS, markdown_records, noted_rows
 from gridhe.errors import StoreError
 
 __all__ = ["write_report"]

@@ -139,10 +139,13 @@ def _finish(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary, separators=(",", ":")))
     else:
+        from gridhe.meter_agent.process import odd_samples
+
         click.echo(
             f"sealed {summary['sealed']}, receipted {summary['receipted']}, refused {summary['refused']}, "
             f"resent {summary['resent']}, dropped {summary['dropped']}, waiting {summary['waiting']} "
-            f"in {summary['seconds']:.1f} s; {summary['ms_per_batch']:.2f} ms a batch",
+            f"in {summary['seconds']:.1f} s; {summary['ms_per_batch']:.2f} ms a batch"
+            f"{odd_samples(summary['samples'])}",
             err=True,
         )
 

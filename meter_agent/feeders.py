@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gridhe.meter_agent.plans import PlanBook
 from gridhe.meter_agent.sources.protocol import DeviceSource, WindowSource
-from gridhe.meter_agent.windows import ClosedWindow, WindowBuilder
+from gridhe.meter_agent.windows import ClosedWindow, WindowBuilder, WindowCounts
 from gridhe.plan.plan import Plan
 
 __all__ = ["DeviceFeeder", "Feeder", "WindowFeeder"]
@@ -40,6 +40,10 @@ class Feeder(Protocol):
 
     def where(self, plan: Plan, window: int, interval: int) -> str:
         """The place of a reading, for messages to people."""
+        ...
+
+    def counts(self) -> WindowCounts:
+        """The samples so far, and what was odd about them; a source of whole windows has none."""
         ...
 
 
@@ -109,6 +113,10 @@ class WindowFeeder:
         """The source's word for it."""
         return self._source(plan).where(self._meter, window, interval)
 
+    def counts(self) -> WindowCounts:
+        """No samples: readings come in whole windows."""
+        return WindowCounts()
+
 
 class DeviceFeeder:
     """Windows gathered from a device's samples, with a journal."""
@@ -129,11 +137,13 @@ class DeviceFeeder:
         self._from_s, self._until_s = float(from_s), until_s
         self._where = where
         self._ended = self._switching = False
+        self._counted = WindowCounts()  # of plans that are over
         self.window_builder = None if journal is None else WindowBuilder.from_state(journal)
 
     def _current(self, now_s: float) -> WindowBuilder | None:
         """The windower for the next samples; None while no plan covers them."""
         if self._switching and self.window_builder is not None and not self.window_builder.closed:
+            self._counted = self._counted.plus(self.window_builder.counts)
             self.window_builder, self._switching = None, False
         if self.window_builder is None:
             if self._book.at(self._from_s) is None:
@@ -228,3 +238,8 @@ class DeviceFeeder:
         if self._where is not None:
             return self._where(plan, window, interval)
         return f"window {window}, interval {interval}"
+
+    def counts(self) -> WindowCounts:
+        """Of all plans' windows, also of what an earlier process left in the journal."""
+        current = WindowCounts() if self.window_builder is None else self.window_builder.counts
+        return self._counted.plus(current)

@@ -5,8 +5,9 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from gridhe.config.settings import Settings
     from gridhe.wire.credential import DeviceCredential
 
-__all__ = ["MeterProcess"]
+__all__ = ["MeterProcess", "odd_samples"]
 
 _LOG = logging.getLogger(__name__)
 _REPORT_S = 5.0
@@ -159,7 +160,7 @@ class MeterProcess:
         if self._on_progress is None:
             counts = self._agents
             _LOG.info(
-                "sealed %d, published %d, receipted %d%s, refused %d, resent %d, dropped %d",
+                "sealed %d, published %d, receipted %d%s, refused %d, resent %d, dropped %d%s",
                 service.counts.sealed,
                 counts.published,
                 counts.receipted,
@@ -167,6 +168,7 @@ class MeterProcess:
                 counts.refused,
                 counts.resent,
                 service.counts.dropped,
+                odd_samples(asdict(service.samples())),
             )
 
     def _summary(
@@ -194,4 +196,11 @@ class MeterProcess:
             "seconds": round(seconds, 3),
             "junk": counts.junk + agents.junk_receipts,
             "readings": policy.counts.as_dict(),
+            "samples": asdict(service.samples()),
         }
+
+
+def odd_samples(samples: Mapping[str, int]) -> str:
+    """What was odd about devices' samples, such as `; samples: 1 resets, 2 gaps`; else nothing."""
+    odd = [f"{count} {name}" for name, count in samples.items() if count and name != "samples"]
+    return f"; samples: {', '.join(odd)}" if odd else ""

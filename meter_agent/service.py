@@ -12,6 +12,7 @@ A full disk stops steps 1 to 3 and nothing else: what is in memory stays there, 
 goes on being published, and the commit is tried again until there is room.
 """
 
+import functools
 import heapq
 import logging
 import statistics
@@ -29,6 +30,7 @@ from gridhe.base.timings import timed
 from gridhe.errors import EnvelopeError
 from gridhe.meter_agent.outbox import SealedBatch, Settled
 from gridhe.meter_agent.sealing import Sealer
+from gridhe.meter_agent.windows import WindowCounts
 from gridhe.wire import topics
 from gridhe.wire.status import Status
 
@@ -328,6 +330,11 @@ class Service:
                 ready_s = None if feeder is None else feeder.ready_s()
                 if ready_s is not None:
                     heapq.heappush(self._queue, (ready_s, at))
+
+    def samples(self) -> WindowCounts:
+        """The samples of all devices, and what was odd about them."""
+        each = (unit.feeder.counts() for unit in self.units if unit.feeder is not None)
+        return functools.reduce(WindowCounts.plus, each, WindowCounts())
 
     def flush(self) -> None:
         """Commit everything that waits, at a clean end. Raises DatabaseFull when the disk has no room."""

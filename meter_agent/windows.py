@@ -24,7 +24,7 @@ Rules for time (UTC epoch seconds in the samples):
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -52,13 +52,17 @@ class ClosedWindow:
 
 @dataclass(slots=True)
 class WindowCounts:
-    """What was odd about the samples."""
+    """A device's samples, and what was odd about them."""
 
     samples: int = 0
-    late: int = 0
-    duplicate: int = 0
-    resets: int = 0
-    gaps: int = 0
+    late: int = 0  # their time was before one that had been seen
+    duplicate: int = 0  # they repeated the latest time
+    resets: int = 0  # a register went back
+    gaps: int = 0  # two samples were more than `patience_s` apart
+
+    def plus(self, other: "WindowCounts") -> "WindowCounts":
+        """Both together."""
+        return WindowCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 def _integer(value: int | float) -> int:
@@ -262,7 +266,7 @@ class WindowBuilder:
             "meters": [[m.at_s, m.value, m.energy, m.start] for m in self._meters.values()],
             "open": [[window, list(rows.values())] for window, rows in self._open.items()],
             "closed": [[closed.window, list(closed.readings.values())] for closed in self._closed],
-            "counts": list(asdict(self.counts).values()),
+            "counts": list(astuple(self.counts)),
         }
         packed: bytes = msgpack.packb(record)
         return packed

@@ -28,7 +28,6 @@ class Proxy:
         self.chunk = _CHUNK  # bytes forwarded at a time
         self.bytes_per_s = 0.0  # of each connection and direction; 0.0: as fast as it goes
         self.accepted: list[float] = []  # monotonic seconds of every connection that came
-        self.forwarded = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -144,4 +143,3 @@ class Proxy:
                     at += len(piece)
                     if self.bytes_per_s:
                         await asyncio.sleep(len(piece) / self.bytes_per_s)
-                self.forwarded += len(data)

@@ -139,9 +139,3 @@ class Simulation:
         for *fields, pieces, ciphertext in database.query(query):
             state.update(msgpack.packb([*fields, sorted(msgpack.unpackb(pieces)), ciphertext]))
         return state.hexdigest()
-
-    @staticmethod
-    def place_of(payload: bytes) -> tuple[str, str, int, int]:
-        """Which total these bytes are."""
-        head = open_total(payload, len(payload)).header
-        return head.plan, head.group, head.window, head.part

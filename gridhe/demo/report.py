@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from gridhe.base.table import print_table
 from gridhe.config.settings import MeterSettings
 from gridhe.demo.profile import GroupProfile
 from gridhe.demo.proof import Proof
-from gridhe.demo.table import print_table
 from gridhe.demo.workload import Workload
 from gridhe.plan.plan import Plan
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from gridhe.base.table import aligned
 from gridhe.base.times import iso
 from gridhe.errors import ConfigError
 from gridhe.keyring.release.answers import Answer
@@ -110,11 +111,6 @@ def table(rows: Sequence[dict[str, str]]) -> list[str]:
     """The rows as aligned lines, a heading first; numbers to the right."""
     if not rows:
         return []
-    right = {"part", "meters", "sum"}
     names = [name for name in rows[0] if any(row[name] for row in rows)]
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
-    lines = []
-    for row in [{name: name for name in names}, *rows]:
-        cells = [row[n].rjust(widths[n]) if n in right else row[n].ljust(widths[n]) for n in names]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    numbers = {names.index(name) for name in ("part", "meters", "sum") if name in names}
+    return aligned(names, [[row[name] for name in names] for row in rows], right=numbers).splitlines()

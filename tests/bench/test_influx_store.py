@@ -9,7 +9,7 @@ import pytest
 from gridhe.bench.influx_store import InfluxSettings, InfluxStore
 from gridhe.bench.local_store import LocalStore
 from gridhe.bench.record import Record
-from gridhe.bench.table import rows_of
+from gridhe.bench.record_table import rows_of
 from gridhe.errors import ConfigError, StoreError
 
 Start = Callable[..., Any]

@@ -16,7 +16,6 @@ from gridhe.demo.picture import draw
 from gridhe.demo.proof import compare
 from gridhe.demo.releases import profile_of
 from gridhe.demo.report import Outcome, as_record, print_report, write_profile_csv, write_record
-from gridhe.demo.table import print_table
 from gridhe.errors import ConfigError
 
 
@@ -97,12 +96,7 @@ def test_a_run_that_is_not_exact_says_so_and_why(small_run: Any) -> None:
     assert as_record(outcome)["missing"] == 1
 
 
-@pytest.mark.parametrize("rich", [True, False])
-def test_the_report_shows_every_group_and_the_proof(
-    small_run: Any, rich: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not rich:
-        monkeypatch.setitem(sys.modules, "rich.console", None)
+def test_the_report_shows_every_group_and_the_proof(small_run: Any) -> None:
     text = io.StringIO()
     print_report(outcome_of(small_run), [Path("out/load_profile.png")], text)
     shown = text.getvalue()
@@ -114,13 +108,6 @@ def test_the_report_shows_every_group_and_the_proof(
     assert "2.50 ms" in shown
     assert "wrote out/load_profile.png" in shown
     assert "exact: true" in shown
-
-
-def test_a_plain_table_lines_words_up_left_and_numbers_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rich.console", None)
-    text = io.StringIO()
-    print_table("things", ["what", "count"], [["a", "1"], ["longer", "1,000"]], to=text)
-    assert text.getvalue() == "things\nwhat    count\n------  -----\na           1\nlonger  1,000\n"
 
 
 def test_the_csv_has_a_row_per_group_and_interval_with_the_released_sums(

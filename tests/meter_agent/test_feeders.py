@@ -1,6 +1,7 @@
 """Feeders: windows in order, under the plan in force, and a journal that makes restarts invisible."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from gridhe.meter_agent.feeders import DeviceFeeder, Feeder, WindowFeeder
 from gridhe.meter_agent.plans import PlanBook
 from gridhe.meter_agent.policy import ABSENT
+from gridhe.meter_agent.process import odd_samples
 from gridhe.meter_agent.sources.protocol import Kind, Sample, WindowDevice
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
+from gridhe.meter_agent.windows import WindowCounts
 from gridhe.plan.plan import Plan
 
 DAY_S, HOUR_S = 86_400, 3_600
@@ -130,6 +133,38 @@ def test_a_devices_register_becomes_hourly_readings(tmp_path: Path, authority: A
     )
     assert drain(feeder, 99 * DAY_S) == [(DAY_S, 6, [36] * 24), (DAY_S, 7, [36] * 24)]
     assert feeder.ready_s() is None
+
+
+def test_repro_what_was_odd_about_a_devices_samples_was_counted_and_dropped(
+    tmp_path: Path, authority: Any
+) -> None:
+    """A register that goes back on day 6, silence on day 7; the counts outlive journal and plan."""
+
+    class Odd(Register):
+        def read(self, after_s: float, until_s: float) -> Iterator[Sample]:
+            for sample in super().read(after_s, until_s):
+                if not 7 * DAY_S < sample.at_s < 7.5 * DAY_S:
+                    back = 4_000 if sample.at_s >= 6.5 * DAY_S else 0
+                    yield Sample(at_s=sample.at_s, values={"import_wh": sample.values["import_wh"] - back})
+
+    halves = authority.with_plan(window_s=DAY_S // 2, first_window=18)  # from day 9 on
+
+    def feeder_of(book: PlanBook, journal: bytes | None) -> DeviceFeeder:
+        return DeviceFeeder(book, lambda _: Odd(11 * DAY_S), from_s=6 * DAY_S, until_s=None, journal=journal)
+
+    book = book_of(tmp_path, authority, halves)
+    first = feeder_of(book, None)
+    journal = first.poll(6.9 * DAY_S)
+    assert (first.counts().resets, first.counts().gaps) == (1, 0)
+    second = feeder_of(book, journal)
+    drain(second, 99 * DAY_S)
+    assert second.window_builder is not None
+    assert second.window_builder.window_s == DAY_S // 2
+    counts = second.counts()
+    assert (counts.resets, counts.gaps, counts.late, counts.duplicate) == (1, 1, 0, 0)
+    assert counts.samples == 5 * 144 + 1 - 71  # each ten minutes of five days, both ends, less the silence
+    assert odd_samples(asdict(counts)) == "; samples: 1 resets, 1 gaps"
+    assert odd_samples(asdict(WindowCounts(samples=3))) == ""
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gridhe.bench.record import Record
-from gridhe.bench.table import HEADINGS, aligned_records, markdown_records, noted_rows, rows_of
+from gridhe.bench.record_table import HEADINGS, aligned_records, markdown_records, noted_rows, rows_of
 
 MakeRecord = Callable[..., Record]
 

@@ -5,22 +5,20 @@ What a record notes stands under its table as a footnote, numbered at its metric
 
 from collections.abc import Iterable, Sequence
 
+from gridhe.base.table import aligned, markdown
 from gridhe.bench.record import Record
 
 __all__ = [
     "HEADINGS",
-    "NUMBERS_FROM",
-    "aligned",
     "aligned_records",
     "figure",
-    "markdown",
     "markdown_records",
     "noted_rows",
     "rows_of",
 ]
 
 HEADINGS = ("case", "preset", "metric", "unit", "median", "p95", "p99", "spread", "n")
-NUMBERS_FROM = 4  # the columns from here on are flush right
+_NUMBERS = range(4, len(HEADINGS))  # the columns that are flush right
 _TAIL_FROM = 5  # a 95th percentile of fewer repeats would only be the largest of them
 
 
@@ -75,36 +73,16 @@ def noted_rows(records: Iterable[Record]) -> tuple[list[tuple[str, ...]], list[s
 def aligned_records(records: Iterable[Record]) -> str:
     """A table of records for a terminal, and its footnotes."""
     rows, notes = noted_rows(records)
-    return "\n".join([aligned(HEADINGS, rows, NUMBERS_FROM), *notes])
+    return "\n".join([aligned(HEADINGS, rows, right=_NUMBERS), *notes])
 
 
 def markdown_records(records: Sequence[Record], *, suite: bool = False) -> str:
     """A Markdown table of records, and its footnotes; with `suite` the suite is the first column."""
     rows, notes = noted_rows(records)
     if not suite:
-        parts = [markdown(HEADINGS, rows, NUMBERS_FROM)]
+        parts = [markdown(HEADINGS, rows, right=_NUMBERS)]
     else:
         wider = [(record.suite, *row) for record, row in zip(records, rows, strict=True)]
-        parts = [markdown(("suite", *HEADINGS), wider, NUMBERS_FROM + 1)]
+        parts = [markdown(("suite", *HEADINGS), wider, right={i + 1 for i in _NUMBERS})]
     # A paragraph each: lines that follow each other would run together.
     return "\n\n".join([*parts, *notes])
-
-
-def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int) -> str:
-    """Columns for a terminal; from `numbers_from` on they are flush right."""
-    widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
-    lines = []
-    for row in (headings, *rows):
-        cells = [
-            cell.rjust(width) if i >= numbers_from else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int) -> str:
-    """A Markdown table."""
-    rule = ["---:" if i >= numbers_from else "---" for i in range(len(headings))]
-    clean = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (list(headings), rule, *clean))
