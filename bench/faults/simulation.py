@@ -19,7 +19,6 @@ from gridhe.meter_agent.sealing import Encryptor, Sealer
 from gridhe.wire import topics
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.receipt import Receipt, TotalReceipt
-from gridhe.wire.total import open_total
 
 __all__ = ["Envelopes", "Simulation"]
 
