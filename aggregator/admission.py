@@ -15,8 +15,9 @@ When a plan ends is known from the bundles of later plans and from the roster (`
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from gridhe.aggregator.fold.plans import ActivePlan
 from gridhe.aggregator.state.enrolment import EnrolledMeter, Enrolment
 from gridhe.errors import EnvelopeError
 from gridhe.plan.plan import Plan
@@ -26,21 +27,10 @@ from gridhe.wire.envelope import OVERHEAD_BYTES, Envelope, Header, open_envelope
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.planes import Planes
 
-__all__ = ["ActivePlan", "Admission"]
+__all__ = ["Admission"]
 
 _KEYS_CACHED = 32_768  # some 150 bytes each
 _NO_PLAN_BYTES_MAX = 16 << 20  # before any plan is known
-
-
-@dataclass(frozen=True, slots=True)
-class ActivePlan:
-    """A plan with its identity and its planes worked out once, and when it holds."""
-
-    plan: Plan
-    plan_id: str
-    planes: Planes
-    period: Period
-    retired: bool = False  # its key is gone: nothing of it can ever be released
 
 
 class Admission:

@@ -19,7 +19,12 @@ class Counters:
     closed: int = 0
     published: int = 0
     delivered: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    looked_at: int = 0  # groups, to see whether their parts are due
+    expired_parts: int = 0  # too small for a total when their window was outdated
+    expired_batches: int = 0  # that were in them
+    dropped: int = 0  # refused totals whose content is no longer kept
+    rejected: Counter[str] = field(default_factory=Counter)  # batches, by reason
+    refused: Counter[str] = field(default_factory=Counter)  # the authority's refusals of totals, by reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,8 @@ class Snapshot:
     open_windows: int
     resident_bytes: int
     uncommitted: int
-    undelivered: int
+    undelivered: int  # totals without a receipt, refused ones included
+    refused_totals: int
     oldest_open_s: float  # seconds since the oldest open part got its first batch; 0.0 with none open
     commit_s: float  # how long the last commit took
     counters: Counters

@@ -15,19 +15,19 @@ Every commit then does, in this order:
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from gridhe.aggregator.admission import Admission
 from gridhe.aggregator.counters import Counters, Snapshot
+from gridhe.aggregator.delivery import Delivery, Outgoing
 from gridhe.aggregator.fold.closing import Closing
 from gridhe.aggregator.fold.groups import GroupTree
 from gridhe.aggregator.fold.parts import Node, OpenParts, member_digest
+from gridhe.aggregator.fold.rows import TotalKey, TotalRow
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.enrolment import Enrolment
 from gridhe.aggregator.state.quarantine import Quarantine, Quarantined
-from gridhe.aggregator.state.totals import TotalKey, Totals
+from gridhe.aggregator.state.totals import Totals
 from gridhe.base.failpoints import failpoint
 from gridhe.base.timings import timed
 from gridhe.config.settings import AggregatorSettings
@@ -51,20 +51,11 @@ _REPORTED_CACHED = 8_192  # sets of reported meters in memory: an eighth of a by
 _PRUNE_INTERVAL_S = 3_600.0
 
 
-class Outgoing(NamedTuple):
-    """A message to publish, QoS 1, not retained."""
-
-    topic: str
-    payload: bytes
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Reported:
     """Which meters of a leaf are counted for a window."""
 
     members: bytearray
-    count: int
-    dirty: bool = False
 
     def has(self, number: int) -> bool:
         return number >> 3 < len(self.members) and bool(self.members[number >> 3] >> (number & 7) & 1)
@@ -73,8 +64,6 @@ class _Reported:
         if number >> 3 >= len(self.members):
             self.members.extend(bytes((number >> 3) + 1 - len(self.members)))
         self.members[number >> 3] |= 1 << (number & 7)
-        self.count += 1
-        self.dirty = True
 
 
 @dataclass(slots=True)
@@ -112,16 +101,22 @@ class Engine:
         self._fold = timed("fold", self._parts.fold)
         self._closing = Closing(
             parts=self._parts,
-            totals=self._totals,
+            store=self._totals,
             plans=self._admission.plans,
-            key=SigningKey.from_private_bytes(credential.signing_key),
+            counters=self.counters,
+        )
+        self._delivery = Delivery(
+            self._totals,
+            self._admission.plans,
             aggregator=credential.aggregator,
+            key=SigningKey.from_private_bytes(credential.signing_key),
             counters=self.counters,
         )
         self._meters = 0
         self._load_tree()
         self._answers: dict[tuple[str, str], _Answer] = {}
         self._reported: OrderedDict[Node, _Reported] = OrderedDict()
+        self._touched: dict[Node, _Reported] = {}  # since the last commit
         self._uncommitted = 0
         self._commit_s = 0.0
         self._pruned_at = 0.0
@@ -161,8 +156,8 @@ class Engine:
         self._admission.update_periods()
         _log.info("roster learnt", extra={"version": roster.version, "meters": self._meters})
 
-    def take_total_receipt(self, payload: bytes) -> None:
-        """Forget the payloads of totals that the authority has stored."""
+    def take_total_receipt(self, payload: bytes) -> int:
+        """Forget the totals that the authority has stored; how many."""
         name = self._credential.aggregator
         try:
             receipt = TotalReceipt.decode(payload, self._admission.key_of(f"aggregator/{name}"))
@@ -170,9 +165,8 @@ class Engine:
                 raise EnvelopeError("receipt", f"a receipt for {receipt.aggregator}")
         except EnvelopeError as error:
             self._count_reject("receipt", error)
-            return
-        keys = (TotalKey(plan, window, group, part) for plan, group, window, part in receipt.stored)
-        self.counters.delivered += self._totals.delivered(keys)
+            return 0
+        return self._delivery.take_receipt(receipt)
 
     def _count_reject(self, reason: str, error: Exception) -> None:
         self.counters.rejected[reason] += 1
@@ -206,25 +200,27 @@ class Engine:
                     return
                 raise
             assert now is not None  # noqa: S101 - for the type checker: `place` has refused it
-            reported = self._reported_of((header.plan, header.window, header.group))
+            node = header.plan, header.window, header.group
+            reported = self._reported_of(node)
             if reported.has(place.number) or (
                 self._enrolment.has_moved(header.meter) and self._counted(header)
             ):
                 self._answer_duplicate(header)
                 return
-            if reported.count >= active.plan.largest_group:
-                raise EnvelopeError(
-                    "capacity", f"{header.group} has {reported.count} meters, the plan's most"
-                )
+            part = self._parts.get(node)
+            if part is not None and part.meters >= active.plan.largest_group:
+                # The next commit closes this part, and the batch has a place in the one after it.
+                raise EnvelopeError("capacity", f"the open part of {header.group} has {part.meters} meters")
             planes = active.planes.views(envelope.ciphertext)
             active.planes.check(planes)
         except EnvelopeError as error:
             self._reject(error.reason, topic, payload, header, now)
             return
-        part = self._parts.take((header.plan, header.window, header.group), now)
+        part = self._parts.take(node, now)
         self._fold(part, planes)
-        part.count(1, member_digest(header.meter))
+        self._parts.count(part, 1, member_digest(header.meter))
         reported.add(place.number)
+        self._touched[node] = reported
         self._answer(header).committed.add(header.window)
         self.counters.folded += 1
         self._uncommitted += 1
@@ -237,7 +233,7 @@ class Engine:
         """Whether this meter's window is counted, wherever the meter was enrolled at the time."""
         for place in self._enrolment.places(header.meter):
             node = (header.plan, header.window, place.group)
-            reported = self._reported.get(node) or _Reported(self._totals.reported(*node), 0)
+            reported = self._reported.get(node) or _Reported(self._totals.reported(*node))
             if reported.has(place.number):
                 return True
         return False
@@ -257,9 +253,7 @@ class Engine:
     def _reported_of(self, node: Node) -> _Reported:
         reported = self._reported.get(node)
         if reported is None:
-            members = self._totals.reported(*node)
-            reported = _Reported(members, int.from_bytes(members, "little").bit_count())
-            self._reported[node] = reported
+            reported = self._reported[node] = _Reported(self._totals.reported(*node))
         else:
             self._reported.move_to_end(node)
         return reported
@@ -287,9 +281,7 @@ class Engine:
 
     def clock_set(self, now: float) -> None:
         """The clock is believed, for the first time or after a step: no part is open since a later time."""
-        for part in self._parts:
-            if part.first_at > now:
-                part.first_at, part.dirty = now, True
+        self._parts.opened_by(now)
 
     def commit(self, now: float | None) -> list[Outgoing]:
         """Make all that was folded durable; returns the receipts and totals to publish.
@@ -299,28 +291,35 @@ class Engine:
         started = time.perf_counter()
         failpoint("commit.1.before")
         with self._db.transaction():
-            published = [] if now is None else self._closing.close_due(now)
+            published: list[TotalRow] = []
+            outdated: dict[str, int] = {}
+            if now is None:
+                self._closing.note_touched()
+            else:
+                published = self._closing.close_due(now)
+                outdated = self._outdated(now)
+                published += self._closing.close_outdated(outdated, now) if outdated else ()
             failpoint("commit.1.closed")
             self._parts.save()
-            for node, reported in self._reported.items():
-                if reported.dirty:
-                    self._totals.save_reported(*node, reported.members)
+            for node, reported in self._touched.items():
+                self._totals.save_reported(*node, reported.members)
             self._quarantine.save()
+            # After closing: the numbers of the parts that are forgotten here must not be used again.
+            for plan_id, before in outdated.items():
+                self._totals.prune(plan_id, before)
             if now is not None:
-                self._prune(now)
                 self._db.set_meta("clock", str(now).encode())
             failpoint("commit.1.written")
         failpoint("commit.1.after")
         self._parts.saved()
-        for reported in self._reported.values():
-            reported.dirty = False
+        self._touched.clear()
         while len(self._reported) > _REPORTED_CACHED:
             self._reported.popitem(last=False)
         self._uncommitted = 0
         self.counters.commits += 1
         self._commit_s = time.perf_counter() - started
         outgoing = self._receipts()
-        outgoing.extend(self.deliver(published))
+        outgoing.extend(self._delivery.send(published))
         return outgoing
 
     def _receipts(self) -> list[Outgoing]:
@@ -341,38 +340,35 @@ class Engine:
         self.counters.receipts += len(outgoing)
         return outgoing
 
-    def _prune(self, now: float) -> None:
-        """Forget who was counted longer ago than the horizon.
+    def _outdated(self, now: float) -> dict[str, int]:
+        """Per plan the window before which all is forgotten, once an hour: what is older than the horizon.
 
         Counted back from the clock, or from the newest window that enough meters have sent if that is
         earlier: a clock that is ahead of all meters makes nothing forgotten.
         """
         if abs(now - self._pruned_at) < _PRUNE_INTERVAL_S:
-            return
+            return {}
         self._pruned_at = now
         plans = [active.plan for active in self._admission.plans.values()]
         newest = [(plan, self._totals.newest_published(plan.plan_id, plan.minimum_meters)) for plan in plans]
         ends_s = [plan.window_start_s(window + 1) for plan, window in newest if window is not None]
         sent_s = min(now, max(ends_s, default=0))
-        for plan in plans:
-            # One window further back than admission looks, so nothing that could still come is forgotten.
-            self._totals.prune(plan.plan_id, plan.window_of(sent_s - plan.horizon_s) - 1)
+        # One window further back than admission looks, so nothing that could still come is forgotten.
+        return {plan.plan_id: plan.window_of(sent_s - plan.horizon_s) - 1 for plan in plans}
 
     # totals on their way out
 
-    def deliver(self, keys: Iterable[TotalKey]) -> list[Outgoing]:
-        """The published form of these parts."""
-        outgoing = []
-        for key in keys:
-            payload = self._totals.total(key).payload
-            if payload is not None:
-                outgoing.append(Outgoing(topics.total(key.group), payload))
-        self.counters.published += len(outgoing)
-        return outgoing
+    def send_again(self, limit: int = 64) -> list[Outgoing]:
+        """The next totals that no receipt has come for; going round, so that none waits for ever."""
+        return self._delivery.send_again(limit)
+
+    def offer_all(self) -> None:
+        """The authority has started anew: totals that it refused are sent again too."""
+        self._delivery.offer_all()
 
     def undelivered(self, limit: int = 64) -> list[TotalKey]:
-        """Parts that no receipt has come for yet."""
-        return self._totals.undelivered(limit)
+        """Totals that no receipt has come for and that the authority has not refused, oldest first."""
+        return self._delivery.waiting(limit)
 
     def snapshot(self, now: float) -> Snapshot:
         """How things stand."""
@@ -387,6 +383,7 @@ class Engine:
             resident_bytes=self._parts.resident_bytes,
             uncommitted=self._uncommitted,
             undelivered=self._totals.undelivered_count(),
+            refused_totals=len(self._delivery.refused),
             oldest_open_s=max(0.0, now - oldest),
             commit_s=self._commit_s,
             counters=self.counters,

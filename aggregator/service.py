@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gridhe import __version__
 from gridhe.aggregator.counters import Snapshot
-from gridhe.aggregator.engine import Engine, Outgoing
+from gridhe.aggregator.engine import Engine
 from gridhe.aggregator.state.database import Database
 from gridhe.base.clock import PlausibleClock
 from gridhe.base.failpoints import failpoint
@@ -132,8 +132,8 @@ class Service:
             if self._engine.memory_full:
                 self._commit()
         elif topic == self._receipt_topic:
-            self._engine.take_total_receipt(payload)
-            if time.monotonic() - self._redelivered_at > _CATCH_UP_S and self._engine.undelivered(1):
+            delivered = self._engine.take_total_receipt(payload)
+            if delivered and time.monotonic() - self._redelivered_at > _CATCH_UP_S:
                 self._redeliver()
         elif topic.startswith(_PLAN):
             self._learn(lambda: self._engine.take_bundle(payload))
@@ -181,6 +181,7 @@ class Service:
             return
         if status.online and status.incarnation != self._authority_incarnation:
             self._authority_incarnation = status.incarnation
+            self._engine.offer_all()
             self._redeliver()
 
     # what goes out
@@ -205,8 +206,7 @@ class Service:
 
     def _redeliver(self) -> None:
         self._redelivered_at = time.monotonic()
-        outgoing: list[Outgoing] = self._engine.deliver(self._engine.undelivered())
-        self._publish(Message(topic=one.topic, payload=one.payload) for one in outgoing)
+        self._publish(Message(topic=one.topic, payload=one.payload) for one in self._engine.send_again())
 
     def _publish(self, messages: Iterable[Message]) -> None:
         # A message that cannot go out now is not lost: meters send again without a receipt, and totals

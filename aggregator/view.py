@@ -48,7 +48,11 @@ def _fields(snapshot: Snapshot, connected: bool, batches_s: float, bytes_s: floa
         "uncommitted": snapshot.uncommitted,
         "commit_ms": round(snapshot.commit_s * 1e3, 1),
         "closed": counters.closed,
+        "expired_parts": counters.expired_parts,
+        "expired_batches": counters.expired_batches,
         "undelivered": snapshot.undelivered,
+        "refused_totals": snapshot.refused_totals,
+        "refused": dict(counters.refused),
         "memory_mb": round(snapshot.resident_bytes / 1e6, 1),
     }
 
@@ -95,7 +99,7 @@ class LiveView:
 
         snapshot = service.snapshot()
         fields = _fields(snapshot, service.connected, *self._rates.since_last(snapshot))
-        rejected = fields.pop("rejected")
+        rejected, refused = fields.pop("rejected"), fields.pop("refused")
         table = Table(title="gridhe-aggregate", show_header=False, min_width=44)
         table.add_column("what", style="cyan")
         table.add_column("value", justify="right")
@@ -103,6 +107,7 @@ class LiveView:
             table.add_row(
                 name.replace("_", " "), f"{value:,}" if isinstance(value, int | float) else str(value)
             )
-        for reason, count in sorted(rejected.items()):
-            table.add_row(f"rejected: {reason}", f"{count:,}", style="yellow")
+        for title, reasons in (("rejected", rejected), ("total refused", refused)):
+            for reason, count in sorted(reasons.items()):
+                table.add_row(f"{title}: {reason}", f"{count:,}", style="yellow")
         self._live.update(table)

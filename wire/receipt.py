@@ -11,14 +11,23 @@ from gridhe.plan.names import ROOT_GROUP, check_group, check_name
 from gridhe.wire.codec import field, pack, plan_id, tag, tag_matches, unpack, unpack_bins
 from gridhe.wire.envelope import WINDOW_MAX
 
-__all__ = ["RECEIPT_BYTES_MAX", "TRANSIENT_REASONS", "Receipt", "TotalReceipt"]
+__all__ = [
+    "RECEIPT_BYTES_MAX",
+    "TRANSIENT_REASONS",
+    "TRANSIENT_TOTAL_REASONS",
+    "Receipt",
+    "TotalPlace",
+    "TotalReceipt",
+]
 
 VERSION = 1
 RECEIPT_BYTES_MAX = 1 << 20
-# Refusals that time mends: a clock moves on or is set, the aggregator learns of plan or meter. After
-# the plan's end (`after_plan`) it is the meter that must learn of a plan: then it seals the window anew.
-# A meter keeps these batches and sends them again later; any other refusal is for good.
-TRANSIENT_REASONS = frozenset({"after_plan", "clock", "early", "late", "not_enrolled", "plan"})
+# Refusals that time mends: a clock moves on or is set, the aggregator learns of plan or meter, a full part
+# closes. After the plan's end (`after_plan`) it is the meter that must learn of a plan: then it seals the
+# window anew. A meter keeps these batches and sends them again later; any other refusal is for good.
+TRANSIENT_REASONS = frozenset({"after_plan", "capacity", "clock", "early", "late", "not_enrolled", "plan"})
+# The same for totals. Anybody who may publish totals can cause these two: no signature vouches for the total.
+TRANSIENT_TOTAL_REASONS = frozenset({"not_enrolled", "signature"})
 _BATCHES, _TOTALS = "batches", "totals"  # one kind cannot be taken for the other
 
 
@@ -92,33 +101,50 @@ def _check_total_group(group: str) -> None:
         check_group(group)
 
 
+TotalPlace = tuple[str, str, int, int]  # plan, group, window, part
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalReceipt:
-    """Totals that the authority has stored: (plan, group, window, part) each."""
+    """Totals that the authority has stored, and those that it refused: each refused place with its reason.
+
+    `refused` is left out of the bytes while it is empty, as it was before there were refusals.
+    """
 
     aggregator: str
-    stored: tuple[tuple[str, str, int, int], ...]
+    stored: tuple[TotalPlace, ...] = ()
+    refused: tuple[tuple[str, str, int, int, str], ...] = ()
 
     def encode(self, ingest_key: bytes) -> bytes:
         """The receipt's bytes, tagged for this aggregator."""
         stored = [list(entry) for entry in self.stored]
         body = {"v": VERSION, "kind": _TOTALS, "aggregator": self.aggregator, "stored": stored}
+        if self.refused:
+            body["refused"] = [list(entry) for entry in self.refused]
         return _seal(pack(body), ingest_key)
 
     @classmethod
     def decode(cls, data: bytes, ingest_key: bytes) -> "TotalReceipt":
         """The receipt in these bytes, if its tag is right. Raises EnvelopeError."""
         record = _open(data, ingest_key, _TOTALS)
-        stored = []
-        for entry in field(record, "stored", tuple):
-            if not isinstance(entry, tuple) or [type(part) for part in entry] != [str, str, int, int]:
-                raise EnvelopeError("malformed", "stored must be lists of plan, group, window and part")
-            plan, group, window, part = entry
-            _windows((window, part))
-            try:
-                plan_id(plan)
-                _check_total_group(group)
-            except ConfigError as error:
-                raise EnvelopeError("malformed", str(error)) from None
-            stored.append((plan, group, window, part))
-        return cls(aggregator=field(record, "aggregator", str, check=check_name), stored=tuple(stored))
+        stored = tuple(_total_place(entry) for entry in field(record, "stored", tuple))
+        refused = []
+        for entry in field({"refused": (), **record}, "refused", tuple):
+            if not (isinstance(entry, tuple) and len(entry) == 5 and type(entry[4]) is str):
+                raise EnvelopeError("malformed", "refused must be lists of a total and a reason")
+            refused.append((*_total_place(entry[:4]), entry[4]))
+        aggregator = field(record, "aggregator", str, check=check_name)
+        return cls(aggregator=aggregator, stored=stored, refused=tuple(refused))
+
+
+def _total_place(entry: object) -> TotalPlace:
+    if not isinstance(entry, tuple) or [type(part) for part in entry] != [str, str, int, int]:
+        raise EnvelopeError("malformed", "a total must be a list of plan, group, window and part")
+    plan, group, window, part = entry
+    _windows((window, part))
+    try:
+        plan_id(plan)
+        _check_total_group(group)
+    except ConfigError as error:
+        raise EnvelopeError("malformed", str(error)) from None
+    return plan, group, window, part

@@ -1,40 +1,78 @@
 """When parts close, what is published, and how the rest joins wider groups.
 
-A group's part is due when every enrolled meter below it is in; or, for a roll-up, when every
-narrower group has had its first part; or when its time is over: `grace_s` from the window's end
-(or from the first batch, when an old window is only now sent), `late_s` for what comes later.
+A group's parts are due when every enrolled meter below it is in; or, for a leaf, when its part is full;
+or, for a roll-up, when every narrower group has had its first part; or when its time is over: `grace_s`
+from the window's end (or from the first batch, when an old window is only now sent), `late_s` for what
+comes later.
 
 A part of at least the plan's minimum of meters is published, and added to the next wider group. A
-smaller one is not: it joins the wider group's *rest*. When the wider group closes,
+smaller one is not: it joins a *rest* of the wider group. When the wider group closes,
 
   - a rest of at least the minimum is added in: whoever subtracts the published narrower totals from
     the wider one is left with all of the rest, and those are enough;
   - a smaller rest moves on to the next wider group, since the wider total less its published parts
-    would show it. In the widest group it waits for more.
+    would show it. In the widest group it waits for more, until the window is outdated: no batch of it
+    can come any more, so the rest ends there, unpublished and counted.
 
 So no two published totals differ by fewer meters than the minimum, and nothing is lost on the way.
+
+No part sums more than `largest_rollup` meters. A part that has no room for an addition closes first and is
+added to the next wider group, which may have to close in turn: upward only, so that ends. A rest without
+room has a second one beside it.
+
+A commit looks at the groups that were touched since the last one, and at those whose time has come. What
+else is open costs it nothing.
 """
 
+import heapq
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import count
 
-from gridhe.aggregator.admission import ActivePlan
 from gridhe.aggregator.counters import Counters
 from gridhe.aggregator.fold.groups import GroupTree, depth
-from gridhe.aggregator.fold.parts import Node, OpenParts, Part
-from gridhe.aggregator.state.totals import TotalKey, Totals
-from gridhe.wire.signing import SigningKey
-from gridhe.wire.total import DIGEST_BYTES, TotalHeader, seal_total
+from gridhe.aggregator.fold.parts import Node, OpenParts, Part, group_node, rest_node
+from gridhe.aggregator.fold.plans import ActivePlan
+from gridhe.aggregator.fold.rows import PartStore, TotalRow
+from gridhe.plan.plan import Plan
 
-__all__ = ["Closing"]
+__all__ = ["Closing", "due_at"]
 
 _log = logging.getLogger(__name__)
 
-_REST = "~"  # ends the name under which a group's rest is kept; no group's name can hold it
+_AT_ONCE, _NEVER = float("-inf"), float("inf")
+_WINDOWS_CACHED = 64  # windows whose closed parts are known without a look at the store
 
 
-def _rest_of(node: Node) -> Node:
-    return node[0], node[1], node[2] + _REST
+def due_at(
+    plan: Plan,
+    window: int,
+    parts: list[Part],
+    *,
+    expected: int,
+    closed_meters: int | None,
+    children_closed: bool,
+    widest: bool,
+) -> float:
+    """When the open parts of a group are to be closed, UTC epoch seconds; -inf: at once, inf: never.
+
+    `expected`: meters enrolled below the group. `closed_meters`: in its closed parts, None before the first.
+    `children_closed`: every narrower group has closed a part. `widest`: there is nothing wider to join.
+    """
+    end_s = plan.window_start_s(window) + plan.window_s
+    if widest and all(part.meters < plan.minimum_meters for part in parts):
+        return _NEVER
+    if sum(part.meters for part in parts) + (closed_meters or 0) >= expected:
+        return _AT_ONCE
+    if any(part.meters >= plan.largest_group and not part.pieces for part in parts):
+        return _AT_ONCE
+    first_at = min(part.first_at for part in parts)
+    if closed_meters is not None:
+        return first_at + plan.late_s
+    if children_closed:
+        return _AT_ONCE
+    return max(end_s, first_at) + plan.grace_s
 
 
 class Closing:
@@ -44,104 +82,172 @@ class Closing:
         self,
         *,
         parts: OpenParts,
-        totals: Totals,
+        store: PartStore,
         plans: Mapping[str, ActivePlan],
-        key: SigningKey,
-        aggregator: str,
         counters: Counters,
     ) -> None:
         self._parts = parts
-        self._totals = totals
+        self._store = store
         self._plans = plans
-        self._key = key
-        self._aggregator = aggregator
         self._counters = counters
-        self.tree = GroupTree({}, ())
-        self._published: list[TotalKey] = []
+        self._tree = GroupTree({}, ())
+        self._look: dict[int, set[Node]] = {}  # groups to look at in this commit, by depth
+        self._planned: dict[Node, float] = {}  # when to look at a group again
+        self._heap: list[tuple[float, Node]] = []  # the same in order, and entries that no longer hold
+        self._closed: OrderedDict[tuple[str, int], dict[str, int]] = OrderedDict()
+        self._published: list[TotalRow] = []
+        self._outdated: Mapping[str, int] = {}
 
-    def close_due(self, now: float) -> list[TotalKey]:
+    @property
+    def tree(self) -> GroupTree:
+        """The groups."""
+        return self._tree
+
+    @tree.setter
+    def tree(self, tree: GroupTree) -> None:
+        self._tree = tree
+        for node in self._parts.groups:
+            self._look_at(node)
+
+    def note_touched(self) -> None:
+        """Look at what this commit has touched, now or when the clock is believed again."""
+        for node in self._parts.touched:
+            self._look_at(group_node(node))
+
+    def close_due(self, now: float) -> list[TotalRow]:
         """Close what is due at `now`, narrow groups before wide ones; returns the parts to publish."""
+        self.note_touched()
+        while self._heap and self._heap[0][0] <= now:
+            at, node = heapq.heappop(self._heap)
+            if self._planned.get(node) == at:
+                del self._planned[node]
+                self._look_at(node)
+        return self._close_all(now)
+
+    def close_outdated(self, outdated: Mapping[str, int], now: float) -> list[TotalRow]:
+        """End all windows before these (by plan): no batch of them can come. Returns the parts to publish."""
+        self._outdated = outdated
+        for node in self._parts.groups:
+            if self._is_outdated(node):
+                self._look_at(node)
+        return self._close_all(now)
+
+    def _close_all(self, now: float) -> list[TotalRow]:
         self._published = []
-        settled: dict[tuple[str, int], set[str]] = {}
-        deepest = max((depth(part.key.group) for part in self._parts), default=0)
-        for level in range(deepest, -1, -1):
-            for node in self._nodes_at(level):
-                window = node[0], node[1]
-                if window not in settled:
-                    settled[window] = {name.removesuffix(_REST) for name in self._totals.settled(*window)}
-                if self._due(node, settled[window], now):
-                    self._close(node, now)
-                    settled[window].add(node[2])
+        while self._look:
+            for node in sorted(self._look.pop(max(self._look))):  # closing one adds wider ones only
+                self._close_if_due(node, now)
         return self._published
 
-    def _nodes_at(self, level: int) -> list[Node]:
-        names = ((part.key.plan, part.key.window, part.key.group.removesuffix(_REST)) for part in self._parts)
-        return sorted({node for node in names if depth(node[2]) == level})
+    # when
 
-    def _due(self, node: Node, settled: set[str], now: float) -> bool:
+    def _look_at(self, node: Node) -> None:
+        self._look.setdefault(depth(node[2]), set()).add(node)
+
+    def _close_if_due(self, node: Node, now: float) -> None:
+        self._counters.looked_at += 1
+        at = self._due_at(node)
+        if at is not None and at <= now:
+            self._close(node, now)
+            at = self._due_at(node)
+            if at is not None and at <= now:  # too few for the widest group, and nobody can join them
+                for part in self._parts.of_group(node):
+                    self._expire(part)
+                at = None
+        self._plan(node, at)
+
+    def _is_outdated(self, node: Node) -> bool:
+        return node[1] < self._outdated.get(node[0], 0)
+
+    def _due_at(self, node: Node) -> float | None:
+        """When the group's open parts are due; None without any."""
+        parts = self._parts.of_group(node)
+        if not parts:
+            return None
+        if self._is_outdated(node):
+            return _AT_ONCE
         plan_id, window, group = node
-        plan = self._plans[plan_id].plan
+        plan, closed = self._plans[plan_id].plan, self._closed_meters(node)
         start_s = plan.window_start_s(window)
-        open_parts = [part for part in (self._parts.get(node), self._parts.get(_rest_of(node))) if part]
-        enough = any(part.meters >= plan.minimum_meters for part in open_parts)
-        if self.tree.parent(group) is None and not enough:
-            return False  # there is nothing wider to join
-        seen = sum(part.meters for part in open_parts)
-        first = group not in settled
-        if not first:
-            seen += self._totals.closed_meters(*node) + self._totals.closed_meters(*_rest_of(node))
-        if seen >= self.tree.expected(group, start_s):
-            return True
-        children = self.tree.children(group, start_s)
-        if first and children and children <= settled:
-            return True
-        first_at = min(part.first_at for part in open_parts)
-        if first:
-            return now >= max(start_s + plan.window_s, first_at) + plan.grace_s
-        return now >= first_at + plan.late_s
+        children = self._tree.children(group, start_s) if group not in closed else set()
+        return due_at(
+            plan,
+            window,
+            parts,
+            expected=self._tree.expected(group, start_s),
+            closed_meters=closed.get(group),
+            children_closed=bool(children) and children <= closed.keys(),
+            widest=self._tree.parent(group) is None,
+        )
+
+    def _plan(self, node: Node, at: float | None) -> None:
+        """Look at a group again at this moment, or never."""
+        if at is None or at == _NEVER:
+            self._planned.pop(node, None)
+        elif self._planned.get(node) != at:
+            self._planned[node] = at
+            heapq.heappush(self._heap, (at, node))
+        if len(self._heap) > 2 * len(self._planned) + 64:
+            self._heap = [(moment, each) for each, moment in self._planned.items()]
+            heapq.heapify(self._heap)
+
+    def _closed_meters(self, node: Node) -> dict[str, int]:
+        """Meters in the closed parts of a window, by group, rests with their group."""
+        window = node[0], node[1]
+        closed = self._closed.get(window)
+        if closed is None:
+            closed = {}
+            for name, meters in self._store.closed_meters(*window).items():
+                group = group_node((*window, name))[2]
+                closed[group] = closed.get(group, 0) + meters
+            self._closed[window] = closed
+            if len(self._closed) > _WINDOWS_CACHED:
+                self._closed.popitem(last=False)
+        else:
+            self._closed.move_to_end(window)
+        return closed
+
+    # what
 
     def _close(self, node: Node, now: float) -> None:
-        """Close a group's part, and see its rest off."""
-        minimum = self._plans[node[0]].plan.minimum_meters
-        wider = self.tree.parent(node[2])
-        rest = self._parts.get(_rest_of(node))
-        if rest is not None and rest.meters >= minimum:
-            self._add(rest, self._parts.pack(rest), node, now)
-            self._parts.remove(rest)
-            self._totals.delete(rest.key)
-        elif rest is not None and wider is not None:
-            ciphertext = self._shut(rest, publish=False)
-            self._add(rest, ciphertext, _rest_of((node[0], node[1], wider)), now)
+        """Add a group's large rests to its part, move the small ones on, and close the part."""
+        minimum, wider = self._plans[node[0]].plan.minimum_meters, self._wider(node)
+        own = self._parts.get(node)
+        for rest in self._parts.of_group(node):
+            if rest is own:
+                continue
+            if rest.meters >= minimum:
+                ciphertext = self._parts.pack(rest)
+                self._parts.remove(rest)
+                self._store.delete(rest.key)
+                self._add(rest, ciphertext, node, now)
+            elif wider is not None:
+                self._close_part(rest, wider, now)
         part = self._parts.get(node)
-        if part is None:
-            return
-        publish = part.meters >= minimum
-        ciphertext = self._shut(part, publish=publish)
-        if wider is not None:
-            target = (node[0], node[1], wider)
-            self._add(part, ciphertext, target if publish else _rest_of(target), now)
+        if part is not None and (wider is not None or part.meters >= minimum):
+            self._close_part(part, wider, now)
 
-    def _shut(self, part: Part, *, publish: bool) -> bytes:
-        """Write a part as closed, with its signed total if it is published; returns its ciphertext."""
-        key, active = part.key, self._plans[part.key.plan]
+    def _close_part(self, part: Part, wider: Node | None, now: float) -> None:
+        """Close one part, publish it if it is large enough, and add it to the wider group."""
+        active = self._plans[part.key.plan]
+        is_rest = group_node(part.node) != part.node
+        publish = part.meters >= active.plan.minimum_meters and not is_rest
         ciphertext = self._parts.pack(part)
-        payload = None
+        row = part.row(ciphertext=ciphertext if publish else None, closed=True)
+        self._shut(part, row)
         if publish:
-            header = TotalHeader(
-                plan=key.plan,
-                key=active.plan.key_id,
-                aggregator=self._aggregator,
-                group=key.group,
-                window=key.window,
-                part=key.part,
-                meters=part.meters,
-                members=part.digest.to_bytes(DIGEST_BYTES, "big"),
-                pieces=part.all_pieces(),
-            )
-            payload = seal_total(header, ciphertext, self._key)
-            self._published.append(key)
-        self._totals.save(part.row(ciphertext=None, payload=payload, closed=True))
+            self._published.append(row)
+        if wider is not None:
+            target = wider if publish else self._rest_with_room(wider, part.meters)
+            self._add(part, ciphertext, target, now)
+
+    def _shut(self, part: Part, row: TotalRow) -> None:
+        """Keep a part as closed."""
+        node, key = group_node(part.node), part.key
+        closed = self._closed_meters(node)
+        self._store.save(row)
         self._parts.remove(part)
+        closed[node[2]] = closed.get(node[2], 0) + part.meters
         self._counters.closed += 1
         _log.info(
             "closed",
@@ -150,19 +256,42 @@ class Closing:
                 "window": key.window,
                 "part": key.part,
                 "meters": part.meters,
-                "published": publish,
+                "published": row.ciphertext is not None,
             },
         )
-        return ciphertext
+
+    def _expire(self, part: Part) -> None:
+        """End a part that is too small to be published, and that nothing can join any more."""
+        self._shut(part, part.row(ciphertext=None, closed=True))
+        self._counters.expired_parts += 1
+        self._counters.expired_batches += part.meters
+        _log.warning(
+            "expired: too few meters for a total, and no more can come",
+            extra={"group": part.key.group, "window": part.key.window, "meters": part.meters},
+        )
 
     def _add(self, part: Part, ciphertext: bytes, target: Node, now: float) -> None:
         """Fold a part that is closed or absorbed into the open part at `target`."""
         active = self._plans[part.key.plan]
         taking = self._parts.get(target)
         if taking is not None and taking.meters + part.meters > active.plan.largest_rollup:
-            # More would no longer be exact: what is there closes as it is.
-            self._close((target[0], target[1], target[2].removesuffix(_REST)), now)
+            # More would no longer be exact: what is there closes as it is. (Only a group's own part can be
+            # full here: a rest was chosen for its room.)
+            self._close_part(taking, self._wider(target), now)
         taking = self._parts.take(target, now)
         self._parts.fold(taking, active.planes.views(ciphertext))
-        taking.count(part.meters, part.digest)
-        taking.pieces.extend(part.all_pieces())
+        self._parts.count(taking, part.meters, part.digest, part.all_pieces())
+        self._look_at(group_node(target))
+
+    def _rest_with_room(self, node: Node, meters: int) -> Node:
+        """Where a rest of the group is open, or may be, that has room for so many meters."""
+        largest = self._plans[node[0]].plan.largest_rollup
+        for part in self._parts.of_group(node):
+            if part.node != node and part.meters + meters <= largest:
+                return part.node
+        return next(place for number in count(1) if self._parts.get(place := rest_node(node, number)) is None)
+
+    def _wider(self, node: Node) -> Node | None:
+        """The node of the next wider group, if there is one."""
+        wider = self._tree.parent(node[2])
+        return None if wider is None else (node[0], node[1], wider)

@@ -2,20 +2,33 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from gridhe.aggregator.admission import ActivePlan
 from gridhe.aggregator.fold.accumulator import Accumulator
-from gridhe.aggregator.state.totals import TotalKey, TotalRow, Totals
+from gridhe.aggregator.fold.plans import ActivePlan
+from gridhe.aggregator.fold.rows import PartStore, TotalKey, TotalRow
 from gridhe.wire.planes import PlaneViews
 from gridhe.wire.total import Piece
 
-__all__ = ["Node", "OpenParts", "Part", "member_digest"]
+__all__ = ["Node", "OpenParts", "Part", "group_node", "member_digest", "rest_node"]
 
 _DIGEST_MODULUS = 1 << 256
+# Ends the names under which a group's rests are kept: `north~`, and `north~~` when the first is full. No
+# group's name can hold it.
+_REST = "~"
 
 Node = tuple[str, int, str]  # plan id, window, group: where at most one part is open
+
+
+def group_node(node: Node) -> Node:
+    """The node of the group itself: ... `north~` -> ... `north`."""
+    return node[0], node[1], node[2].rstrip(_REST)
+
+
+def rest_node(node: Node, number: int) -> Node:
+    """Where the group's rest number 1, 2, ... is open."""
+    return node[0], node[1], node[2] + _REST * number
 
 
 def member_digest(meter: str) -> int:
@@ -33,27 +46,18 @@ class Part:
     digest: int = 0
     pieces: list[Piece] = field(default_factory=list)  # of a roll-up; empty for a leaf, its own piece
     total: Accumulator | None = None
-    dirty: bool = False
 
     @property
     def node(self) -> Node:
         """Where it is open."""
         return self.key.plan, self.key.window, self.key.group
 
-    def count(self, meters: int, digest: int) -> None:
-        """Take note of what was just folded."""
-        self.meters += meters
-        self.digest = (self.digest + digest) % _DIGEST_MODULUS
-        self.dirty = True
-
     def all_pieces(self) -> tuple[Piece, ...]:
         """The leaf parts it sums."""
-        return tuple(sorted(self.pieces)) or (Piece(self.key.group, self.key.part, self.meters),)
+        return tuple(self.pieces) or (Piece(self.key.group, self.key.part, self.meters),)
 
-    def row(
-        self, *, ciphertext: bytes | None, payload: bytes | None = None, closed: bool = False
-    ) -> TotalRow:
-        """The part as it goes to disk."""
+    def row(self, *, ciphertext: bytes | None, closed: bool = False) -> TotalRow:
+        """The part as it is kept."""
         return TotalRow(
             key=self.key,
             closed=closed,
@@ -62,29 +66,31 @@ class Part:
             digest=self.digest,
             pieces=tuple(self.pieces),
             ciphertext=ciphertext,
-            payload=payload,
         )
 
 
 class OpenParts:
     """All open parts. Their ciphertexts stay in memory up to `limit_bytes`, the latest used first."""
 
-    def __init__(self, totals: Totals, plans: Mapping[str, ActivePlan], limit_bytes: int) -> None:
-        self._totals = totals
+    def __init__(self, store: PartStore, plans: Mapping[str, ActivePlan], limit_bytes: int) -> None:
+        self._store = store
         self._plans = plans
         self._limit_bytes = limit_bytes
         self._resident: OrderedDict[Node, int] = OrderedDict()  # bytes in memory, oldest use first
         self.resident_bytes = 0
         self._parts: dict[Node, Part] = {}
-        for row in totals.open_totals():
-            part = Part(
-                key=row.key,
-                first_at=row.first_at,
-                meters=row.meters,
-                digest=row.digest,
-                pieces=list(row.pieces),
+        self._by_group: dict[Node, list[Part]] = {}  # a group's own part and its rests
+        self._touched: dict[Node, Part] = {}  # since the last commit
+        for row in store.open_totals():
+            self._open(
+                Part(
+                    key=row.key,
+                    first_at=row.first_at,
+                    meters=row.meters,
+                    digest=row.digest,
+                    pieces=list(row.pieces),
+                )
             )
-            self._parts[part.node] = part
 
     def __iter__(self) -> Iterator[Part]:
         return iter(self._parts.values())
@@ -92,24 +98,47 @@ class OpenParts:
     def __len__(self) -> int:
         return len(self._parts)
 
+    @property
+    def groups(self) -> Iterable[Node]:
+        """The nodes of the groups that have open parts."""
+        return self._by_group.keys()
+
+    @property
+    def touched(self) -> Iterable[Node]:
+        """The nodes of the parts that something was added to since the last commit."""
+        return self._touched.keys()
+
     def get(self, node: Node) -> Part | None:
         """The open part there, if there is one."""
         return self._parts.get(node)
+
+    def of_group(self, node: Node) -> list[Part]:
+        """The open parts of a group: its own, and its rests."""
+        return list(self._by_group.get(node, ()))
 
     def take(self, node: Node, now: float) -> Part:
         """The open part there, made if there is none."""
         part = self._parts.get(node)
         if part is None:
-            plan, window, group = node
-            number, _ = self._totals.parts(plan, window, group)
-            part = Part(key=TotalKey(plan, window, group, number), first_at=now)
-            self._parts[node] = part
-            self._place(part, Accumulator(self._plans[plan].planes))
+            part = Part(key=TotalKey(*node, self._store.next_part(*node)), first_at=now)
+            self._open(part)
+            self._place(part, Accumulator(self._plans[node[0]].planes))
         return part
+
+    def _open(self, part: Part) -> None:
+        self._parts[part.node] = part
+        self._by_group.setdefault(group_node(part.node), []).append(part)
 
     def fold(self, part: Part, planes: PlaneViews) -> None:
         """Add a checked ciphertext to a part's running total."""
         self._total(part).fold(planes)
+
+    def count(self, part: Part, meters: int, digest: int, pieces: Iterable[Piece] = ()) -> None:
+        """Take note of what was just folded."""
+        part.meters += meters
+        part.digest = (part.digest + digest) % _DIGEST_MODULUS
+        part.pieces.extend(pieces)
+        self._touched[part.node] = part
 
     def pack(self, part: Part) -> bytes:
         """A part's ciphertext."""
@@ -117,19 +146,30 @@ class OpenParts:
 
     def remove(self, part: Part) -> None:
         """The part is closed."""
-        self._put_away(part.node)
-        del self._parts[part.node]
+        node = part.node
+        self._put_away(node)
+        del self._parts[node]
+        self._touched.pop(node, None)
+        group = group_node(node)
+        self._by_group[group].remove(part)
+        if not self._by_group[group]:
+            del self._by_group[group]
+
+    def opened_by(self, now: float) -> None:
+        """The clock was set to `now`: no part is open since a later time."""
+        for part in self._parts.values():
+            if part.first_at > now:
+                part.first_at = now
+                self._touched[part.node] = part
 
     def save(self) -> None:
         """Write every touched part; inside a transaction."""
-        for part in self._parts.values():
-            if part.dirty:
-                self._totals.save(part.row(ciphertext=self.pack(part)))
+        for part in self._touched.values():
+            self._store.save(part.row(ciphertext=self.pack(part)))
 
     def saved(self) -> None:
         """The transaction is durable: parts used longest ago may leave memory."""
-        for part in self._parts.values():
-            part.dirty = False
+        self._touched.clear()
         while self.resident_bytes > self._limit_bytes and self._resident:
             self._put_away(next(iter(self._resident)))
 
@@ -141,7 +181,7 @@ class OpenParts:
     def _total(self, part: Part) -> Accumulator:
         if part.total is None:
             planes = self._plans[part.key.plan].planes
-            self._place(part, Accumulator(planes, self._totals.total(part.key).ciphertext))
+            self._place(part, Accumulator(planes, self._store.total(part.key).ciphertext))
         else:
             self._resident.move_to_end(part.node)
         assert part.total is not None  # noqa: S101 - for the type checker; _place has just set it

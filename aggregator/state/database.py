@@ -17,8 +17,9 @@ from gridhe.plan.plan import Plan
 
 __all__ = ["Database"]
 
-# 2: transactions are counted, small values carry a checksum. 3: counted in a table. 4: former places
-_SCHEMA_VERSION = 4
+# 2: transactions are counted, small values carry a checksum. 3: counted in a table. 4: former places.
+# 5: closed totals are kept unsigned
+_SCHEMA_VERSION = 5
 _CHECK_MAX_BYTES = 256 << 20  # a larger file is not read through at every start: about a second
 _SCHEMA = """
 CREATE TABLE plans (plan TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -37,12 +38,13 @@ CREATE TABLE reported (
 ) WITHOUT ROWID;
 CREATE TABLE totals (
     plan TEXT, window INTEGER, grp TEXT, part INTEGER, closed INTEGER NOT NULL, meters INTEGER NOT NULL,
-    first_at REAL NOT NULL, digest BLOB NOT NULL, pieces BLOB NOT NULL, ciphertext BLOB, payload BLOB,
+    first_at REAL NOT NULL, digest BLOB NOT NULL, pieces BLOB NOT NULL, ciphertext BLOB,
     checksum BLOB NOT NULL
 );
 CREATE UNIQUE INDEX totals_by_key ON totals (plan, window, grp, part);
 CREATE INDEX totals_open ON totals (closed) WHERE closed = 0;
-CREATE INDEX totals_undelivered ON totals (plan) WHERE payload IS NOT NULL;
+CREATE INDEX totals_undelivered ON totals (window, grp, part, plan)
+    WHERE closed = 1 AND ciphertext IS NOT NULL;
 CREATE TABLE quarantine (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, topic TEXT NOT NULL, reason TEXT NOT NULL, payload BLOB NOT NULL
 );

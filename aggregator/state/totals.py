@@ -2,57 +2,38 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 
+from gridhe.aggregator.fold.rows import TotalKey, TotalRow
 from gridhe.aggregator.state.database import Database
 from gridhe.wire.total import Piece
 
-__all__ = ["TotalKey", "TotalRow", "Totals"]
+__all__ = ["Totals"]
 
 _PRUNED = "pruned_before"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TotalKey:
-    """Names one part."""
-
-    plan: str
-    window: int
-    group: str
-    part: int
+_WAITING = "closed = 1 AND ciphertext IS NOT NULL"  # as in the index totals_undelivered
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TotalRow:
-    """A part as it stands on disk. `ciphertext` is kept while open, `payload` until it is receipted."""
+def _columns(row: TotalRow) -> tuple[object, ...]:
+    pieces = msgpack.packb([[piece.group, piece.part, piece.meters] for piece in row.pieces])
+    return (row.closed, row.meters, row.first_at, row.digest.to_bytes(32, "big"), pieces)
 
-    key: TotalKey
-    closed: bool
-    meters: int
-    first_at: float
-    digest: int
-    pieces: tuple[Piece, ...]
-    ciphertext: bytes | None
-    payload: bytes | None
 
-    def _columns(self) -> tuple[object, ...]:
-        pieces = msgpack.packb([[piece.group, piece.part, piece.meters] for piece in self.pieces])
-        return (self.closed, self.meters, self.first_at, self.digest.to_bytes(32, "big"), pieces)
+def _checksum(row: TotalRow) -> bytes:
+    """SHA-256, its first 16 bytes, over the key and everything that counts.
 
-    def checksum(self) -> bytes:
-        """SHA-256, its first 16 bytes, over the key and everything that counts.
-
-        It is the fastest hash where processors know it, and this one runs over every total of every commit.
-        """
-        blobs = self.ciphertext, self.payload
-        sizes = [None if blob is None else len(blob) for blob in blobs]
-        digest = hashlib.sha256(msgpack.packb((*_key_columns(self.key), *self._columns(), *sizes)))
-        for blob in blobs:
-            digest.update(blob or b"")
-        return digest.digest()[:16]
+    It is the fastest hash where processors know it, and this one runs over every total of every commit.
+    """
+    ciphertext = row.ciphertext
+    size = None if ciphertext is None else len(ciphertext)
+    digest = hashlib.sha256(msgpack.packb((*_key_columns(row.key), *_columns(row), size)))
+    digest.update(ciphertext or b"")
+    return digest.digest()[:16]
 
 
 def _key_columns(key: TotalKey) -> tuple[str, int, str, int]:
@@ -104,22 +85,20 @@ class Totals:
     def save(self, row: TotalRow) -> None:
         """Keep a part; inside a transaction."""
         self._db.write(
-            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (plan, window, grp, part) DO UPDATE SET closed = excluded.closed, "
             "meters = excluded.meters, first_at = excluded.first_at, digest = excluded.digest, "
-            "pieces = excluded.pieces, ciphertext = excluded.ciphertext, payload = excluded.payload, "
-            "checksum = excluded.checksum",
+            "pieces = excluded.pieces, ciphertext = excluded.ciphertext, checksum = excluded.checksum",
             *_key_columns(row.key),
-            *row._columns(),
+            *_columns(row),
             row.ciphertext,
-            row.payload,
-            row.checksum(),
+            _checksum(row),
         )
 
     def total(self, key: TotalKey) -> TotalRow:
         """A part. Raises StateError when it is not there or fails its checksum."""
         rows = self._db.query(
-            "SELECT closed, meters, first_at, digest, pieces, ciphertext, payload, checksum FROM totals "
+            "SELECT closed, meters, first_at, digest, pieces, ciphertext, checksum FROM totals "
             "WHERE plan = ? AND window = ? AND grp = ? AND part = ?",
             *_key_columns(key),
         )
@@ -128,7 +107,7 @@ class Totals:
         return self._row(key, rows[0])
 
     def _row(self, key: TotalKey, columns: tuple[Any, ...]) -> TotalRow:
-        closed, meters, first_at, digest, pieces, ciphertext, payload, checksum = columns
+        closed, meters, first_at, digest, pieces, ciphertext, checksum = columns
         damaged = self._db.damaged(f"part {key.part} of {key.group}, window {key.window} fails its checksum")
         try:
             row = TotalRow(
@@ -139,9 +118,8 @@ class Totals:
                 digest=int.from_bytes(digest, "big"),
                 pieces=tuple(Piece(*piece) for piece in msgpack.unpackb(pieces)),
                 ciphertext=ciphertext,
-                payload=payload,
             )
-            intact = row.checksum() == checksum
+            intact = _checksum(row) == checksum
         except (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException):
             raise damaged from None
         if not intact:
@@ -162,19 +140,16 @@ class Totals:
         parts, meters = self._db.query(sql, plan, window, group)[0]
         return parts, meters
 
-    def closed_meters(self, plan: str, window: int, group: str) -> int:
-        """Meters in the closed parts of a (group, window)."""
-        sql = (
-            "SELECT COALESCE(SUM(meters), 0) FROM totals "
-            "WHERE plan = ? AND window = ? AND grp = ? AND closed = 1"
-        )
-        meters: int = self._db.query(sql, plan, window, group)[0][0]
-        return meters
+    def next_part(self, plan: str, window: int, group: str) -> int:
+        """The number of the next part of a (group, window)."""
+        sql = "SELECT COALESCE(MAX(part) + 1, 0) FROM totals WHERE plan = ? AND window = ? AND grp = ?"
+        number: int = self._db.query(sql, plan, window, group)[0][0]
+        return number
 
-    def settled(self, plan: str, window: int) -> set[str]:
-        """The groups whose part 0 is closed for a window."""
-        sql = "SELECT grp FROM totals WHERE plan = ? AND window = ? AND part = 0 AND closed = 1"
-        return {group for (group,) in self._db.query(sql, plan, window)}
+    def closed_meters(self, plan: str, window: int) -> dict[str, int]:
+        """Meters in the closed parts of a window, by group."""
+        sql = "SELECT grp, SUM(meters) FROM totals WHERE plan = ? AND window = ? AND closed = 1 GROUP BY grp"
+        return dict(self._db.query(sql, plan, window))
 
     def delete(self, key: TotalKey) -> None:
         """Forget a part that another one has absorbed; inside a transaction."""
@@ -182,31 +157,43 @@ class Totals:
             "DELETE FROM totals WHERE plan = ? AND window = ? AND grp = ? AND part = ?", *_key_columns(key)
         )
 
-    def undelivered(self, limit: int) -> list[TotalKey]:
-        """Closed parts that no receipt has come for, oldest windows first."""
-        sql = (
-            "SELECT plan, window, grp, part FROM totals WHERE payload IS NOT NULL "
-            "ORDER BY window, grp, part LIMIT ?"
-        )
-        return [TotalKey(*columns) for columns in self._db.query(sql, limit)]
+    def undelivered(self, limit: int, *, after: TotalKey | None = None) -> list[TotalKey]:
+        """At most `limit` closed totals that wait for a receipt: those behind `after`, then from the start.
+
+        The order is that of windows, oldest first.
+        """
+        sql = f"SELECT plan, window, grp, part FROM totals WHERE {_WAITING}"  # noqa: S608 - a constant
+        order = "ORDER BY window, grp, part, plan LIMIT ?"
+        if after is None:
+            rows = self._db.query(f"{sql} {order}", limit)
+        else:
+            place = after.window, after.group, after.part, after.plan
+            here = "(window, grp, part, plan)"
+            rows = self._db.query(f"{sql} AND {here} > (?, ?, ?, ?) {order}", *place, limit)
+            rows += self._db.query(f"{sql} AND {here} <= (?, ?, ?, ?) {order}", *place, limit - len(rows))
+        return [TotalKey(*columns) for columns in rows]
 
     def undelivered_count(self) -> int:
-        """How many closed parts no receipt has come for."""
-        rows = self._db.query("SELECT COUNT(*) FROM totals WHERE payload IS NOT NULL")
+        """How many closed totals no receipt has come for."""
+        rows = self._db.query(f"SELECT COUNT(*) FROM totals WHERE {_WAITING}")  # noqa: S608 - a constant
         count: int = rows[0][0]
         return count
 
-    def delivered(self, keys: Iterable[TotalKey]) -> int:
-        """Forget the payloads of these parts; returns how many there were. A transaction of its own."""
+    def is_waiting(self, key: TotalKey) -> bool:
+        """Whether this is a closed total that no receipt has come for."""
         sql = (
-            "SELECT 1 FROM totals WHERE plan = ? AND window = ? AND grp = ? AND part = ? "
-            "AND payload IS NOT NULL"
+            "SELECT 1 FROM totals WHERE plan = ? AND window = ? AND grp = ? AND part = ? "  # noqa: S608
+            f"AND {_WAITING}"
         )
+        return bool(self._db.query(sql, *_key_columns(key)))
+
+    def forget(self, keys: Iterable[TotalKey]) -> int:
+        """Forget the content of these totals; how many had one. A transaction of its own."""
         count = 0
         with self._db.transaction():
             for key in keys:
-                if self._db.query(sql, *_key_columns(key)):
-                    self.save(replace(self.total(key), payload=None))
+                if self.is_waiting(key):
+                    self.save(replace(self.total(key), ciphertext=None))
                     count += 1
         return count
 
@@ -231,7 +218,7 @@ class Totals:
         self._db.set_meta(_PRUNED, msgpack.packb(self.pruned_before))
         self._db.write("DELETE FROM reported WHERE plan = ? AND window < ?", plan, before_window)
         self._db.write(
-            "DELETE FROM totals WHERE plan = ? AND window < ? AND closed = 1 AND payload IS NULL",
+            "DELETE FROM totals WHERE plan = ? AND window < ? AND closed = 1 AND ciphertext IS NULL",
             plan,
             before_window,
         )

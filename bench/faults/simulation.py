@@ -73,7 +73,7 @@ class Simulation:
             if topic != topics.PLAN_CURRENT:
                 self.engine.take_bundle(payload)
         self.engine.take_roster(world.roster(), self.now)
-        self.give(self.engine.deliver(self.engine.undelivered(10_000)))
+        self.give(self.engine.send_again(10_000))
 
     def crash(self) -> None:
         """The process is gone; what was not committed with it."""

@@ -84,7 +84,7 @@ def test_a_crash_at_any_moment_loses_nothing_and_counts_nothing_twice(grid, seed
     for (meter, _), payload in waiting.items():
         grid.deliver(meter, payload, now)
     totals |= grid.totals(grid.engine.commit(now))
-    totals |= grid.totals(grid.engine.deliver(grid.engine.undelivered()))
+    totals |= grid.totals(grid.engine.send_again())
     assert {(group, window) for group, window, part in totals if part == 0} == {
         (group, window)
         for group in ("north/f1", "north/f2", "south/f1", "north", "south", "grid")
@@ -253,7 +253,7 @@ def test_totals_put_away_on_disk_give_the_same_bytes(make_grid) -> None:
                 small.engine.commit(now)
     assert small.engine.counters.commits > 0
     small.engine.commit(now)
-    totals = small.totals(small.engine.deliver(small.engine.undelivered()))
+    totals = small.totals(small.engine.send_again())
     for window in windows:
         assert np.array_equal(
             small.decrypted(totals["grid", window, 0]), small.expected(small.meters, window)
@@ -265,7 +265,7 @@ def test_totals_are_handed_out_until_the_authority_has_receipted_them(grid) -> N
         grid.send(meter)
     totals = grid.totals(grid.engine.commit(grid.now))
     grid.start()
-    assert grid.totals(grid.engine.deliver(grid.engine.undelivered())).keys() == totals.keys()
+    assert grid.totals(grid.engine.send_again()).keys() == totals.keys()
     grid.acknowledge(*(key for key in totals if key[0] != "south"))
     assert [key.group for key in grid.engine.undelivered()] == ["south"]
     grid.acknowledge(*totals)

@@ -1,0 +1,73 @@
+"""A part as it is kept, and what keeps it: the fold knows the store only by this protocol."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from gridhe.wire.total import DIGEST_BYTES, Piece, TotalHeader
+
+__all__ = ["PartStore", "TotalKey", "TotalRow"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TotalKey:
+    """Names one part."""
+
+    plan: str
+    window: int
+    group: str
+    part: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalRow:
+    """A part as it is kept.
+
+    `ciphertext` is there while the part is open and, of a published one, until the authority's receipt. It is
+    not signed: the signature is made when the total is sent, with the key of that day.
+    """
+
+    key: TotalKey
+    closed: bool
+    meters: int
+    first_at: float
+    digest: int
+    pieces: tuple[Piece, ...]  # of a roll-up; empty for a leaf, its own piece
+    ciphertext: bytes | None
+
+    def header(self, *, key_id: str, aggregator: str) -> TotalHeader:
+        """The header of the published total: the same bytes whenever it is sent."""
+        key = self.key
+        return TotalHeader(
+            plan=key.plan,
+            key=key_id,
+            aggregator=aggregator,
+            group=key.group,
+            window=key.window,
+            part=key.part,
+            meters=self.meters,
+            members=self.digest.to_bytes(DIGEST_BYTES, "big"),
+            pieces=tuple(sorted(self.pieces)) or (Piece(key.group, key.part, self.meters),),
+        )
+
+
+class PartStore(Protocol):
+    """Keeps parts; writes happen inside the commit's transaction."""
+
+    def open_totals(self) -> Iterator[TotalRow]:
+        """The parts that are still open."""
+
+    def total(self, key: TotalKey) -> TotalRow:
+        """One part."""
+
+    def save(self, row: TotalRow) -> None:
+        """Keep a part."""
+
+    def delete(self, key: TotalKey) -> None:
+        """Forget a part that another one has absorbed."""
+
+    def next_part(self, plan: str, window: int, group: str) -> int:
+        """The number of the next part of a (group, window)."""
+
+    def closed_meters(self, plan: str, window: int) -> dict[str, int]:
+        """Meters in the closed parts of a window, by group."""
