@@ -5,7 +5,8 @@ signature is a function of key and content, so with the same key it is the same 
 
 Sending again goes round: each turn takes the next ones in the order of their windows. A total that the
 authority refuses is left out of the rounds until the authority, or this process, starts anew; its content is
-kept, within a bound. Reasons that a new enrolment mends do not count as refused.
+kept, within a bound. One whose signature was refused stays in the rounds: anybody who may publish totals
+could have caused that, and it is over when the authority knows the key.
 """
 
 import logging
@@ -101,12 +102,14 @@ class Delivery:
             key = TotalKey(plan, window, group, part)
             if key in self._refused or not self._totals.is_waiting(key):
                 continue
-            _log.warning(
-                "the authority refused a total",
-                extra={"group": group, "window": window, "part": part, "reason": reason[:80]},
-            )
-            if reason not in TRANSIENT_TOTAL_REASONS:
+            for_now = reason in TRANSIENT_TOTAL_REASONS
+            if not for_now:
                 self._refused[key] = reason[:80]
+            if not for_now or self._counters.refused[reason] == 1:  # else with every round
+                _log.warning(
+                    "the authority refused a total",
+                    extra={"group": group, "window": window, "part": part, "reason": reason[:80]},
+                )
         surplus = len(self._refused) - _REFUSED_MAX
         if surplus > 0:
             self._drop([self._refused.popitem(last=False)[0] for _ in range(surplus)])

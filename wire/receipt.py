@@ -26,8 +26,8 @@ RECEIPT_BYTES_MAX = 1 << 20
 # closes. After the plan's end (`after_plan`) it is the meter that must learn of a plan: then it seals the
 # window anew. A meter keeps these batches and sends them again later; any other refusal is for good.
 TRANSIENT_REASONS = frozenset({"after_plan", "capacity", "clock", "early", "late", "not_enrolled", "plan"})
-# The same for totals. Anybody who may publish totals can cause these two: no signature vouches for the total.
-TRANSIENT_TOTAL_REASONS = frozenset({"not_enrolled", "signature"})
+# The same for totals. Anybody who may publish totals can cause this one: no signature vouches for the total.
+TRANSIENT_TOTAL_REASONS = frozenset({"signature"})
 _BATCHES, _TOTALS = "batches", "totals"  # one kind cannot be taken for the other
 
 
