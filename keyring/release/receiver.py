@@ -4,7 +4,8 @@
                 roster/current (retained), so that a broker that lost them has them again
     total       decode, topic == header, aggregator enrolled, signature, size: else count by reason, drop
     commit      (1) all of the last moment in one transaction of the inbox, on the disk; (2) a receipt to
-                each aggregator. A crash before (2): the aggregator sends again, the inbox knows it.
+                each aggregator, which also names what was dropped of its totals, and why. A crash before
+                (2): the aggregator sends again, the inbox knows it.
 
 Nothing is decrypted here. What arrives is stored even if the policy will refuse it: whether it may be
 released is not the aggregator's question.
@@ -24,7 +25,7 @@ from gridhe.errors import BrokerError, EnvelopeError
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle
-from gridhe.wire.receipt import TotalReceipt
+from gridhe.wire.receipt import TotalPlace, TotalReceipt
 from gridhe.wire.status import Status
 from gridhe.wire.total import TOTAL_HEADER_BYTES_MAX, Total, open_total
 
@@ -64,6 +65,7 @@ class Receiver:
         self._incarnation = secrets.token_hex(8)
         self._buffer: list[tuple[Total, bytes]] = []
         self._buffered_bytes = 0
+        self._dropped: dict[tuple[str, TotalPlace], str] = {}  # (aggregator, total): reason, to be told
         self.counts: Counter[str] = Counter()
         self.stored = 0
         self.last_arrival_s = loop.clock()
@@ -118,11 +120,15 @@ class Receiver:
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         self.last_arrival_s = self._loop.clock()
+        total: Total | None = None
         try:
             total = self._open(topic, payload)
+            self._check(total)
         except EnvelopeError as error:
             self.counts[error.reason] += 1
             _log.warning("total dropped", extra={"reason": error.reason, "detail": str(error)[:200]})
+            if total is not None and len(self._dropped) < _RECEIPT_TOTALS:
+                self._dropped[total.header.aggregator, _place_of(total)] = error.reason
             return
         self._buffer.append((total, payload))
         self._buffered_bytes += len(payload)
@@ -130,37 +136,46 @@ class Receiver:
             self.commit()
 
     def _open(self, topic: str, payload: bytes) -> Total:
+        """The total of an enrolled aggregator. Raises EnvelopeError: there is nobody to be told."""
         group = topics.parse_total(topic)
         total = open_total(payload, self._largest)
         header = total.header
         if header.group != group:
             raise EnvelopeError("topic", f"a total of {header.group} came on the topic of {group}")
-        key = self._aggregators.get(header.aggregator)
-        if key is None:
+        if header.aggregator not in self._aggregators:
             raise EnvelopeError("not_enrolled", f"aggregator {header.aggregator} is not enrolled")
-        total.check_signature(key)
+        return total
+
+    def _check(self, total: Total) -> None:
+        """Raise EnvelopeError, which its aggregator is told, unless the total can be stored."""
+        header = total.header
+        total.check_signature(self._aggregators[header.aggregator])
         size = self._sizes.get(header.plan)
         if size is not None and len(total.ciphertext) != size:
             raise EnvelopeError("size", f"a ciphertext of {len(total.ciphertext)} bytes; the plan has {size}")
-        return total
 
     def commit(self) -> int:
         """Store what is buffered, then receipt it; how many totals were new. Raises StateError."""
-        if not self._buffer:
+        if not self._buffer and not self._dropped:
             return 0
         batch, self._buffer, self._buffered_bytes = self._buffer, [], 0
-        new = self._inbox.store([(total.header, payload) for total, payload in batch], self._now())
+        dropped, self._dropped = self._dropped, {}
+        new = 0
+        if batch:
+            new = self._inbox.store([(total.header, payload) for total, payload in batch], self._now())
         self.stored += new
-        by_aggregator: dict[str, list[tuple[str, str, int, int]]] = {}
+        by_aggregator: dict[str, list[TotalPlace]] = {}
         for total, _ in batch:
-            header = total.header
-            place = (header.plan, header.group, header.window, header.part)
-            by_aggregator.setdefault(header.aggregator, []).append(place)
-        for aggregator, places in by_aggregator.items():
-            key = self._ingest_key(f"aggregator/{aggregator}")
-            for start in range(0, len(places), _RECEIPT_TOTALS):
+            by_aggregator.setdefault(total.header.aggregator, []).append(_place_of(total))
+        refused: dict[str, list[tuple[str, str, int, int, str]]] = {}
+        for (aggregator, place), reason in dropped.items():
+            refused.setdefault(aggregator, []).append((*place, reason))
+        for aggregator in by_aggregator.keys() | refused.keys():
+            key, places = self._ingest_key(f"aggregator/{aggregator}"), by_aggregator.get(aggregator, [])
+            for start in range(0, max(1, len(places)), _RECEIPT_TOTALS):
                 stored = tuple(places[start : start + _RECEIPT_TOTALS])
-                receipt = TotalReceipt(aggregator=aggregator, stored=stored)
+                named = tuple(refused.pop(aggregator, ()))
+                receipt = TotalReceipt(aggregator=aggregator, stored=stored, refused=named)
                 # Not sent (offline): the aggregator repeats the total, and gets its receipt then.
                 self.session.publish(Message(topic=topics.receipt(aggregator), payload=receipt.encode(key)))
         self._on_commit(new)
@@ -188,3 +203,8 @@ class Receiver:
         self.session.publish(self._status(online=False))
         self.session.close()
         self._loop.remove(self.session)
+
+
+def _place_of(total: Total) -> TotalPlace:
+    header = total.header
+    return header.plan, header.group, header.window, header.part

@@ -154,6 +154,38 @@ def test_junk_is_counted_by_reason_and_never_stored(
     inbox.close()
 
 
+def test_repro_an_aggregator_is_told_which_of_its_totals_are_refused(
+    small_authority: Any,
+    peer_of: Callable[[EventLoop], Peer],
+    receiver_of: Callable[[EventLoop, Inbox], Receiver],
+    tmp_path: Path,
+) -> None:
+    plan = small_authority.plan.plan_id
+    told: set[tuple[str, str, int, int, str]] = set()
+    inbox = Inbox(tmp_path / "inbox.db")
+    key = derive_key(small_authority.authority.vault.secrets.ingest_secret, "aggregator/agg1")
+    with EventLoop() as loop:
+        peer = peer_of(loop)
+        receiver = receiver_of(loop, inbox)
+        receiver.connect(WAIT_S)
+        assert loop.run_until(lambda: peer.session.connected, WAIT_S)
+
+        def hear() -> bool:
+            payload = peer.heard.pop(topics.receipt("agg1"), None)
+            if payload is not None:
+                told.update(TotalReceipt.decode(payload, key).refused)
+            return len(told) == 2
+
+        peer.send("north/f1", small_authority.total("north/f1", key=SigningKey.generate()))
+        assert loop.run_until(lambda: hear() or bool(told), WAIT_S)
+        peer.send("north/f2", small_authority.total("north/f2", ciphertext=b"short"))
+        assert loop.run_until(hear, WAIT_S)
+        receiver.close()
+    assert told == {(plan, "north/f1", 100, 0, "signature"), (plan, "north/f2", 100, 0, "size")}
+    assert inbox.letters() == []
+    inbox.close()
+
+
 def with_broker(settings: Settings, broker: EmbeddedBroker, *, publish: bool = False) -> Settings:
     return settings.model_copy(
         update={"broker": BrokerSettings(url=broker.url), "release": ReleaseSettings(publish=publish)}

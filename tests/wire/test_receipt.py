@@ -16,6 +16,8 @@ PLAN = "p" + "0" * 16
 RECEIPT = Receipt(plan=PLAN, meter="m1", committed=(1, 2, 2**48 - 1), refused=((3, "late"), (4, "early")))
 TOTALS = TotalReceipt(aggregator="main", stored=((PLAN, "north/f1", 5, 0), (PLAN, "grid", 5, 1)))
 
+REFUSED = TotalReceipt(aggregator="main", refused=((PLAN, "grid", 5, 1, "size"),))
+
 
 def sealed(body: Any, key: bytes = KEY) -> bytes:
     packed = msgpack.packb(body)
@@ -43,9 +45,17 @@ def test_a_receipt_survives_its_bytes(committed: list[int], refused: list[tuple[
     assert Receipt.decode(receipt.encode(KEY), KEY) == receipt
 
 
-@given(st.lists(st.tuples(st.just(PLAN), st.sampled_from(["grid", "a", "a/b/c"]), windows, windows)))
-def test_a_receipt_for_totals_survives_its_bytes(stored: list[tuple[str, str, int, int]]) -> None:
-    receipt = TotalReceipt(aggregator="main", stored=tuple(stored))
+groups = st.sampled_from(["grid", "a", "a/b/c"])
+
+
+@given(
+    st.lists(st.tuples(st.just(PLAN), groups, windows, windows)),
+    st.lists(st.tuples(st.just(PLAN), groups, windows, windows, st.text(max_size=20))),
+)
+def test_a_receipt_for_totals_survives_its_bytes(
+    stored: list[tuple[str, str, int, int]], refused: list[tuple[str, str, int, int, str]]
+) -> None:
+    receipt = TotalReceipt(aggregator="main", stored=tuple(stored), refused=tuple(refused))
     assert TotalReceipt.decode(receipt.encode(KEY), KEY) == receipt
 
 
@@ -66,9 +76,16 @@ def test_the_bytes_are_a_body_and_its_hmac() -> None:
         "aggregator": "main",
         "stored": [[PLAN, "north/f1", 5, 0], [PLAN, "grid", 5, 1]],
     }
+    assert body_of(REFUSED.encode(KEY)) == {
+        "v": 1,
+        "kind": "totals",
+        "aggregator": "main",
+        "stored": [],
+        "refused": [[PLAN, "grid", 5, 1, "size"]],
+    }
 
 
-@pytest.mark.parametrize("receipt", [RECEIPT, TOTALS])
+@pytest.mark.parametrize("receipt", [RECEIPT, TOTALS, REFUSED])
 def test_every_flipped_bit_and_another_key_are_refused(receipt: Receipt | TotalReceipt) -> None:
     data = receipt.encode(KEY)
     assert reason(type(receipt), data, bytes(32)) == "tag"
@@ -146,11 +163,25 @@ def test_repro_a_receipt_with_a_field_no_meter_could_hold_is_malformed(name: str
     ],
 )
 def test_repro_a_total_no_aggregator_could_hold_is_malformed(entry: object) -> None:
-    assert reason(TotalReceipt, sealed({**body_of(TOTALS.encode(KEY)), "stored": [entry]})) == "malformed"
+    body = body_of(TOTALS.encode(KEY))
+    assert reason(TotalReceipt, sealed({**body, "stored": [entry]})) == "malformed"
+    refused = [*entry, "size"] if isinstance(entry, list) else entry
+    assert reason(TotalReceipt, sealed({**body, "refused": [refused]})) == "malformed"
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("aggregator", "A"), ("aggregator", None), ("stored", None), ("stored", "x")]
+    ("name", "value"),
+    [
+        ("aggregator", "A"),
+        ("aggregator", None),
+        ("stored", None),
+        ("stored", "x"),
+        ("refused", None),
+        ("refused", "x"),
+        ("refused", [[PLAN, "a", 1, 0]]),
+        ("refused", [[PLAN, "a", 1, 0, b"size"]]),
+        ("refused", [[PLAN, "a", 1, 0, "size", 1]]),
+    ],
 )
 def test_a_receipt_for_totals_with_an_illegal_field_is_malformed(name: str, value: object) -> None:
     assert reason(TotalReceipt, sealed({**body_of(TOTALS.encode(KEY)), name: value})) == "malformed"

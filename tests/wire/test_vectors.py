@@ -40,6 +40,7 @@ DIGESTS = {
     "status.bin": "e9d1afb272828ff1",
     "total.bin": "d8b81b7d7c8b2aef",
     "total_receipt.bin": "f345ca0f6991ef23",
+    "total_receipt_refused.bin": "04addc09ac836629",
 }
 
 
@@ -156,6 +157,13 @@ def test_receipts_are_read_and_written_the_same() -> None:
         aggregator="main", stored=((PLAN_ID, "north", WINDOW, 0), (PLAN_ID, "grid", WINDOW, 0))
     )
     assert stored.encode(key) == golden("total_receipt.bin")
+    refused = TotalReceipt.decode(golden("total_receipt_refused.bin"), key)
+    assert refused == TotalReceipt(
+        aggregator="main",
+        stored=((PLAN_ID, "north", WINDOW, 0),),
+        refused=((PLAN_ID, "grid", WINDOW, 0, "size"),),
+    )
+    assert refused.encode(key) == golden("total_receipt_refused.bin")
 
 
 def test_the_status_is_read_and_written_the_same() -> None:

@@ -121,7 +121,8 @@ def envelope() -> Decoder:
 
 def receipt() -> Decoder:
     batches = Receipt(plan="p" + "0" * 16, meter="m1", committed=(1, 2), refused=((3, "late"),)).encode(KEY)
-    totals = TotalReceipt(aggregator="main", stored=(("p" + "0" * 16, "grid", 7, 0),)).encode(KEY)
+    total = ("p" + "0" * 16, "grid", 7, 0)
+    totals = TotalReceipt(aggregator="main", stored=(total,), refused=((*total, "size"),)).encode(KEY)
     status = Status(online=True, version="1", incarnation="abc", backlog=3).encode()
 
     def either(data: bytes) -> None:

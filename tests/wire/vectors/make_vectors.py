@@ -127,6 +127,11 @@ def main(directory: Path) -> None:
         "total_receipt.bin": TotalReceipt(
             aggregator="main", stored=((plan.plan_id, "north", WINDOW, 0), (plan.plan_id, "grid", WINDOW, 0))
         ).encode(derive_key(ingest_secret, "aggregator/main")),
+        "total_receipt_refused.bin": TotalReceipt(
+            aggregator="main",
+            stored=((plan.plan_id, "north", WINDOW, 0),),
+            refused=((plan.plan_id, "grid", WINDOW, 0, "size"),),
+        ).encode(derive_key(ingest_secret, "aggregator/main")),
         "status.bin": Status(
             online=True, version="0.1.0", incarnation="0123456789abcdef", backlog=5
         ).encode(),
