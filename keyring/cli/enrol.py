@@ -1,5 +1,6 @@
 """`gridhe-keyring enrol`."""
 
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,7 +95,13 @@ def enrol(
             click.echo(f"aggregator {aggregator}: {authority.enrol_aggregator(aggregator, settings)}")
         else:
             paths = authority.enrol_meters(
-                wanted, settings, from_s=from_s, move=move, renew=renew, fleet_file=fleet
+                wanted,
+                settings,
+                from_s=from_s,
+                move=move,
+                renew=renew,
+                fleet_file=fleet,
+                now_s=time.time(),
             )
             where = fleet if fleet is not None else paths[0] if len(paths) == 1 else paths[0].parent
             click.echo(f"{len(wanted)} meters: {where}")

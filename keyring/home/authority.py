@@ -20,8 +20,9 @@ from gridhe.broker.server.mosquitto_config import (
 )
 from gridhe.broker.server.users import broker_owner
 from gridhe.config.settings import BrokerSettings, Settings
-from gridhe.errors import ConfigError, StateError, VaultError
+from gridhe.errors import ConfigError, PlanError, StateError, VaultError
 from gridhe.keyring.home.enrolment import EnrolledMeter, Enrolment, derive_password
+from gridhe.keyring.home.limits import Limit, limits_in_force
 from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.rotation import check_retirement, read_counted
 from gridhe.keyring.home.vault import Kdf, Secrets, Vault, check_private_dir
@@ -133,7 +134,8 @@ class AuthorityHome:
         """A new key and plan; without `first_window` from the first one that all can hear of in time.
 
         Raises PlanError for a first window that has begun, may be counted already, or cuts one of the plan
-        before it (`gridhe.plan.succession`); it names the nearest that will do.
+        before it (`gridhe.plan.succession`), naming the nearest that will do; and when a group has more
+        meters than the plan would sum.
         """
         choice = choose(settings)
         window_s = settings.plan.window_s
@@ -146,10 +148,21 @@ class AuthorityHome:
             check_start(
                 newest, window_s, first_window * window_s, now_s=now_s, counted_until_s=counted.until_s
             )
+            self._check_limit(settings)
             bundle = self._add_plan(settings, choice, first_window)
             self.enrolment.raise_version()
             self.write_broker_files(settings.broker)
         return bundle
+
+    def _check_limit(self, settings: Settings) -> None:
+        """Raise PlanError when a plan of these settings would sum fewer meters than are enrolled."""
+        enrolled = [(meter.group, meter.from_s) for meter in self.enrolment.meters()]
+        excess = Limit.of_settings(settings.plan).excess(enrolled)
+        if excess is not None:
+            raise PlanError(
+                f"{excess.group} has {excess.meters} meters, and {excess.settings[0]} is {excess.limit}; "
+                f"rotate with {excess.flags}, or move or revoke meters first"
+            )
 
     def retire(self, key_id: str, *, now_s: float, give_up: bool = False) -> None:
         """Forget a secret key for ever, and let the roster say so. Raises ConfigError: not there, or needed.
@@ -193,14 +206,21 @@ class AuthorityHome:
         move: bool = False,
         renew: bool = False,
         fleet_file: Path | None = None,
+        now_s: float = 0.0,
     ) -> list[Path]:
         """Enrol (meter, group) pairs; write their credentials to credentials/, or all to `fleet_file`.
 
-        The files' paths are returned. Safe to repeat: the same credentials are written again.
+        The files' paths are returned. Safe to repeat: the same credentials are written again. No group may
+        outgrow a plan that is not over at `now_s`.
         """
         with _locked(self.paths.home):
             meters = self.enrolment.enrol_meters(
-                wanted, from_s=from_s, fleet=fleet_file is not None, move=move, renew=renew
+                wanted,
+                from_s=from_s,
+                fleet=fleet_file is not None,
+                move=move,
+                renew=renew,
+                limits=limits_in_force(self.paths.read_plans(), now_s),
             )
             self.write_broker_files(settings.broker)
             devices = [self._device(meter) for meter in meters]

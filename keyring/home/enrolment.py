@@ -8,7 +8,7 @@ a crash before it was written, costs nothing.
 
 import base64
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gridhe.base.sqlite import SqliteDatabase
 from gridhe.errors import ConfigError
+from gridhe.keyring.home.limits import Limit
 from gridhe.plan.names import ancestors, check_group, check_meter, check_name
 from gridhe.wire.roster import RosterEntry
 
@@ -164,13 +165,14 @@ class Enrolment:
         fleet: bool = False,
         move: bool = False,
         renew: bool = False,
+        limits: Sequence[Limit] = (),
     ) -> list[EnrolledMeter]:
         """Enrol (meter, group) pairs, all or none, and return them as enrolled.
 
         A meter that is enrolled already stays as it is, but for `renew` (a new password; with `fleet`
         a new one of user `fleet` too), `fleet` (may be set, is never taken away) and `move` (another group,
         from `from_s` on; without it another group is an error). A revoked meter comes back with a
-        new password. Raises ConfigError.
+        new password. No group may outgrow one of the `limits`. Raises ConfigError.
         """
         known = {meter.name: meter for meter in self.meters(revoked=True)}
         taken = {aggregator.name for aggregator in self.aggregators(revoked=True)}
@@ -201,6 +203,7 @@ class Enrolment:
         if not changed:
             raise ConfigError("no meters to enrol: name some, or use --count or --from-csv")
         _check_groups({**known, **changed})
+        _check_limits(limits, known, {**known, **changed})
         with self._change():
             self._db.write_many(
                 "INSERT OR REPLACE INTO meters (name, grp, from_s, generation, fleet) VALUES (?, ?, ?, ?, ?)",
@@ -245,6 +248,25 @@ class Enrolment:
         with self._db.transaction():
             yield
             self._db.write("UPDATE meta SET value = value + 1 WHERE name = 'roster_version'")
+
+
+def _check_limits(
+    limits: Sequence[Limit], before: Mapping[str, EnrolledMeter], after: Mapping[str, EnrolledMeter]
+) -> None:
+    """Raise ConfigError when a group would have more meters than a plan sums."""
+    for limit in limits:
+        excess = limit.excess(
+            *(
+                [(meter.group, meter.from_s) for meter in meters.values() if not meter.revoked]
+                for meters in (after, before)
+            )
+        )
+        if excess is not None:
+            raise ConfigError(
+                f"{excess.group} would have {excess.meters} meters, and {limit.plan} sums at most "
+                f"{excess.limit} ({excess.settings[0]}); enrol fewer, spread them over more groups, or "
+                f"rotate with {excess.flags} and enrol them --from the new plan's first window"
+            )
 
 
 def _check_groups(meters: Mapping[str, EnrolledMeter]) -> None:

@@ -185,10 +185,14 @@ def test_the_brokers_files_know_everybody(small_authority: Any) -> None:
 
 
 def test_a_thousand_meters_are_enrolled_in_seconds(small_authority: Any) -> None:
+    settings = small_authority.settings
+    large = settings.plan.model_copy(update={"largest_group": 1_000, "largest_rollup": 1_000})
+    plan = small_authority.authority.rotate(settings.model_copy(update={"plan": large}), now_s=0.0).plan
     start = time.monotonic()
     small_authority.authority.enrol_meters(
         [(f"m{i}", "north/f1") for i in range(1000)],
-        small_authority.settings,
+        settings,
+        from_s=plan.start_s,
         fleet_file=small_authority.home / "fleet.json",
     )
     assert time.monotonic() - start < 10
