@@ -70,6 +70,9 @@ fuzz: $(VENV)/installed-dev
 	  $(BIN)/python tests/fuzz/fuzz.py $$each --seconds $(FUZZ_SECONDS) --seed $(SEED) --out out/fuzz; \
 	done
 
+arm64: $(VENV)/installed-dev
+	VENV=$(VENV) tools/arm64.sh
+
 # --strict: a package whose advisories cannot be reached is a failure, not a pass.
 audit: $(VENV)/installed-dev
 	@status=0; for each in requirements.lock requirements-dev.lock; do \
