@@ -2,6 +2,7 @@
 
 import ast
 import json
+import platform
 import re
 import types
 from collections.abc import Callable, Iterator
@@ -17,31 +18,43 @@ from gridhe.plan.parameters import CkksParameters
 from gridhe.wire import topics
 from gridhe.wire.envelope import open_envelope
 from gridhe.wire.planes import Planes
+from gridhe.wire.receipt import TRANSIENT_REASONS
 from gridhe.wire.tenseal_format import to_tenseal
 from gridhe.wire.total import Total
 from gridhe_testing.grid import FIRST_WINDOW, Grid
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "wire.md"
-# What the issue allows, zstd until Python has its own, Ed25519 for the signatures, and the standard library.
+# A library to encrypt with, zstd until Python has its own, Ed25519 for signatures, the standard library.
 ALLOWED = {
     "tenseal",
+    "seal",
     "numpy",
     "msgpack",
     "hmac",
     "hashlib",
     "struct",
+    "tempfile",
     "zstandard",
     "compression",
     "cryptography",
 }
 
 
-@pytest.fixture(scope="module")
-def peer() -> types.ModuleType:
-    """The page's Python, run as a module of its own."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == 3
-    source = "\n".join(blocks)
+# The binding has wheels for this machine alone; nobody can test it elsewhere.
+needs_seal = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="seal-python has wheels for x86-64 only"
+)
+
+
+def blocks() -> list[str]:
+    """The page's Python."""
+    found = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    assert len(found) == 4
+    return found
+
+
+def module_of(sources: list[str]) -> types.ModuleType:
+    source = "\n".join(sources)
     imported = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -54,6 +67,27 @@ def peer() -> types.ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def peer() -> types.ModuleType:
+    """The page's Python with TenSEAL, run as a module of its own."""
+    return module_of([block for block in blocks() if "import seal" not in block])
+
+
+@pytest.fixture(scope="module", params=["tenseal", pytest.param("seal", marks=needs_seal)])
+def meter(request: pytest.FixtureRequest) -> Callable[..., tuple[str, bytes]]:
+    """The page's `batch`, with what one library needs of the page and nothing of the other."""
+    other = {"tenseal": "import seal", "seal": "import tenseal"}[request.param]
+    module = module_of([block for block in blocks() if other not in block])
+    encrypt = getattr(module, f"encrypt_with_{request.param}")
+
+    def batch(*arguments: object) -> tuple[str, bytes]:
+        found = module.batch(*arguments, encrypt)
+        assert isinstance(found, tuple)
+        return found
+
+    return batch
+
+
 @pytest.fixture
 def grid(tmp_path: Path) -> Iterator[Grid]:
     made = Grid(tmp_path / "state")
@@ -62,17 +96,17 @@ def grid(tmp_path: Path) -> Iterator[Grid]:
 
 
 @pytest.fixture
-def seal(peer: types.ModuleType, grid: Grid, tmp_path: Path) -> Callable[..., tuple[str, bytes]]:
-    """The page's `batch`, from nothing but the signed bundle's bytes and a credential file."""
+def seal(
+    meter: Callable[..., tuple[str, bytes]], grid: Grid, tmp_path: Path
+) -> Callable[..., tuple[str, bytes]]:
+    """Batches of the page, from nothing but the signed bundle's bytes and a credential file."""
     bundle = grid.bundle.encode(grid.authority)
 
-    def made(meter: str, window: int = FIRST_WINDOW) -> tuple[str, bytes]:
-        path = tmp_path / f"{meter}.json"
-        grid.device(meter).save(path)
-        readings = [None if value < 0 else int(value) for value in grid.readings(meter, window)]
-        found = peer.batch(bundle, json.loads(path.read_text()), window, {"import_wh": readings})
-        assert isinstance(found, tuple)
-        return found
+    def made(name: str, window: int = FIRST_WINDOW) -> tuple[str, bytes]:
+        path = tmp_path / f"{name}.json"
+        grid.device(name).save(path)
+        readings = [None if value < 0 else int(value) for value in grid.readings(name, window)]
+        return meter(bundle, json.loads(path.read_text()), window, {"import_wh": readings})
 
     return made
 
@@ -193,6 +227,13 @@ def test_the_pages_planes_are_ours_for_primes_of_every_width(
     body = bytes(97) + residues.astype("<u8").tobytes()
     assert peer.planes_of(body, plan) == Planes(parameters).pack(residues)
     np.testing.assert_array_equal(peer.residues_of(peer.planes_of(body, plan), plan), residues)
+
+
+def test_the_page_says_which_refusals_are_for_good() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    listed = re.search(r"array of `\[window, reason\]`; (.*?) are not for good", page)
+    assert listed is not None
+    assert set(re.findall(r"`(\w+)`", listed[1])) == TRANSIENT_REASONS
 
 
 def test_the_page_names_every_reason_and_every_field() -> None:
