@@ -134,14 +134,20 @@ class Total:
     ciphertext: bytes
     signature: bytes
 
-    def check_signature(self, verify_key: bytes) -> None:
-        """Raise EnvelopeError `signature` unless the aggregator with this key made the total."""
+    def is_signed_with(self, verify_key: bytes) -> bool:
+        """Whether the signature is made with the private key of this one."""
         try:
             verify(verify_key, _DOMAIN + self.header_bytes + self.ciphertext, self.signature)
         except BundleError:
+            return False
+        return True
+
+    def check_signature(self, verify_key: bytes) -> None:
+        """Raise EnvelopeError `signature` unless the aggregator with this key made the total."""
+        if not self.is_signed_with(verify_key):
             raise EnvelopeError(
                 "signature", f"the total of {self.header.group} is not signed by {self.header.aggregator}"
-            ) from None
+            )
 
 
 def seal_total(header: TotalHeader, ciphertext: bytes, key: SigningKey) -> bytes:

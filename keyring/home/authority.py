@@ -247,7 +247,8 @@ class AuthorityHome:
     def enrol_aggregator(self, name: str, settings: Settings) -> Path:
         """Enrol an aggregator and write its credential.
 
-        Again: a new signing key and password; totals signed with the old key are refused from then on.
+        Again: a new signing key and password. Totals that arrive with the old signature are refused from then
+        on; the aggregator signs those that wait with its new key. What has arrived before stays valid.
         """
         with _locked(self.paths.home):
             key = SigningKey.generate()

@@ -35,6 +35,9 @@ CREATE TABLE IF NOT EXISTS aggregators (
     name TEXT PRIMARY KEY, verify_key BLOB NOT NULL, generation INTEGER NOT NULL, revoked INTEGER NOT NULL
     DEFAULT 0
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS former_keys (
+    name TEXT NOT NULL, verify_key BLOB NOT NULL, PRIMARY KEY (name, verify_key)
+) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('roster_version', 1);
 INSERT OR IGNORE INTO meta VALUES ('fleet_generation', 1);
 """
@@ -146,6 +149,16 @@ class Enrolment:
             if revoked or not gone
         ]
 
+    def former_keys(self) -> dict[str, list[bytes]]:
+        """The verify keys that aggregators had before they were enrolled again, by name.
+
+        What arrived by then stays valid. A revoked aggregator has none: its key may be somebody else's.
+        """
+        found: dict[str, list[bytes]] = {}
+        for name, key in self._db.query("SELECT name, verify_key FROM former_keys"):
+            found.setdefault(name, []).append(key)
+        return found
+
     def entries(self) -> list[RosterEntry]:
         """The roster's entries."""
         return [RosterEntry(meter.name, meter.group, meter.from_s) for meter in self.meters()]
@@ -221,6 +234,8 @@ class Enrolment:
         before = {aggregator.name: aggregator for aggregator in self.aggregators(revoked=True)}.get(name)
         generation = 1 if before is None else before.generation + 1
         with self._change():
+            if before is not None and not before.revoked:
+                self._db.write("INSERT OR IGNORE INTO former_keys VALUES (?, ?)", name, before.verify_key)
             self._db.write(
                 "INSERT OR REPLACE INTO aggregators (name, verify_key, generation) VALUES (?, ?, ?)",
                 name,
@@ -240,6 +255,7 @@ class Enrolment:
             for name in wanted:
                 table = "meters" if name in meters else "aggregators"
                 self._db.write(f"UPDATE {table} SET revoked = 1 WHERE name = ?", name)  # noqa: S608
+                self._db.write("DELETE FROM former_keys WHERE name = ?", name)
         return len(wanted)
 
     @contextmanager

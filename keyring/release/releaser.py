@@ -14,7 +14,7 @@ same integers, and nobody has seen any. After 5: the next start adds the digest,
 stored answer. A stored answer that does not match its digest stops everything.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from gridhe.base.failpoints import failpoint
 from gridhe.config.settings import ReleaseSettings
@@ -87,15 +87,17 @@ class Releaser:
         plans: Mapping[str, Plan],
         secrets: Callable[[], Secrets],
         aggregators: Callable[[], Mapping[str, bytes]],
+        former_keys: Callable[[], Mapping[str, Sequence[bytes]]] = dict,
         settings: ReleaseSettings,
         now: Callable[[], str],
     ) -> None:
         """Open ledger and answers and bring them up to date. Raises StateError.
 
-        `plans` by id and what the two callables return may grow while this lives; `aggregators` gives
-        verify keys by id, `now` the ISO time.
+        `plans` by id and what the callables return may grow while this lives; `aggregators` gives verify
+        keys by id, `former_keys` those that were valid before, `now` the ISO time.
         """
         self._plans, self._secrets, self._aggregators = plans, secrets, aggregators
+        self._former_keys = former_keys
         self.policy = ReleasePolicy(plans=plans, minimum_meters=settings.minimum_meters)
         self._digests: dict[TotalKey, str] = {}
         self._refusals: dict[TotalKey, str] = {}  # the last one noted, so that asking again adds no line
@@ -246,13 +248,16 @@ class Releaser:
         return plan, claim, Answer.decode(body)
 
     def _check_signature(self, total: Total) -> None:
-        key = self._aggregators().get(total.header.aggregator)
+        name = total.header.aggregator
+        key = self._aggregators().get(name)
         if key is None:
-            raise ReleaseRefused("signature", f"aggregator {total.header.aggregator!r} is not enrolled")
+            raise ReleaseRefused("signature", f"aggregator {name!r} is not enrolled")
         try:
             total.check_signature(key)
         except EnvelopeError as error:
-            raise ReleaseRefused("signature", str(error)) from None
+            # It was right when the total arrived, if the aggregator has been enrolled again since.
+            if not any(total.is_signed_with(former) for former in self._former_keys().get(name, ())):
+                raise ReleaseRefused("signature", str(error)) from None
 
     def _decrypt(self, plan: Plan, claim: Claim, ciphertext: bytes) -> Answer:
         """Steps 3 and 4."""

@@ -76,6 +76,7 @@ class ReleaseService:
                 plans=self._plans,
                 secrets=lambda: authority.vault.secrets,
                 aggregators=self._aggregators,
+                former_keys=authority.enrolment.former_keys,
                 settings=settings.release,
                 now=now,
             )

@@ -14,6 +14,8 @@ from gridhe.keyring.release.answers import Answer, Answers
 from gridhe.keyring.release.ledger import Ledger, verify_ledger
 from gridhe.keyring.release.releaser import Releaser
 from gridhe.plan.slots import MISSING
+from gridhe.wire.credential import load_aggregator
+from gridhe.wire.signing import SigningKey
 from gridhe.wire.total import open_total
 
 Open = Callable[..., Releaser]
@@ -29,6 +31,7 @@ def open_releaser(small_authority: Any) -> Open:
             plans={plan_id: bundle.plan for plan_id, (bundle, _) in authority.paths.read_bundles().items()},
             secrets=lambda: authority.vault.secrets,
             aggregators=lambda: {each.name: each.verify_key for each in authority.enrolment.aggregators()},
+            former_keys=authority.enrolment.former_keys,
             settings=ReleaseSettings(minimum_meters=minimum_meters),
             now=lambda: "2026-01-01T00:00:00.000Z",
         )
@@ -54,6 +57,41 @@ def kinds(home: Path) -> list[str]:
     found: list[str] = []
     verify_ledger(home / "ledger.jsonl", on_record=lambda record: found.append(record["kind"]))
     return found
+
+
+def enrol_again(small_authority: Any) -> SigningKey:
+    """The aggregator's new signing key."""
+    path = small_authority.authority.enrol_aggregator(small_authority.aggregator, small_authority.settings)
+    return SigningKey.from_private_bytes(load_aggregator(path).signing_key)
+
+
+def test_repro_what_arrived_before_its_aggregator_was_enrolled_again_is_released(
+    small_authority: Any, open_releaser: Open
+) -> None:
+    slots = small_authority.slots_of(small_authority.readings(6))
+    content = {"slots": slots, "ciphertext": small_authority.encrypt(slots)}
+    before = small_authority.total("north/f1", **content)
+    again, late = (
+        small_authority.total("north/f1", **content, key=enrol_again(small_authority)) for _ in range(2)
+    )
+    with open_releaser() as releaser:
+        answer = release(releaser, before)
+        # Its receipt was lost, and the aggregator has signed it anew: it is the same total.
+        assert release(releaser, again) == answer
+        assert release(releaser, late) == answer
+        assert refusal(releaser, small_authority.total("north/f2", key=SigningKey.generate())) == "signature"
+    assert kinds(small_authority.home).count("decided") == 1
+
+
+def test_what_a_revoked_aggregator_has_signed_stays_refused_when_it_is_enrolled_again(
+    small_authority: Any, open_releaser: Open
+) -> None:
+    before = small_authority.total("north/f1")
+    enrol_again(small_authority)
+    small_authority.authority.revoke([small_authority.aggregator], small_authority.settings)
+    enrol_again(small_authority)
+    with open_releaser() as releaser:
+        assert refusal(releaser, before) == "signature"
 
 
 def test_a_total_is_released_as_its_integers(small_authority: Any, open_releaser: Open) -> None:
