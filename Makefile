@@ -2,7 +2,7 @@
 # make test     every test, with real brokers and processes, and coverage
 # make lint     lint, format, types
 # make check    lint and test: what a change has to pass, and what CI runs
-# make soak     faults at length: every case, beside SOAK_MINUTES of all at once; docs/reliability.md has the figures
+# make soak     fault cases at length: each, beside SOAK_MINUTES of all at once; docs/reliability.md has the figures
 # make hostile  a million hostile envelopes, 200 kills in the middle of a release, noise and rounding at length
 # make fuzz     coverage-guided fuzzing of every decoder, FUZZ_SECONDS=600 each
 # make arm64    golden vectors and a fleet in an emulated arm64 user space, against x86 (root, on Debian or Ubuntu)
@@ -50,12 +50,13 @@ lint: $(VENV)/installed-dev
 
 check: lint test
 
-# The cases take 30 to 45 minutes on two cores, the soak runs beside them; another SEED is another schedule.
+# The fault cases take 30 to 45 minutes on two cores, the soak runs beside them; another SEED is another schedule.
+FAULTS := PYTHONPATH=tests $(BIN)/python -m faults
 soak: $(VENV)/installed-dev
-	@cases=$$($(BIN)/gridhe-bench faults --list | awk '$$1 != "soak" { print $$1 }'); \
-	$(BIN)/gridhe-bench faults soak --seed $(SEED) --minutes $(SOAK_MINUTES) & soak=$$!; \
+	@cases=$$($(FAULTS) --list | awk '$$1 != "soak" { print $$1 }'); \
+	$(FAULTS) soak --seed $(SEED) --minutes $(SOAK_MINUTES) & soak=$$!; \
 	trap 'kill $$soak 2>/dev/null' INT TERM; status=0; \
-	$(BIN)/gridhe-bench faults $$cases --seed $(SEED) || status=1; \
+	$(FAULTS) $$cases --seed $(SEED) || status=1; \
 	wait $$soak || status=1; exit $$status
 
 hostile: $(VENV)/installed-dev

@@ -1,7 +1,6 @@
 """`gridhe-bench`: run suites, and read their timings back."""
 
 import contextlib
-import importlib
 import tempfile
 import time
 import traceback
@@ -67,28 +66,7 @@ def _store_options(function: Callable[P, R]) -> Callable[P, R]:
     return function
 
 
-class _Lazy(click.Group):
-    """`faults` is loaded when it is asked for: it brings brokers, processes and a secret key with it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "faults"])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name != "faults":
-            return super().get_command(ctx, cmd_name)
-        with needs_extra("gridhe-bench faults"):
-            module = importlib.import_module("gridhe.bench.faults.command")
-        command: click.Command = module.faults
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        texts = {name: command.get_short_help_str(80) for name, command in self.commands.items()}
-        texts["faults"] = "Kill, cut, fill, flip and delay; check that every batch was counted exactly once."
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(texts.items()))
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @version_option
 def cli() -> None:
     """Measure what encryption costs and how far the pipeline carries, and compare runs."""

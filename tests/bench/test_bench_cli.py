@@ -199,7 +199,6 @@ def test_without_the_extra_help_list_and_compare_work(
     for command in (["--help"], ["run", "--help"], ["list"], ["show", RUN], ["compare", RUN, RUN]):
         done = python(tmp_path, WITHOUT, EXTRAS, *command)
         assert (done.returncode, done.stderr) == (0, "")
-    assert "faults" in python(tmp_path, WITHOUT, EXTRAS, "--help").stdout
 
 
 def test_a_report_of_several_runs_names_the_machine_of_each(

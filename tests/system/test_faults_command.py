@@ -1,4 +1,4 @@
-"""`gridhe-bench faults` as a command: what it runs, what it says of what it left out, how it is stopped."""
+"""`python -m faults` as a command: what it runs, what it says of what it left out, how it is stopped."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gridhe.bench.faults import command
-from gridhe.bench.faults.cases import CASES
-from gridhe.bench.faults.cases.kills import _ready_again
-from gridhe.bench.faults.command import faults
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
+from faults import command
+from faults.cases import CASES
+from faults.cases.kills import _ready_again
+from faults.command import faults
+from faults.options import Options
+from faults.outcome import Outcome
 
 GOOD = Outcome(
     case="x", seed=1, sent=1, accepted=1, lost=0, duplicated=0, released=1, recovery_s=0.0, seconds=1.0
@@ -72,9 +72,12 @@ def _command_line(pid: str) -> bytes:
 @pytest.mark.system
 @pytest.mark.usefixtures("mosquitto")
 def test_sigterm_ends_its_processes_and_removes_its_folders(tmp_path: Path) -> None:
-    arguments = ["faults", "everybody", "--batches", "100000", "--dir", str(tmp_path), "--quiet"]
+    arguments = ["everybody", "--batches", "100000", "--dir", str(tmp_path), "--quiet"]
     with subprocess.Popen(
-        [sys.executable, "-m", "gridhe.bench.cli", *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "faults", *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("*/fleet0.log")):

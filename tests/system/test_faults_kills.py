@@ -1,9 +1,9 @@
-"""SIGKILL for every process, small: `gridhe-bench faults` runs the same cases at length."""
+"""SIGKILL for every process, small: `python -m faults` runs the same cases at length."""
 
 import pytest
 
-from gridhe.bench.faults.command import run_case
-from gridhe.bench.faults.options import Options
+from faults.command import run_case
+from faults.options import Options
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("mosquitto"), pytest.mark.timeout(240)]
 

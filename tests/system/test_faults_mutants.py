@@ -2,8 +2,8 @@
 
 import pytest
 
-from gridhe.bench.faults.cases.mutations import MUTANTS, is_red
-from gridhe.bench.faults.options import Options
+from faults.cases.mutations import MUTANTS, is_red
+from faults.options import Options
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("mosquitto"), pytest.mark.timeout(240)]
 

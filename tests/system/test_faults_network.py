@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from gridhe.bench.faults.command import run_case
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.proxy import Proxy
+from faults.command import run_case
+from faults.options import Options
+from faults.proxy import Proxy
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from gridhe.bench.faults.cases.full_disk import can_mount
-from gridhe.bench.faults.command import run_case
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
+from faults.cases.full_disk import can_mount
+from faults.command import run_case
+from faults.options import Options
+from faults.outcome import Outcome
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 

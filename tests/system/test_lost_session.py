@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gridhe.bench.faults.cluster import Cluster
-from gridhe.bench.faults.world import World
+from faults.cluster import Cluster
+from faults.world import World
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("mosquitto")]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gridhe.bench.faults.cluster import Cluster
-from gridhe.bench.faults.outcome import Outcome
-from gridhe.bench.faults.world import LARGE_RING, SMALL_RING, World
+from faults.cluster import Cluster
+from faults.outcome import Outcome
+from faults.world import LARGE_RING, SMALL_RING, World
 
 __all__ = ["Options"]
 

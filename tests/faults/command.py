@@ -1,4 +1,4 @@
-"""`gridhe-bench faults`: run cases, one line each, and exit 1 if a promise was broken."""
+"""`python -m faults`: run fault cases, one line each, and exit 1 if a promise was broken."""
 
 import logging
 import sys
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from gridhe.bench.faults.cases import CASES
-from gridhe.bench.faults.cases.full_disk import can_mount
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
+from faults.cases import CASES
+from faults.cases.full_disk import can_mount
+from faults.options import Options
+from faults.outcome import Outcome
 from gridhe.errors import GridHEError
 
 __all__ = ["faults", "run_case"]
@@ -71,7 +71,7 @@ def faults(
 
     \b
     Example:
-      gridhe-bench faults everybody aggregator-kills --seed 7
+      python -m faults everybody aggregator-kills --seed 7
     """
     if only_list:
         for name, case in CASES.items():

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
+from faults.options import Options
+from faults.outcome import Outcome
 from gridhe.config.settings import AggregatorSettings, MeterSettings
 
 __all__ = ["SLOW", "aggregator_kills", "commit_points", "everybody_killed"]

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from gridhe.bench.faults.authority import Authority
-from gridhe.bench.faults.backlog import Backlog, Drains
-from gridhe.bench.faults.oracle import Oracle
-from gridhe.bench.faults.outcome import Outcome
-from gridhe.bench.faults.program import Program, ProgramFailed
-from gridhe.bench.faults.world import World
+from faults.authority import Authority
+from faults.backlog import Backlog, Drains
+from faults.oracle import Oracle
+from faults.outcome import Outcome
+from faults.program import Program, ProgramFailed
+from faults.world import World
 from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import AggregatorSettings, BrokerSettings, MeterSettings
@@ -58,13 +58,13 @@ class Cluster:
         device: bool = False,
         speed: float | None = None,
     ) -> None:
-        """`mutate` maps a program's name to the safeguard taken out of it (gridhe.bench.faults.mutants).
+        """`mutate` maps a program's name to the safeguard taken out of it (faults.mutants).
 
         `speed`: simulated seconds a second, instead of as fast as receipts come. `device`: one meter runs
         as `gridhe-meter run`, with samples and a journal, in the last fleet's place.
         """
         self.world, self.case, self.seed, self.say = world, case, seed, say
-        self.rng = random.Random(seed)  # noqa: S311 - a schedule, no secret
+        self.rng = random.Random(seed)
         self._fleets, self._connections, self._device = fleets, connections, device
         self._speed = "max" if speed is None else f"{speed:g}"
         self._mutate = mutate or {}

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
-from gridhe.bench.faults.simulation import Envelopes, Simulation
-from gridhe.bench.faults.world import World
+from faults.options import Options
+from faults.outcome import Outcome
+from faults.simulation import Envelopes, Simulation
+from faults.world import World
 from gridhe.config.settings import MeterSettings
 from gridhe.errors import StateError
 from gridhe.meter_agent.outbox import Outbox, SealedBatch
@@ -24,7 +24,7 @@ _AUTHORITY = "a0123456789abcdef"
 
 def flipped_bytes(options: Options) -> Outcome:
     """One bit of a state file changed while nobody ran: told or harmless, never a wrong total."""
-    begun, rng = time.monotonic(), random.Random(options.seed)  # noqa: S311 - a schedule
+    begun, rng = time.monotonic(), random.Random(options.seed)
     counts: Counter[str] = Counter()
     faults: list[str] = []
     tries = options.batches or options.count(2_000)
@@ -136,7 +136,7 @@ Kept = tuple[object, ...]
 def _outbox(folder: Path, *, clean: bool) -> Kept:
     """An outbox with batches that wait, a journal, a watermark and a note; what it says it holds."""
     live = folder if clean else folder.with_name("live")
-    rng = random.Random(7)  # noqa: S311 - any bytes
+    rng = random.Random(7)
     with Outbox(live, authority=_AUTHORITY, settings=MeterSettings()) as outbox:
         outbox.set_note("start_s", "1000")
         for window in range(6):

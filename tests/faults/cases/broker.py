@@ -1,8 +1,8 @@
 """The broker dies, with its memory."""
 
-from gridhe.bench.faults.cases.kills import SLOW
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
+from faults.cases.kills import SLOW
+from faults.options import Options
+from faults.outcome import Outcome
 
 __all__ = ["broker_kills"]
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-from gridhe.bench.faults.bad_disk import BadDisk, BadOs, Mode, installed
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
-from gridhe.bench.faults.simulation import Envelopes, Simulation
-from gridhe.bench.faults.world import World
+from faults.bad_disk import BadDisk, BadOs, Mode, installed
+from faults.options import Options
+from faults.outcome import Outcome
+from faults.simulation import Envelopes, Simulation
+from faults.world import World
 from gridhe.config.settings import MeterSettings
 from gridhe.errors import StateError
 from gridhe.keyring.release import ledger as ledger_module
@@ -43,7 +43,7 @@ def _scenario(simulation: Simulation) -> None:
 
 def aggregator_disk(options: Options) -> Outcome:
     """The aggregator's state with the nth write, sync or truncation failing, for every n and each kind."""
-    begun, rng = time.monotonic(), random.Random(options.seed)  # noqa: S311 - a schedule
+    begun, rng = time.monotonic(), random.Random(options.seed)
     every = max(1, round(1 / options.scale))
     counts: Counter[str] = Counter()
     faults: list[str] = []
@@ -116,7 +116,7 @@ def _broken_run(simulation: Simulation, disk: BadDisk, rng: random.Random, fault
 
 
 def _batch(number: int) -> SealedBatch:
-    payload = random.Random(number).randbytes(20_000)  # noqa: S311 - any bytes
+    payload = random.Random(number).randbytes(20_000)
     return SealedBatch(
         meter=f"m{number % 3}",
         plan="p" + "0" * 16,
@@ -139,7 +139,7 @@ def _outbox_life(outbox: Outbox, told: dict[tuple[str, int], bytes], gone: set[t
 
 def outbox_disk(options: Options) -> Outcome:
     """The outbox and the ledger with the nth operation failing: what was told safe is, byte for byte."""
-    begun, rng = time.monotonic(), random.Random(options.seed)  # noqa: S311 - a schedule
+    begun, rng = time.monotonic(), random.Random(options.seed)
     counts: Counter[str] = Counter()
     faults: list[str] = []
     with options.folder("outbox-disk", memory=True) as folder, installed() as disk:

@@ -5,12 +5,12 @@ import statistics
 import time
 from collections import Counter
 
-from gridhe.bench.faults.cluster import Cluster
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
-from gridhe.bench.faults.processes import open_files, resident_mb
-from gridhe.bench.faults.program import Program
-from gridhe.bench.faults.proxy import Proxy
+from faults.cluster import Cluster
+from faults.options import Options
+from faults.outcome import Outcome
+from faults.processes import open_files, resident_mb
+from faults.program import Program
+from faults.proxy import Proxy
 from gridhe.config.settings import AggregatorSettings, MeterSettings
 
 __all__ = ["soak"]

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from faults.cases.kills import SLOW
+from faults.options import Options
+from faults.outcome import Outcome
+from faults.simulation import Envelopes, Simulation
+from faults.world import World
 from gridhe.base.clock import PlausibleClock
-from gridhe.bench.faults.cases.kills import SLOW
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
-from gridhe.bench.faults.simulation import Envelopes, Simulation
-from gridhe.bench.faults.world import World
 from gridhe.meter_agent.sources.protocol import Sample
 from gridhe.meter_agent.sources.table import parse_time
 from gridhe.meter_agent.windows import WindowBuilder

@@ -7,8 +7,8 @@ import secrets
 import time
 from collections.abc import Callable
 
-from gridhe.bench.faults.oracle import Oracle, Place
-from gridhe.bench.faults.world import World
+from faults.oracle import Oracle, Place
+from faults.world import World
 from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import BrokerSettings

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
+from faults.options import Options
+from faults.outcome import Outcome
 from gridhe.config.settings import AggregatorSettings, MeterSettings
 from gridhe.errors import StateError
 
@@ -26,18 +26,18 @@ def _small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     mount, umount = shutil.which("mount") or "mount", shutil.which("umount") or "umount"
     size = f"size={megabytes}m,mode=0700"
     try:
-        done = subprocess.run([mount, "-t", "tmpfs", "-o", size, "gridhe-faults", str(folder)], check=False)  # noqa: S603
+        done = subprocess.run([mount, "-t", "tmpfs", "-o", size, "gridhe-faults", str(folder)], check=False)
         if done.returncode:
             raise StateError(f"cannot mount a small disk at {folder}: run as root, where mounting is allowed")
         yield folder
     finally:
         if folder.is_mount():
-            subprocess.run([umount, "--lazy", str(folder)], check=False)  # noqa: S603
+            subprocess.run([umount, "--lazy", str(folder)], check=False)
 
 
 def _resize(folder: Path, megabytes: int) -> None:
     mount = shutil.which("mount") or "mount"
-    subprocess.run([mount, "-o", f"remount,size={megabytes}m", str(folder)], check=True)  # noqa: S603
+    subprocess.run([mount, "-o", f"remount,size={megabytes}m", str(folder)], check=True)
 
 
 def _fill(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from gridhe.bench.faults.world import World
+from faults.world import World
 from gridhe.wire.total import Total, open_total
 
 __all__ = ["Oracle"]

@@ -13,6 +13,9 @@ from gridhe.errors import GridHEError
 __all__ = ["Program", "ProgramFailed"]
 
 
+_TESTS = Path(__file__).parents[1]  # where `faults.mutants` is found
+
+
 class ProgramFailed(GridHEError):
     """A process ended by itself, and not well."""
 
@@ -23,12 +26,14 @@ class Program:
     def __init__(
         self, name: str, module: str, arguments: Sequence[str], folder: Path, *, mutation: str | None = None
     ) -> None:
-        """`mutation` starts it through gridhe.bench.faults.mutants, with one safeguard taken out."""
+        """`mutation` starts it through faults.mutants, with one safeguard taken out."""
         self.name, self.folder = name, folder
         self.log, self.output = folder / f"{name}.log", folder / f"{name}.out"
         self._command = python_command(module, *arguments)
+        self._mutated: dict[str, str] = {}
         if mutation is not None:
-            self._command = python_command("gridhe.bench.faults.mutants", mutation, module, *arguments)
+            self._command = python_command("faults.mutants", mutation, module, *arguments)
+            self._mutated = {"PYTHONPATH": str(_TESTS)}
         self._process: subprocess.Popen[bytes] | None = None
         self.starts = 0
 
@@ -41,7 +46,7 @@ class Program:
                 stdout=output,
                 stderr=log,
                 cwd=self.folder,
-                env=clean_environment(PYTHONUNBUFFERED="1", **armed, **(env or {})),
+                env=clean_environment(PYTHONUNBUFFERED="1", **self._mutated, **armed, **(env or {})),
                 death_signal=signal.SIGKILL,
             )
         self.starts += 1

@@ -2,9 +2,9 @@
 
 import hashlib
 
-from gridhe.bench.faults.cases.kills import SLOW
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
+from faults.cases.kills import SLOW
+from faults.options import Options
+from faults.outcome import Outcome
 from gridhe.wire.envelope import open_envelope
 from gridhe.wire.topics import PREFIX
 

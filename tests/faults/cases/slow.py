@@ -2,8 +2,8 @@
 
 import signal
 
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
+from faults.options import Options
+from faults.outcome import Outcome
 from gridhe.config.settings import AggregatorSettings, BrokerSettings, MeterSettings
 
 __all__ = ["outbox_bound", "slow_aggregator"]

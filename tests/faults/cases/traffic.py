@@ -3,10 +3,10 @@
 import time
 from dataclasses import replace
 
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
-from gridhe.bench.faults.simulation import Envelopes, Simulation
-from gridhe.bench.faults.world import World
+from faults.options import Options
+from faults.outcome import Outcome
+from faults.simulation import Envelopes, Simulation
+from faults.world import World
 
 __all__ = ["traffic"]
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 
-from gridhe.bench.faults.cluster import Cluster
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
-from gridhe.bench.faults.processes import resident_mb
-from gridhe.bench.faults.proxy import Proxy
+from faults.cluster import Cluster
+from faults.options import Options
+from faults.outcome import Outcome
+from faults.processes import resident_mb
+from faults.proxy import Proxy
 from gridhe.config.settings import AggregatorSettings, MeterSettings
 from gridhe.plan.parameters import CkksParameters
 

@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from gridhe.bench.faults.bad_disk import installed
-from gridhe.bench.faults.cases.disk import aggregator_disk
-from gridhe.bench.faults.cases.flips import flipped_bytes
-from gridhe.bench.faults.cases.kills import SLOW
-from gridhe.bench.faults.mutants import mutated
-from gridhe.bench.faults.options import Options
-from gridhe.bench.faults.outcome import Outcome
-from gridhe.bench.faults.program import ProgramFailed
+from faults.bad_disk import installed
+from faults.cases.disk import aggregator_disk
+from faults.cases.flips import flipped_bytes
+from faults.cases.kills import SLOW
+from faults.mutants import mutated
+from faults.options import Options
+from faults.outcome import Outcome
+from faults.program import ProgramFailed
 from gridhe.config.settings import AggregatorSettings, MeterSettings
 
 __all__ = ["MUTANTS", "is_red", "mutants"]

@@ -1,6 +1,6 @@
 """Safeguards taken out one at a time, to see that the faults notice: a suite that stays green proves nothing.
 
-`python -m gridhe.bench.faults.mutants NAME MODULE ARGUMENT...` runs a program of ours without one of
+`python -m faults.mutants NAME MODULE ARGUMENT...` runs a program of ours without one of
 them. The programs themselves have no such switch.
 
     dedup         (a) the aggregator folds whatever comes, again and again

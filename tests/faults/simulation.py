@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgpack
 
+from faults.oracle import Oracle
+from faults.world import World
 from gridhe.aggregator.engine import Engine, Outgoing
 from gridhe.aggregator.state.database import Database
-from gridhe.bench.faults.oracle import Oracle
-from gridhe.bench.faults.world import World
 from gridhe.config.settings import AggregatorSettings
 from gridhe.meter_agent.sealing import Encryptor, Sealer
 from gridhe.wire import topics
@@ -48,7 +48,7 @@ class Simulation:
         self, envelopes: Envelopes, folder: Path, *, seed: int, settings: AggregatorSettings | None = None
     ) -> None:
         self.world, self.envelopes, self.folder = envelopes.world, envelopes, folder
-        self.rng = random.Random(seed)  # noqa: S311 - a schedule, no secret
+        self.rng = random.Random(seed)
         self.settings = settings or AggregatorSettings()
         self.oracle = Oracle(self.world)
         self.outbox: dict[Batch, bytes] = dict(envelopes.sealed)
