@@ -139,6 +139,14 @@ def test_the_aggregator_does_not_load_tenseal() -> None:
     assert not {"tenseal", "tenseal.tensors"} & loaded
 
 
+def test_the_fold_loads_no_database_and_no_other_part_of_the_aggregator() -> None:
+    fold = [module for module in MODULES if module.startswith("gridhe.aggregator.fold")]
+    loaded = loaded_by(*fold)
+    assert "sqlite3" not in loaded
+    others = {module for module in loaded if room(module) == "gridhe.aggregator"} - set(fold)
+    assert others == {"gridhe.aggregator", "gridhe.aggregator.counters"}
+
+
 def test_a_meter_loads_no_plots_terminal_views_or_test_tools() -> None:
     loaded = loaded_by(*(module for module in MODULES if module.startswith("gridhe.meter_agent")))
     assert not {"matplotlib", "rich", "psutil", "influxdb_client", "pytest", "hypothesis", "pandas"} & loaded

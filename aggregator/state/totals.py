@@ -69,7 +69,7 @@ class Totals:
         if (
             not isinstance(members, bytes)
             or checksum != _members_checksum(plan, window, group, members)
-            or int.from_bytes(members, "little").bit_count() != self.parts(plan, window, group)[1]
+            or int.from_bytes(members, "little").bit_count() != self._counted(plan, window, group)
         ):
             raise self._db.damaged(f"the members of {group}, window {window} fail their checksum")
         return bytearray(members)
@@ -132,13 +132,11 @@ class Totals:
         for plan, window, group, part in keys:
             yield self.total(TotalKey(plan, window, group, part))
 
-    def parts(self, plan: str, window: int, group: str) -> tuple[int, int]:
-        """How many parts of a (group, window) are on disk, open and closed, and the meters in them."""
-        sql = (
-            "SELECT COUNT(*), COALESCE(SUM(meters), 0) FROM totals WHERE plan = ? AND window = ? AND grp = ?"
-        )
-        parts, meters = self._db.query(sql, plan, window, group)[0]
-        return parts, meters
+    def _counted(self, plan: str, window: int, group: str) -> int:
+        """Meters in all parts of a (group, window), open and closed."""
+        sql = "SELECT COALESCE(SUM(meters), 0) FROM totals WHERE plan = ? AND window = ? AND grp = ?"
+        meters: int = self._db.query(sql, plan, window, group)[0][0]
+        return meters
 
     def next_part(self, plan: str, window: int, group: str) -> int:
         """The number of the next part of a (group, window)."""

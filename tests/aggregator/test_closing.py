@@ -19,6 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridhe.aggregator.engine import Engine, Outgoing
+from gridhe.aggregator.fold.closing import due_at
+from gridhe.aggregator.fold.parts import Part
+from gridhe.aggregator.fold.rows import TotalKey
 from gridhe.aggregator.state.database import Database
 from gridhe.config.settings import AggregatorSettings
 from gridhe.plan.parameters import CkksParameters
@@ -352,6 +355,38 @@ def check(world: World, scenario: Scenario) -> None:
 def prefixes(leaf: str) -> list[str]:
     levels = leaf.split("/")
     return ["grid", *("/".join(levels[:i]) for i in range(1, len(levels) + 1))]
+
+
+# -- when ----------------------------------------------------------------------------------------
+
+END_S = 3_600.0 * (WINDOW + 1)
+
+
+def part(meters: int, first_at: float = END_S + 5, *, leaf: bool = False) -> Part:
+    """An open part."""
+    pieces = [] if leaf else [Piece("a/x", 0, meters)]
+    return Part(key=TotalKey("p", WINDOW, "a", 0), first_at=first_at, meters=meters, pieces=pieces)
+
+
+@pytest.mark.parametrize(
+    ("parts", "situation", "due"),
+    [
+        ([part(7), part(3)], {}, float("-inf")),  # all are in
+        ([part(7)], {"closed_meters": 3}, float("-inf")),
+        ([part(6), part(3)], {}, END_S + 5 + 60),  # one is missing: the grace, from the first batch
+        ([part(6, END_S - 9)], {}, END_S + 60),  # or from the window's end
+        ([part(6, END_S + 900)], {"closed_meters": 3}, END_S + 900 + 600),  # later ones
+        ([part(6)], {"children_closed": True}, float("-inf")),
+        ([part(1)], {"closed_meters": 3, "children_closed": True}, END_S + 5 + 600),
+        ([part(8, leaf=True)], {}, float("-inf")),  # full
+        ([part(8)], {}, END_S + 5 + 60),  # a roll-up has more room
+        ([part(2), part(2)], {"widest": True, "expected": 4}, float("inf")),  # too few, and nothing to join
+        ([part(2), part(3)], {"widest": True, "expected": 4}, float("-inf")),
+    ],
+)
+def test_when_a_groups_open_parts_are_due(parts: list[Part], situation: dict[str, Any], due: float) -> None:
+    known = {"expected": 10, "closed_meters": None, "children_closed": False, "widest": False}
+    assert due_at(plan_of(largest_group=8), WINDOW, parts, **{**known, **situation}) == due
 
 
 # -- found faults ---------------------------------------------------------------------------------
