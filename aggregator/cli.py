@@ -20,6 +20,7 @@ from gridhe.base.commands import (
     trust_clock_option,
     version_option,
 )
+from gridhe.base.hangup import ignore_hangups
 from gridhe.base.timings import timings_to
 from gridhe.config.settings import Settings
 from gridhe.wire.credential import AggregatorCredential, load_aggregator
@@ -81,6 +82,7 @@ def cli(
     """
     overrides = {"broker.url": broker_url, "aggregator.filters": list(filters) or None}
     settings = common.load(overrides)
+    ignore_hangups()
     who = load_aggregator(credential)
     if quarantine:
         _list_quarantine(who, state_dir)

@@ -100,6 +100,7 @@ class MeterSettings(_Section):
         10_000, ge=1, le=10_000_000
     )  # per device; about 96 KB each at the default plan
     outbox_when_full: Literal["drop_oldest", "drop_newest"] = "drop_oldest"
+    moved: Literal["reseal", "set_aside"] = "reseal"  # batches that were sealed for a group it has left
     unreceipted_max: int = Field(8, ge=1, le=1_000)  # batches published and not yet receipted, per meter
     resend_s: float = Field(15.0, gt=0, le=86_400)  # first publish-again; doubles, with jitter
     resend_max_s: float = Field(900.0, gt=0, le=86_400)

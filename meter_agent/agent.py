@@ -7,22 +7,27 @@
 
 Everything outstanding is due at once after a connect, when an aggregator shows a new incarnation, and
 when a new plan is published (whoever refused for want of it can now take the batch).
+
+A batch that is refused for now is deferred: it gives up its place, so that later ones are not held up, and is
+sent again. However many are deferred, no more than `unreceipted_max` of them are sent in `resend_max_s`; once
+one is committed, the others follow.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gridhe.errors import EnvelopeError
 from gridhe.meter_agent.outbox import Settled, Waiting
-from gridhe.wire.receipt import TRANSIENT_REASONS, Receipt
+from gridhe.wire.receipt import LATE, MOVED, TRANSIENT_REASONS, Receipt
 
 if TYPE_CHECKING:
     import random
 
     from gridhe.config.settings import MeterSettings
 
-__all__ = ["Agent", "AgentCounts"]
+__all__ = ["Agent", "AgentCounts", "Deferred"]
 
 _NEVER = float("inf")
 
@@ -39,11 +44,22 @@ class AgentCounts:
     junk_receipts: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A batch that an aggregator refuses for now."""
+
+    plan: str
+    window: int
+    reason: str
+
+
 @dataclass(slots=True)
 class _Outstanding:
     batch: Waiting
     attempts: int = 0
     due_s: float = 0.0
+    reason: str | None = None  # why it was refused for now, if it was
+    deferred: bool = False  # refused for now, and not published since: it takes no place
 
 
 class Agent:
@@ -58,15 +74,22 @@ class Agent:
         refill: Callable[[int, int], list[Waiting]],
         rng: "random.Random",
         counts: AgentCounts | None = None,
+        moved: Callable[[str, int], bool] = lambda plan, window: True,
     ) -> None:
-        """`refill(after_id, limit)` gives the next waiting batches from the outbox, oldest first."""
+        """`refill(after_id, limit)` gives the next waiting batches from the outbox, oldest first.
+
+        `moved(plan, window)`: whether a batch was sealed for another group than the meter's present one.
+        """
         self.meter = meter
         self._ingest_key = ingest_key
         self._settings = settings
         self._refill = refill
         self._rng = rng
+        self._moved = moved
         self.counts = counts if counts is not None else AgentCounts()
         self._outstanding: dict[tuple[str, int], _Outstanding] = {}  # (plan, window), in order of sealing
+        self._deferred = 0  # how many of them are deferred
+        self.news: list[Deferred] = []  # refusals for now, until somebody takes them away
         self._last_id = 0  # the newest batch that was ever outstanding
         self._more = True  # whether the outbox may hold later ones
         self._due_s = 0.0  # no publication is due before this
@@ -74,15 +97,30 @@ class Agent:
 
     @property
     def outstanding(self) -> int:
-        """Batches that have a place among the unreceipted."""
+        """Batches that wait for a receipt, those that are not due yet included."""
         return len(self._outstanding)
+
+    @property
+    def _places(self) -> int:
+        """How many have a place among the unreceipted."""
+        return len(self._outstanding) - self._deferred
+
+    @property
+    def late(self) -> int:
+        """Batches that an aggregator calls late: they wait for its clock, which may be right."""
+        return sum(entry.reason == LATE for entry in self._outstanding.values())
+
+    @property
+    def deferred(self) -> int:
+        """Batches that are refused for now, and were not sent again since."""
+        return self._deferred
 
     # -- going out -----------------------------------------------------------------------------
 
     def sealed(self) -> None:
         """The outbox holds a new batch of this meter."""
         self._more = True
-        if len(self._outstanding) < self._settings.unreceipted_max:
+        if self._places < self._settings.unreceipted_max:
             self._due_s = 0.0
 
     def due(self, now_s: float) -> list[Waiting]:
@@ -90,13 +128,18 @@ class Agent:
         if now_s < self._due_s:
             return []
         self._fill()
-        ready = [entry.batch for entry in self._outstanding.values() if entry.due_s <= now_s]
+        room = self._settings.unreceipted_max - self._places
+        ready = []
+        for entry in self._outstanding.values():
+            if entry.due_s <= now_s and (not entry.deferred or room > 0):
+                room -= entry.deferred
+                ready.append(entry.batch)
         if not ready:
             self._due_s = min((entry.due_s for entry in self._outstanding.values()), default=_NEVER)
         return ready
 
     def _fill(self) -> None:
-        room = self._settings.unreceipted_max - len(self._outstanding)
+        room = self._settings.unreceipted_max - self._places
         if room > 0 and self._more:
             found = self._refill(self._last_id, room)
             self._more = len(found) == room
@@ -113,6 +156,8 @@ class Agent:
             self.counts.published += 1
         else:
             self.counts.resent += 1
+        self._deferred -= entry.deferred
+        entry.deferred = False
         entry.due_s = now_s + self._back_off(entry.attempts)
         entry.attempts += 1
 
@@ -126,9 +171,15 @@ class Agent:
         """The outbox dropped a batch."""
         for key, entry in self._outstanding.items():
             if entry.batch.id == id_:
-                del self._outstanding[key]
+                self._drop(key)
                 self._due_s = 0.0
                 return
+
+    def _drop(self, key: tuple[str, int]) -> _Outstanding | None:
+        entry = self._outstanding.pop(key, None)
+        if entry is not None:
+            self._deferred -= entry.deferred
+        return entry
 
     def set_aside(self, batch: Waiting, reason: str) -> Settled:
         """Give a batch up; to be committed to the outbox."""
@@ -137,8 +188,15 @@ class Agent:
     # -- coming in -----------------------------------------------------------------------------
 
     def hurry(self) -> None:
-        """Everything outstanding is due now."""
+        """Everything outstanding is due now; of what is deferred, as much as has a place."""
         for entry in self._outstanding.values():
+            if not entry.deferred:
+                entry.due_s = 0.0
+        self._hurry_deferred()
+
+    def _hurry_deferred(self) -> None:
+        deferred = (entry for entry in self._outstanding.values() if entry.deferred)
+        for entry in itertools.islice(deferred, self._settings.unreceipted_max):
             entry.due_s = 0.0
         self._due_s = 0.0
 
@@ -162,23 +220,31 @@ class Agent:
             return []
         settled = [self._settle(receipt.plan, window, None) for window in receipt.committed]
         for window, reason in receipt.refused:
-            if reason in TRANSIENT_REASONS:
-                self._defer(receipt.plan, window, now_s)
+            # Sealed for our present group, `group` means that the aggregator has to learn of the move yet.
+            if reason in TRANSIENT_REASONS or (reason == MOVED and not self._moved(receipt.plan, window)):
+                self._defer(receipt.plan, window, reason, now_s)
             else:
                 settled.append(self._settle(receipt.plan, window, reason))
         self._due_s = 0.0
         return settled
 
     def _settle(self, plan: str, window: int, reason: str | None) -> Settled:
-        if self._outstanding.pop((plan, window), None) is not None:
+        entry = self._drop((plan, window))
+        if entry is not None:
             if reason is None:
                 self.counts.receipted += 1
+                if entry.reason is not None:
+                    self._hurry_deferred()
             else:
                 self.counts.refused += 1
         return Settled(meter=self.meter, plan=plan, window=window, reason=reason)
 
-    def _defer(self, plan: str, window: int, now_s: float) -> None:
+    def _defer(self, plan: str, window: int, reason: str, now_s: float) -> None:
         entry = self._outstanding.get((plan, window))
         if entry is not None:
             self.counts.deferred += 1
-            entry.due_s = now_s + self._back_off(max(0, entry.attempts - 1))
+            self._deferred += not entry.deferred
+            entry.deferred, entry.reason = True, reason
+            turns = max(1.0, self._deferred / self._settings.unreceipted_max)
+            entry.due_s = now_s + turns * self._back_off(max(0, entry.attempts - 1))
+            self.news.append(Deferred(plan, window, reason))

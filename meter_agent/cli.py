@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gridhe.base.commands import CommonOptions, common_options, run_command, timings_option, version_option
+from gridhe.base.commands import (
+    CommonOptions,
+    common_options,
+    run_command,
+    timings_option,
+    trust_clock_option,
+    version_option,
+)
+from gridhe.base.hangup import ignore_hangups
 from gridhe.base.timings import timings_to
 
 if TYPE_CHECKING:
@@ -107,6 +115,7 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--json", "as_json", is_flag=True, help="End with a summary, one JSON object on one line."
         ),
+        trust_clock_option,
         timings_option,
     ]
     for option in reversed(options):
@@ -177,6 +186,7 @@ def run(common: CommonOptions, credential: Path, state_dir: Path, broker: str | 
     --state-dir, and a window that was sealed once is published with the same bytes for ever.
     """
     settings = common.load({"broker.url": broker})
+    ignore_hangups()
     from gridhe.meter_agent.process import MeterProcess
     from gridhe.wire.credential import load_device
 
@@ -189,6 +199,7 @@ def run(common: CommonOptions, credential: Path, state_dir: Path, broker: str | 
             options=_options(given),
             devices=True,
             stop_when_receipted=_stops(given),
+            trust_clock=given["trust_clock"],
             column=given["column"],
         ).run()
     _finish(summary, given["as_json"])
@@ -227,6 +238,7 @@ def fleet(
     order.
     """
     settings = common.load({"broker.url": broker})
+    ignore_hangups()
     from gridhe.meter_agent.process import MeterProcess
     from gridhe.wire.credential import load_fleet
 
@@ -241,6 +253,7 @@ def fleet(
             connections=given["connections"],
             shared_password=loaded.password,
             stop_when_receipted=_stops(given),
+            trust_clock=given["trust_clock"],
             skip_columns=given["skip_columns"],
             on_progress=bar.show if bar.wanted else None,
         ).run()

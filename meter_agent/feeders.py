@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
+from gridhe.errors import SourceError
 from gridhe.meter_agent.plans import PlanBook
 from gridhe.meter_agent.sources.protocol import DeviceSource, WindowSource
 from gridhe.meter_agent.windows import ClosedWindow, WindowBuilder, WindowCounts
@@ -36,6 +37,10 @@ class Feeder(Protocol):
 
     def ready_s(self) -> float | None:
         """When `next` is worth asking again; None when the source has ended."""
+        ...
+
+    def again(self, plan: Plan, window: int) -> ClosedWindow | None:
+        """The readings of a window that was sealed; None when they are not there any more."""
         ...
 
     def where(self, plan: Plan, window: int, interval: int) -> str:
@@ -108,6 +113,13 @@ class WindowFeeder:
         """The end of the next window."""
         upcoming = self._upcoming()
         return None if upcoming is None else float((upcoming[1] + 1) * upcoming[0].window_s)
+
+    def again(self, plan: Plan, window: int) -> ClosedWindow | None:
+        """The source gives them as often as it is asked."""
+        try:
+            return ClosedWindow(window=window, readings=self._source(plan).window(self._meter, window))
+        except SourceError:
+            return None
 
     def where(self, plan: Plan, window: int, interval: int) -> str:
         """The source's word for it."""
@@ -232,6 +244,10 @@ class DeviceFeeder:
         """Always worth asking, until the end."""
         waiting = self.window_builder is not None and bool(self.window_builder.closed)
         return None if self._ended and not waiting else 0.0
+
+    def again(self, plan: Plan, window: int) -> ClosedWindow | None:
+        """A device's readings are kept until they are sealed, and no longer."""
+        return None
 
     def where(self, plan: Plan, window: int, interval: int) -> str:
         """The source's word for it, where it has one."""

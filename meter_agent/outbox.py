@@ -23,7 +23,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +38,14 @@ from gridhe.errors import StateError
 if TYPE_CHECKING:
     from gridhe.config.settings import MeterSettings
 
-__all__ = ["Committed", "Outbox", "SealedBatch", "Settled", "Waiting"]
+__all__ = ["Committed", "DamagedBatch", "Outbox", "SealedBatch", "Settled", "Waiting"]
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 3  # 2: checksums. 3: transactions are counted in a table
 _CHECK_MAX_BYTES = 128 << 20  # a larger file is not read through at every start
 _CACHE_KIB = 2_048
 _CHECKSUM_BYTES = 16
+_CLOCK = "clock_s"
 _SCHEMA = """
 CREATE TABLE batches (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -64,6 +65,10 @@ CREATE TABLE journal (meter TEXT PRIMARY KEY, state BLOB NOT NULL, checksum BLOB
 """
 
 
+class DamagedBatch(StateError):
+    """The disk did not give a batch's bytes back as they were. The others are not concerned."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedBatch:
     """A window's envelope. `until_s` is the window's end, UTC epoch seconds."""
@@ -73,6 +78,7 @@ class SealedBatch:
     window: int
     until_s: int
     payload: bytes = field(repr=False)
+    anew: bool = False  # in place of a batch of the same window that was refused, and never counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,9 +169,30 @@ class Outbox:
         return [Waiting(id=id_, plan=plan, window=window) for id_, plan, window in rows]
 
     def payload(self, id_: int) -> bytes | None:
-        """A batch's bytes; None when it is gone."""
+        """A batch's bytes; None when it is gone. Raises DamagedBatch."""
         rows = self._db.query("SELECT meter, plan, window, payload, checksum FROM batches WHERE id = ?", id_)
-        return bytes(self._checked(*rows[0])[-1]) if rows else None
+        return self._payload(rows)
+
+    def payload_of(self, meter: str, plan: str, window: int) -> bytes | None:
+        """The bytes of a window's batch; None when it is gone. Raises DamagedBatch."""
+        return self._payload(
+            self._db.query(
+                "SELECT meter, plan, window, payload, checksum FROM batches "
+                "WHERE meter = ? AND plan = ? AND window = ?",
+                meter,
+                plan,
+                window,
+            )
+        )
+
+    @staticmethod
+    def _payload(rows: list[tuple[Any, ...]]) -> bytes | None:
+        if not rows:
+            return None
+        *content, checksum = rows[0]
+        if _checksum(*content) != checksum or not isinstance(content[-1], bytes):
+            raise DamagedBatch("a batch fails its checksum")
+        return content[-1]
 
     def sealed_until_s(self) -> dict[str, int]:
         """Per meter: the end of its last sealed window."""
@@ -196,6 +223,12 @@ class Outbox:
         value = self._db.meta(f"note:{name}")
         return None if value is None else value.decode()
 
+    @property
+    def known_s(self) -> float | None:
+        """The last time that was believed (UTC epoch seconds)."""
+        note = self.note(_CLOCK)
+        return None if note is None else float(note)
+
     # -- writing -------------------------------------------------------------------------------
 
     def set_note(self, name: str, value: str) -> None:
@@ -209,8 +242,9 @@ class Outbox:
         sealed: Sequence[SealedBatch] = (),
         settled: Iterable[Settled] = (),
         journals: Mapping[str, bytes] | None = None,
+        clock_s: float | None = None,
     ) -> Committed:
-        """All of it or nothing, durable when this returns.
+        """All of it or nothing, durable when this returns. `clock_s`: the time, if it is believed.
 
         Raises DatabaseFull when the disk has no room (nothing was written: call again with the same), and
         StateError for what no retry mends.
@@ -232,6 +266,8 @@ class Outbox:
                 for meter, state in (journals or {}).items():
                     checksum = _checksum(meter, state)
                     self._db.write("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", meter, state, checksum)
+                if clock_s is not None:
+                    self._db.set_meta(f"note:{_CLOCK}", str(clock_s).encode())
                 failpoint("meter.3.written")
         except StateError:
             self._held, self._aside = held, aside
@@ -267,10 +303,12 @@ class Outbox:
     def _store(self, batch: SealedBatch, dropped: list[tuple[str, int]]) -> Waiting | None:
         """The stored batch; None if its window was sealed before; id 0 if it had to be dropped itself."""
         rows = self._db.query("SELECT until_s FROM sealed WHERE meter = ?", batch.meter)
-        if rows and batch.until_s <= rows[0][0]:
+        if batch.anew:
+            self._settle(Settled(meter=batch.meter, plan=batch.plan, window=batch.window))
+        elif rows and batch.until_s <= rows[0][0]:
             return None
-        until = (batch.meter, batch.until_s)
-        self._db.write("INSERT OR REPLACE INTO sealed VALUES (?, ?, ?)", *until, _checksum(*until))
+        else:
+            self._set_sealed_until(batch.meter, batch.until_s)
         if self._held[batch.meter] >= self._max and not self._make_room(batch.meter, dropped):
             dropped.append((batch.meter, 0))
             return Waiting(id=0, plan=batch.plan, window=batch.window)
@@ -283,6 +321,27 @@ class Outbox:
         )
         self._held[batch.meter] += 1
         return Waiting(id=id_, plan=batch.plan, window=batch.window)
+
+    def _set_sealed_until(self, meter: str, until_s: int) -> None:
+        until = (meter, until_s)
+        self._db.write("INSERT OR REPLACE INTO sealed VALUES (?, ?, ?)", *until, _checksum(*until))
+
+    def take_back(self, meters: Iterable[str], until_s: int, batches: Iterable[Settled]) -> None:
+        """Forget what these meters read and sealed while the clock was ahead, and seal from `until_s` on.
+
+        A transaction of its own. `batches` are those of windows that have not been yet.
+        """
+        held, aside = self._held.copy(), self._aside.copy()
+        try:
+            with self._db.transaction():
+                for batch in batches:
+                    self._settle(replace(batch, reason=None))
+                for meter in meters:
+                    self._set_sealed_until(meter, until_s)
+                    self._db.write("DELETE FROM journal WHERE meter = ?", meter)
+        except StateError:
+            self._held, self._aside = held, aside
+            raise
 
     def _make_room(self, meter: str, dropped: list[tuple[str, int]]) -> bool:
         """Whether an old batch went: a refused one in any case, else the oldest if that is the policy."""

@@ -4,6 +4,7 @@ A window that ends in the future is refused by aggregators as early, so a simula
 up with the present goes on in real time.
 """
 
+import math
 from collections.abc import Callable
 
 __all__ = ["Pace"]
@@ -15,12 +16,15 @@ class Pace:
     def __init__(
         self,
         *,
-        wall: Callable[[], float],
+        wall: Callable[[], float | None],
         monotonic: Callable[[], float],
         speed: float | None = None,
         from_s: float | None = None,
     ) -> None:
-        """`speed` times as fast as real time, starting at `from_s` (UTC epoch s); None: the wall clock."""
+        """`speed` times as fast as real time, starting at `from_s` (UTC epoch s); None: the wall clock.
+
+        `wall` gives None while it cannot be believed: then no moment has come yet.
+        """
         self._wall, self._monotonic = wall, monotonic
         self._speed, self._from_s = speed, from_s
         self._begun_s = monotonic()
@@ -28,6 +32,8 @@ class Pace:
     def now_s(self) -> float:
         """Simulated UTC epoch seconds."""
         wall_s = self._wall()
+        if wall_s is None:
+            return -math.inf
         if self._speed is None or self._from_s is None:
             return wall_s
         return min(wall_s, self._from_s + (self._monotonic() - self._begun_s) * self._speed)

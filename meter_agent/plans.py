@@ -98,6 +98,11 @@ class PlanBook:
         """The plan with the latest start."""
         return self._starts[-1][2] if self._starts else None
 
+    def known(self, plan_id: str) -> Plan | None:
+        """The plan of this id, if it is known."""
+        bundle = self._bundles.get(plan_id)
+        return None if bundle is None else bundle.plan
+
     def at(self, moment_s: float) -> Plan | None:
         """The plan in force at a moment (UTC epoch seconds); None before the first."""
         found = None

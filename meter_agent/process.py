@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gridhe import __version__
+from gridhe.base.clock import PlausibleClock
 from gridhe.broker.client.loop import EventLoop
-from gridhe.errors import CredentialError
+from gridhe.errors import CredentialError, EnvelopeError
 from gridhe.meter_agent.agent import Agent, AgentCounts
+from gridhe.meter_agent.batches import BatchSealer
 from gridhe.meter_agent.connections import close_all, connect_each, connect_shared
-from gridhe.meter_agent.outbox import Outbox
+from gridhe.meter_agent.outbox import DamagedBatch, Outbox
 from gridhe.meter_agent.plans import PlanBook
 from gridhe.meter_agent.policy import ReadingPolicy
 from gridhe.meter_agent.publisher import MeterUnit, Publisher
 from gridhe.meter_agent.readings import Readings, SourceOptions
 from gridhe.meter_agent.service import Service
+from gridhe.wire.envelope import open_envelope
 
 if TYPE_CHECKING:
     from gridhe.broker.client.session import Session
@@ -51,15 +54,19 @@ class MeterProcess:
         stop_when_receipted: bool = False,
         skip_columns: int = 0,
         column: str | None = None,
+        trust_clock: bool = False,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> None:
-        """`on_progress(settled, expected)` is called twice a second. Raises nothing: `run` does."""
+        """`on_progress(settled, expected)` is called twice a second. Raises nothing: `run` does.
+
+        `trust_clock`: believe this start's clock, however long after the last commit.
+        """
         self._credentials, self._state_dir, self._settings = credentials, state_dir, settings
         self._options, self._devices = options, devices
         self._connections, self._shared_password = connections, shared_password
         self._stop_when_receipted = stop_when_receipted
         self._skip_columns, self._column = skip_columns, column
-        self._on_progress = on_progress
+        self._on_progress, self._trust_clock = on_progress, trust_clock
         self._agents = AgentCounts()
 
     def run(self) -> dict[str, Any]:
@@ -76,6 +83,8 @@ class MeterProcess:
             loop = stack.enter_context(EventLoop())
             book = PlanBook(self._state_dir / "plans", self._credentials[0].authority_key)
             policy = ReadingPolicy(meter_settings)
+            sealer = BatchSealer(book, policy)
+            clock = PlausibleClock(known_s=None if self._trust_clock else outbox.known_s)
             units = [self._unit(credential, outbox) for credential in self._credentials]
             strangers = outbox.meters() - {unit.meter for unit in units}
             if strangers:
@@ -90,7 +99,7 @@ class MeterProcess:
                 book=book,
                 outbox=outbox,
                 policy=policy,
-                wall=time.time,
+                wall=clock.now,
                 monotonic=loop.clock,
                 devices=self._devices,
                 skip_columns=self._skip_columns,
@@ -104,11 +113,12 @@ class MeterProcess:
                 loop=loop,
                 outbox=outbox,
                 book=book,
-                policy=policy,
+                sealer=sealer,
                 publisher=publisher,
                 units=units,
                 begin=readings.begin,
-                unreceipted_max=meter_settings.unreceipted_max,
+                clock=clock,
+                settings=meter_settings,
                 hold_back=self._options.speed is None,
                 stop_when_receipted=self._stop_when_receipted,
             )
@@ -124,11 +134,21 @@ class MeterProcess:
                     publisher.say_goodbye()
                     close_all(sessions, loop)
             self._progress(readings, service)
-            return self._summary(service, publisher, policy, outbox, time.monotonic() - begun_s)
+            seconds = time.monotonic() - begun_s
+            return self._summary(service, publisher, policy, sealer, outbox, seconds)
 
     def _unit(self, credential: "DeviceCredential", outbox: Outbox) -> MeterUnit:
         def refill(after: int, limit: int) -> "list[Any]":
             return outbox.waiting(credential.meter, after=after, limit=limit)
+
+        def moved(plan: str, window: int) -> bool:
+            try:
+                payload = outbox.payload_of(credential.meter, plan, window)
+                return (
+                    payload is None or open_envelope(payload, len(payload)).header.group != credential.group
+                )
+            except (DamagedBatch, EnvelopeError):
+                return True  # set aside, as it would be when it is sent again
 
         agent = Agent(
             credential.meter,
@@ -137,6 +157,7 @@ class MeterProcess:
             refill=refill,
             rng=random.Random(),  # noqa: S311 - spreads resends, keeps no secret
             counts=self._agents,
+            moved=moved,
         )
         return MeterUnit(credential=credential, agent=agent)
 
@@ -176,6 +197,7 @@ class MeterProcess:
         service: Service,
         publisher: Publisher,
         policy: ReadingPolicy,
+        sealer: BatchSealer,
         outbox: Outbox,
         seconds: float,
     ) -> dict[str, Any]:
@@ -190,9 +212,10 @@ class MeterProcess:
             "resent": agents.resent,
             "dropped": counts.dropped,
             "repeated": counts.repeated,
+            "resealed": counts.resealed,
             "waiting": sum(outbox.backlog(unit.meter) for unit in service.units),
             "bytes": publisher.bytes,
-            "ms_per_batch": round(counts.seal_ms_median, 3),
+            "ms_per_batch": round(sealer.ms_median, 3),
             "seconds": round(seconds, 3),
             "junk": counts.junk + agents.junk_receipts,
             "readings": policy.counts.as_dict(),

@@ -1,6 +1,5 @@
 """Puts due batches and statuses on the wire, a slice at a time, no faster than the broker takes them."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 from gridhe.base.failpoints import failpoint
 from gridhe.broker.client.session import Message
 from gridhe.errors import EnvelopeError
+from gridhe.meter_agent.outbox import DamagedBatch
 from gridhe.wire import topics
 from gridhe.wire.envelope import open_envelope
 from gridhe.wire.status import Status
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MeterUnit", "Publisher"]
 
-_LOG = logging.getLogger(__name__)
 _SLICE_S = 0.010
 # After a connect, retained plans and statuses come first: a batch published before the aggregator's
 # incarnation is known would be published a second time for it.
@@ -125,13 +124,15 @@ class Publisher:
                     return False
                 if not session.writable:
                     break
-                payload = self._outbox.payload(batch.id)
+                try:
+                    payload = self._outbox.payload(batch.id)
+                except DamagedBatch:
+                    payload = b""
                 if payload is None:
                     unit.agent.forget(batch.id)
                     continue
                 if not _intact(payload, unit.credential.ingest_key):
                     # The disk changed it. Nobody could answer such a batch, so it would wait for ever.
-                    _LOG.error("%s: window %d is damaged on the disk; set aside", unit.meter, batch.window)
                     self.damaged.append(unit.agent.set_aside(batch, "damaged"))
                     continue
                 topic = topics.batch(unit.credential.group, unit.meter)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gridhe.errors import ConfigError, SourceError
 from gridhe.meter_agent.feeders import DeviceFeeder, WindowFeeder
+from gridhe.meter_agent.outbox import Settled
 from gridhe.meter_agent.pace import Pace
 from gridhe.meter_agent.sources.protocol import DeviceSource, WindowDevice, WindowSource
 from gridhe.meter_agent.sources.replay import ReplaySource, last_start_s
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Readings", "SourceOptions", "columns_of"]
 
 _LOG = logging.getLogger(__name__)
+_ALL = 2**31  # batches of one meter: more than an outbox holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ class Readings:
         book: "PlanBook",
         outbox: "Outbox",
         policy: "ReadingPolicy",
-        wall: Callable[[], float],
+        wall: Callable[[], float | None],
         monotonic: Callable[[], float],
         devices: bool,
         skip_columns: int = 0,
@@ -132,13 +134,19 @@ class Readings:
                 self._sources[shape] = replay
         return self._sources[shape]
 
-    def begin(self, plan: "Plan") -> Pace:
-        """Give every unit its feeder, and say how fast time passes. Raises ConfigError and SourceError."""
+    def begin(self, plan: "Plan", now_s: float) -> Pace:
+        """Give every unit its feeder, and say how fast time passes. Raises ConfigError and SourceError.
+
+        `now_s` is the believed time (UTC epoch seconds). After a step of the clock this is called again.
+        """
         options = self._options
-        start_s = self._start_s(plan)
+        self._take_back(plan, now_s)
+        start_s = self._start_s(plan, now_s)
         until_s = None if options.windows is None else start_s + options.windows * plan.window_s
         sealed = self._outbox.sealed_until_s()
         resume_s = [max(start_s, sealed.get(unit.meter, start_s)) for unit in self._units]
+        if self._follows_the_clock:
+            resume_s = self._within_horizon(resume_s, plan, now_s)
         for unit, from_s in zip(self._units, resume_s, strict=True):
             if self._devices:
                 unit.feeder = DeviceFeeder(
@@ -169,7 +177,48 @@ class Readings:
         source = self.source(plan)
         return WindowDevice(source, meter, window_s=plan.window_s, interval_s=plan.interval_s)
 
-    def _start_s(self, plan: "Plan") -> int:
+    @property
+    def _follows_the_clock(self) -> bool:
+        """Whether windows are those of the present, and not those of a file or a simulation."""
+        options, table = self._options, self._table
+        return options.speed == 1 and options.start_s is None and (table is None or table.times_s is None)
+
+    def _within_horizon(self, resume_s: list[int], plan: "Plan", now_s: float) -> list[int]:
+        """Leave out windows that ended so long ago that they are refused."""
+        oldest_s = int((now_s - plan.horizon_s) // plan.window_s) * plan.window_s
+        skipped = max((oldest_s - from_s) // plan.window_s for from_s in resume_s)
+        if skipped > 0:
+            _LOG.warning(
+                "the last window was sealed %d windows longer ago than the plan's horizon (plan.horizon_s, "
+                "%g s): these are left out",
+                skipped,
+                plan.horizon_s,
+            )
+        return [max(from_s, oldest_s) for from_s in resume_s]
+
+    def _take_back(self, plan: "Plan", now_s: float) -> None:
+        """Forget windows that were sealed while the clock was ahead, and have not been yet."""
+        present_s = int(now_s // plan.window_s) * plan.window_s
+        sealed = self._outbox.sealed_until_s()
+        ahead = [unit for unit in self._units if sealed.get(unit.meter, 0) > present_s + plan.window_s]
+        if not ahead:
+            return
+        gone = []
+        for unit in ahead:
+            for batch in self._outbox.waiting(unit.meter, limit=_ALL):
+                sealed_by = self._book.known(batch.plan)
+                if sealed_by is not None and (batch.window + 1) * sealed_by.window_s > now_s + plan.early_s:
+                    gone.append(Settled(meter=unit.meter, plan=batch.plan, window=batch.window))
+                    unit.agent.forget(batch.id)
+        self._outbox.take_back([unit.meter for unit in ahead], present_s, gone)
+        _LOG.warning(
+            "%d meters had sealed windows that are still to come, while the clock was ahead: %d batches are "
+            "forgotten, and windows count again from the present one on",
+            len(ahead),
+            len(gone),
+        )
+
+    def _start_s(self, plan: "Plan", now_s: float) -> int:
         """The start of the first window, and of the file's first row."""
         options, note = self._options, self._outbox.note("start_s")
         if options.start_s is not None and options.start_s % plan.window_s:
@@ -179,10 +228,10 @@ class Readings:
             )
         if options.start_s is not None:
             start_s = options.start_s
-        elif note is not None:
+        elif note is not None and not (self._follows_the_clock and int(note) > now_s):
             start_s = int(note)  # a restart goes on where the first start began
         else:
-            start_s = self._default_start_s(plan)
+            start_s = self._default_start_s(plan, now_s)
         if note != str(start_s):
             self._outbox.set_note("start_s", str(start_s))
         if self._table is not None:
@@ -190,9 +239,9 @@ class Readings:
             self._file_start_s = None if own_times else start_s
         return start_s
 
-    def _default_start_s(self, plan: "Plan") -> int:
+    def _default_start_s(self, plan: "Plan", now_s: float) -> int:
         """Real time starts with the present window; faster, the last window wanted is the one just over."""
-        options, now_s = self._options, self._wall()
+        options = self._options
         present_s = int(now_s // plan.window_s) * plan.window_s
         if self._table is not None and self._table.times_s is not None:
             return int(self._table.times_s[0] // plan.window_s) * plan.window_s

@@ -10,37 +10,37 @@ the network. A window goes through these steps, and no later one starts before t
 
 A full disk stops steps 1 to 3 and nothing else: what is in memory stays there, what is on the disk
 goes on being published, and the commit is tried again until there is room.
+
+So does a clock that cannot be believed (`gridhe.base.clock`). After a step of it everything is begun as
+at a start, from what is committed.
 """
 
 import functools
 import heapq
 import logging
-import statistics
-import time
-from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from gridhe.base.failpoints import failpoint
 from gridhe.base.sqlite import DatabaseFull
-from gridhe.base.timings import timed
 from gridhe.errors import EnvelopeError
 from gridhe.meter_agent.outbox import SealedBatch, Settled
-from gridhe.meter_agent.sealing import Sealer
+from gridhe.meter_agent.refusals import Refusals
 from gridhe.meter_agent.windows import WindowCounts
 from gridhe.wire import topics
+from gridhe.wire.receipt import MOVED
 from gridhe.wire.status import Status
 
 if TYPE_CHECKING:
+    from gridhe.base.clock import PlausibleClock
     from gridhe.broker.client.loop import EventLoop
+    from gridhe.config.settings import MeterSettings
+    from gridhe.meter_agent.batches import BatchSealer
     from gridhe.meter_agent.feeders import Feeder
     from gridhe.meter_agent.outbox import Outbox
     from gridhe.meter_agent.pace import Pace
     from gridhe.meter_agent.plans import PlanBook
-    from gridhe.meter_agent.policy import ReadingPolicy
     from gridhe.meter_agent.publisher import MeterUnit, Publisher
     from gridhe.meter_agent.windows import ClosedWindow
     from gridhe.plan.plan import Plan
@@ -56,7 +56,6 @@ _SETTLE_S = 0.25  # after the first connect, the retained plan comes before anyt
 _OFFLINE_S = 3.0  # without a broker, sealing starts with the cached plans after this
 _DISK_RETRY_S = 2.0
 _STATUS_S = 30.0
-_TIMINGS_MAX = 20_000
 
 
 @dataclass(slots=True)
@@ -66,13 +65,8 @@ class ServiceCounts:
     sealed: int = 0
     repeated: int = 0  # windows that were sealed before, by an earlier run
     dropped: int = 0
+    resealed: int = 0  # for the group that the meter has moved to
     junk: int = 0  # messages that were no status and no receipt for a meter here
-    seal_ms: "array[float]" = field(default_factory=lambda: array("d"))
-
-    @property
-    def seal_ms_median(self) -> float:
-        """Milliseconds of sealing one batch."""
-        return statistics.median(self.seal_ms) if self.seal_ms else 0.0
 
 
 class Service:
@@ -84,24 +78,30 @@ class Service:
         loop: "EventLoop",
         outbox: "Outbox",
         book: "PlanBook",
-        policy: "ReadingPolicy",
+        sealer: "BatchSealer",
         publisher: "Publisher",
         units: "Sequence[MeterUnit]",
-        begin: "Callable[[Plan], Pace]",
-        unreceipted_max: int,
+        begin: "Callable[[Plan, float], Pace]",
+        clock: "PlausibleClock",
+        settings: "MeterSettings",
         hold_back: bool,
         stop_when_receipted: bool,
     ) -> None:
-        """`begin(plan)`, called once the first plan is known, gives every unit its feeder and the pace.
+        """`begin(plan, now_s)` gives every unit its feeder and the pace: once the first plan is known and the
+        clock is believed, and again when the clock has stepped.
 
         `hold_back`: seal no further ahead of the receipts than twice `unreceipted_max` per meter.
         """
-        self._loop, self._outbox, self._book, self._policy = loop, outbox, book, policy
+        self._loop, self._outbox, self._book, self._sealer = loop, outbox, book, sealer
         self._publisher = publisher
         self.units = list(units)
         self._by_meter = {unit.meter: unit for unit in self.units}
         self._begin = begin
-        self._held_back_at = 2 * unreceipted_max if hold_back else None
+        self._held_back_at = 2 * settings.unreceipted_max if hold_back else None
+        self._seals_moved_anew = settings.moved == "reseal"
+        self._clock, self._clock_steps, self._clock_s = clock, 0, clock.now()
+        self._refusals = Refusals(loop.clock)
+        self._moved: list[Settled] = []  # refused since their meter has moved: to be sealed anew
         self._stop_when_receipted = stop_when_receipted
         self.counts = ServiceCounts()
         self.pace: Pace | None = None
@@ -130,10 +130,7 @@ class Service:
         kind, _, name = topic.removeprefix(f"{topics.PREFIX}/").partition("/")
         if kind == "receipt" and name in self._by_meter:
             failpoint("meter.receipt.before")
-            found = self._by_meter[name].agent.on_receipt(payload, self._loop.clock())
-            if found:
-                self._settled += found
-                self._since()
+            self._on_receipt(self._by_meter[name], payload)
         elif kind == "plan":
             if self._book.add(payload) is not None:
                 for unit in self.units:
@@ -142,6 +139,25 @@ class Service:
             self._on_aggregator(name.removeprefix("aggregator/"), payload)
         else:
             self.counts.junk += 1
+
+    def _on_receipt(self, unit: "MeterUnit", payload: bytes) -> None:
+        for word in unit.agent.on_receipt(payload, self._loop.clock()):
+            if word.reason == MOVED and self._seals_moved_anew:
+                self._moved.append(word)
+            else:
+                self._settle(word)
+        for deferred in unit.agent.news:
+            self._refusals.add(unit.meter, deferred.plan, deferred.window, deferred.reason, final=False)
+        if unit.agent.news:
+            unit.agent.news.clear()
+            self._unblock({unit.meter})
+
+    def _settle(self, word: Settled) -> None:
+        """Take an aggregator's last word on a batch; it is committed with the next group."""
+        if word.reason is not None:
+            self._refusals.add(word.meter, word.plan, word.window, word.reason, final=True)
+        self._settled.append(word)
+        self._since()
 
     def _on_aggregator(self, aggregator: str, payload: bytes) -> None:
         try:
@@ -167,15 +183,16 @@ class Service:
 
     def _work(self) -> None:
         now_s = self._loop.clock()
+        self._look_at_clock()
         more = self._may_seal(now_s) and self._seal(now_s)
         waited = self._oldest_s is not None and now_s - self._oldest_s >= _COMMIT_S
         if waited or (self._sealed and not more):
             self._commit(now_s)
         more = self._publisher.publish(now_s) or more
         if self._publisher.damaged:
-            self._settled += self._publisher.damaged
+            for word in self._publisher.damaged:
+                self._settle(word)
             self._publisher.damaged.clear()
-            self._since()
         if self._stop_when_receipted and self.done:
             self._loop.stop()
         elif more and not self._soon:
@@ -186,28 +203,44 @@ class Service:
     def sealing_done(self) -> bool:
         """Whether every source has ended and everything sealed is committed."""
         begun = self.pace is not None
-        return begun and not (self._queue or self._blocked or self._sealed or self._settled)
+        return begun and not (self._queue or self._blocked or self._sealed or self._settled or self._moved)
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will be sealed and nothing waits for a receipt."""
+        """Whether nothing more will be sealed, and nothing waits for a receipt but what is refused as late.
+
+        That waits for an aggregator whose clock is set, which may never come: a later run sends it again.
+        """
         return self.sealing_done and all(
-            unit.agent.outstanding == 0 and self._outbox.backlog(unit.meter) == 0 for unit in self.units
+            self._outbox.backlog(unit.meter) == unit.agent.late for unit in self.units
         )
 
     # -- sealing -------------------------------------------------------------------------------
 
+    def _look_at_clock(self) -> None:
+        """Ask whether the clock is believed; after a step, begin anew from what is committed."""
+        self._clock_s = self._clock.now()
+        news = self._clock.news()
+        if news is not None:
+            _LOG.warning("%s", news if self._clock_s is not None else f"{news}; nothing is sealed until then")
+        if self._clock_s is not None and self._clock_steps != self._clock.steps:
+            if self._sealed and not self._commit(self._loop.clock()):
+                return
+            self._clock_steps = self._clock.steps
+            self.pace, self._queue = None, []
+            self._blocked.clear()
+
     def _may_seal(self, now_s: float) -> bool:
-        if now_s < self._disk_full_until_s or not len(self._book):
+        if now_s < self._disk_full_until_s or not len(self._book) or self._clock_s is None:
             return False
         online = self._online_s is not None and now_s >= self._online_s + _SETTLE_S
         if not online and now_s < self._started_s + _OFFLINE_S:
             return False
         if self.pace is None:
-            plan = self._book.at(time.time()) or self._book.latest
+            plan = self._book.at(self._clock_s) or self._book.latest
             if plan is None:
                 return False
-            self.pace = self._begin(plan)
+            self.pace = self._begin(plan, self._clock_s)
             self._queue = [(0.0, at) for at in range(len(self.units))]
         return True
 
@@ -216,6 +249,10 @@ class Service:
         if self.pace is None:
             return False
         until_s = now_s + _SEAL_SLICE_S
+        while self._moved:
+            self._seal_anew(self._moved.pop())
+            if self._loop.clock() >= until_s:
+                return True
         while self._queue:
             simulated_s = self.pace.now_s()
             if self._queue[0][0] > simulated_s:
@@ -233,7 +270,7 @@ class Service:
         feeder = unit.feeder
         if feeder is None:
             return
-        waiting = self._outbox.backlog(unit.meter)
+        waiting = self._outbox.backlog(unit.meter) - unit.agent.deferred
         if self._held_back_at is not None and waiting >= self._held_back_at:
             self._blocked.add(at)
             return
@@ -254,32 +291,21 @@ class Service:
             wait_s = 0.0 if upcoming is not None or journal is not None else _TICK_S
             heapq.heappush(self._queue, (max(ready_s, simulated_s + wait_s), at))
 
+    def _seal_anew(self, word: Settled) -> None:
+        """Seal a batch of a group that its meter has left for the new one, or set it aside."""
+        unit = self._by_meter[word.meter]
+        plan, feeder = self._book.known(word.plan), unit.feeder
+        closed = None if plan is None or feeder is None else feeder.again(plan, word.window)
+        if plan is None or feeder is None or closed is None:
+            self._settle(word)
+        else:
+            self._sealed.append(self._sealer.seal(unit.credential, feeder, plan, closed, anew=True))
+            self._since()
+            self.counts.resealed += 1
+            unit.agent.counts.refused -= 1
+
     def _seal_window(self, unit: "MeterUnit", feeder: "Feeder", plan: "Plan", closed: "ClosedWindow") -> None:
-        readings = {}
-        for quantity in plan.quantities:
-            raw = closed.readings.get(quantity.name)
-            if raw is not None:
-                readings[quantity.name] = self._policy.apply(
-                    np.asarray(raw, np.int64),
-                    quantity.largest,
-                    lambda interval: feeder.where(plan, closed.window, interval),
-                )
-        failpoint("meter.2.before")
-        begun_s = time.perf_counter()
-        encryptor = self._book.encryptor(plan)
-        payload = timed("seal", Sealer(encryptor, unit.credential).seal)(closed.window, readings)
-        failpoint("meter.2.sealed")
-        if len(self.counts.seal_ms) < _TIMINGS_MAX:
-            self.counts.seal_ms.append((time.perf_counter() - begun_s) * 1e3)
-        self._sealed.append(
-            SealedBatch(
-                meter=unit.meter,
-                plan=encryptor.plan_id,
-                window=closed.window,
-                until_s=(closed.window + 1) * plan.window_s,
-                payload=payload,
-            )
-        )
+        self._sealed.append(self._sealer.seal(unit.credential, feeder, plan, closed))
         journal = feeder.done(closed.window)
         if journal is not None:
             self._journals[unit.meter] = journal
@@ -299,7 +325,9 @@ class Service:
             return False
         failpoint("meter.3.before")
         try:
-            result = self._outbox.commit(sealed=self._sealed, settled=self._settled, journals=self._journals)
+            result = self._outbox.commit(
+                sealed=self._sealed, settled=self._settled, journals=self._journals, clock_s=self._clock_s
+            )
         except DatabaseFull as error:
             if self._disk_full_until_s == 0.0:
                 _LOG.error("%s; readings wait in memory until then", error)
@@ -340,6 +368,8 @@ class Service:
         """Commit everything that waits, at a clean end. Raises DatabaseFull when the disk has no room."""
         self._disk_full_until_s = 0.0
         if self._sealed or self._settled or self._journals:
-            self._outbox.commit(sealed=self._sealed, settled=self._settled, journals=self._journals)
+            self._outbox.commit(
+                sealed=self._sealed, settled=self._settled, journals=self._journals, clock_s=self._clock_s
+            )
             self.counts.sealed += len(self._sealed)
             self._sealed, self._settled, self._journals = [], [], {}

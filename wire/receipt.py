@@ -12,6 +12,8 @@ from gridhe.wire.codec import field, pack, plan_id, tag, tag_matches, unpack, un
 from gridhe.wire.envelope import WINDOW_MAX
 
 __all__ = [
+    "LATE",
+    "MOVED",
     "RECEIPT_BYTES_MAX",
     "TRANSIENT_REASONS",
     "TRANSIENT_TOTAL_REASONS",
@@ -25,7 +27,8 @@ RECEIPT_BYTES_MAX = 1 << 20
 # Refusals that time mends: a clock moves on or is set, the aggregator learns of plan or meter, a full part
 # closes. After the plan's end (`after_plan`) it is the meter that must learn of a plan: then it seals the
 # window anew. A meter keeps these batches and sends them again later; any other refusal is for good.
-TRANSIENT_REASONS = frozenset({"after_plan", "capacity", "clock", "early", "late", "not_enrolled", "plan"})
+LATE, MOVED = "late", "group"
+TRANSIENT_REASONS = frozenset({"after_plan", "capacity", "clock", "early", LATE, "not_enrolled", "plan"})
 # The same for totals. Anybody who may publish totals can cause this one: no signature vouches for the total.
 TRANSIENT_TOTAL_REASONS = frozenset({"signature"})
 _BATCHES, _TOTALS = "batches", "totals"  # one kind cannot be taken for the other

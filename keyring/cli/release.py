@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from gridhe.base.commands import CommonOptions, common_options, timings_option
+from gridhe.base.hangup import ignore_hangups
 from gridhe.base.timings import timings_to
 from gridhe.errors import ConfigError, ReleaseRefused, StateError
 from gridhe.keyring.cli.shared import broker_option, home_option, open_home, passphrase_option
@@ -82,6 +83,8 @@ def release(
     if follow and offline:
         raise ConfigError("--follow needs the broker; leave --offline away")
     settings = common.load({"broker.url": broker})
+    if follow:
+        ignore_hangups()
     asked = bool(groups or windows)
     with ExitStack() as stack:
         stack.enter_context(timings_to(timings, "authority"))
