@@ -17,7 +17,7 @@ __all__ = [
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 ROOT_GROUP = "grid"  # the roll-up of everything; no user's group may be called that
 _LEVELS_MAX = 8
-_RESERVED_METERS = frozenset({"authority", "aggregator", "fleet"})
+_RESERVED_METERS = frozenset({"authority", "aggregator", "fleet", "operator"})
 
 
 def check_name(name: str, what: str = "name") -> str:

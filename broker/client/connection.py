@@ -20,7 +20,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.stream import Stream
 
-__all__ = ["ConnectOptions", "Connection", "ConnectionListener", "Message"]
+__all__ = ["ConnectOptions", "Connection", "ConnectionListener", "Message", "OnPuback"]
 
 _TURN_BYTES, _TURN_S = 4 * 1024 * 1024, 0.02  # what one turn may read, and its time, handlers included
 _WINDOW_MAXIMUM = 1_000  # QoS 1 messages sent and not acknowledged; fewer where the broker says so
@@ -28,6 +28,9 @@ _PACKET_MAXIMUM = 268_435_455  # bytes: MQTT's own limit; less where the broker 
 _INCOMING_MAXIMUM = (
     32 * 1024 * 1024
 )  # bytes: larger than any plan's envelope; MQTT 5 brokers keep such packets
+
+
+OnPuback = Callable[[bool], None]  # whether the broker accepted the message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +135,8 @@ class Connection:
         self._open = True
         self._reading_soon = self._writing_soon = self._writer_watched = False
         self._goodbye: str | None = None
-        self._unacknowledged: dict[int, tuple[str, int]] = {}  # packet id -> topic, payload bytes
-        self._waiting: deque[Message] = deque()
+        self._unacknowledged: dict[int, tuple[Message, OnPuback | None]] = {}  # by packet id
+        self._waiting: deque[tuple[Message, OnPuback | None]] = deque()
         self._window = _WINDOW_MAXIMUM
         self.packet_maximum = _PACKET_MAXIMUM
         self.owed_bytes = 0
@@ -190,13 +193,13 @@ class Connection:
         """Messages taken that the broker's window has no room for yet."""
         return len(self._waiting)
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message, on_puback: OnPuback | None = None) -> None:
         """Send now, or as soon as the window has room."""
         self.owed_bytes += len(message.payload)
         if not self._waiting and len(self._unacknowledged) < self._window:
-            self._send(message)
+            self._send(message, on_puback)
         else:
-            self._waiting.append(message)
+            self._waiting.append((message, on_puback))
 
     def subscribe(self, filters: list[str]) -> None:
         """Ask for `filters` with QoS 1."""
@@ -261,12 +264,15 @@ class Connection:
 
     def _on_puback(self, mid: int, code: ReasonCode) -> None:
         """QoS 1: the broker has answered. QoS 0: it is written."""
-        topic, size = self._unacknowledged.pop(mid, ("", 0))
-        self.owed_bytes -= size
+        message, on_puback = self._unacknowledged.pop(mid, (None, None))
+        if message is not None:
+            self.owed_bytes -= len(message.payload)
         while self._waiting and len(self._unacknowledged) < self._window:
-            self._send(self._waiting.popleft())
+            self._send(*self._waiting.popleft())
         if code.is_failure:
-            self._listener.on_puback_refused(topic, code)
+            self._listener.on_puback_refused(message.topic if message is not None else "", code)
+        if on_puback is not None:
+            on_puback(not code.is_failure)
 
     def _on_suback(self, codes: list[ReasonCode]) -> None:
         for code in codes:
@@ -276,9 +282,9 @@ class Connection:
 
     # -- reading and writing -------------------------------------------------------------------
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: Message, on_puback: OnPuback | None) -> None:
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
-        self._unacknowledged[info.mid] = (message.topic, len(message.payload))
+        self._unacknowledged[info.mid] = (message, on_puback)
 
     def _on_readable(self) -> None:
         if not self._reading_soon:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gridhe.broker.client.connection import Connection, ConnectOptions, Message
+from gridhe.broker.client.connection import Connection, ConnectOptions, Message, OnPuback
 from gridhe.broker.client.loop import EventLoop, PeriodicTimer
 from gridhe.broker.client.stream import dial, tls_context
 from gridhe.broker.client.url import BrokerUrl
@@ -114,10 +114,11 @@ class Session:
         connection = self._connection
         return self._connected and connection is not None and connection.owed_bytes < _WRITABLE_BYTES
 
-    def publish(self, message: Message) -> bool:
+    def publish(self, message: Message, on_puback: OnPuback | None = None) -> bool:
         """Take `message` for sending; False, and it is the caller's still, when not connected or full.
 
         True is no promise: what is not acknowledged when the connection breaks is forgotten here.
+        `on_puback(accepted)` is called once the broker has answered (3.1.1 has no way to refuse).
         Raises BrokerError for a message larger than this broker takes: no repetition would help.
         """
         connection = self._connection
@@ -128,7 +129,7 @@ class Session:
                 f"{self.url} takes packets of {connection.packet_maximum} bytes and {message.topic} needs "
                 f"{message.packet_bytes}; raise the broker's max_packet_size"
             )
-        connection.publish(message)
+        connection.publish(message, on_puback)
         return True
 
     def subscribe(self, *filters: str) -> None:

@@ -6,6 +6,7 @@
     aggregator-<id>    receipt/+, total/#, its status       batch/#, plan/#, roster/#, status/#, its receipts
     authority          plan/#, roster/#, release/#,         total/#, status/#
                        receipt/+, status/authority
+    operator           nothing                              release/#, status/#, plan/#
 
 Everything not listed is refused; nobody is anonymous.
 """
@@ -28,6 +29,7 @@ from gridhe.wire.roster import RosterEntry
 __all__ = [
     "AUTHORITY_USER",
     "FLEET_USER",
+    "OPERATOR_USER",
     "ServerTls",
     "acl",
     "aggregator_user",
@@ -38,6 +40,7 @@ __all__ = [
 
 AUTHORITY_USER = "authority"
 FLEET_USER = "fleet"
+OPERATOR_USER = "operator"  # dashboards and people: reads what is released, and how everybody is
 
 # mosquitto_passwd's own count. Passwords hold 192 bits that nobody can guess, so stretching adds nothing, and
 # the broker checks them on its only thread: at 101 rounds a thousand meters reconnecting cost it 0.1 s.
@@ -106,6 +109,7 @@ def acl(
             )
         blocks.append(_block(aggregator_user(aggregator), _aggregator_rules(aggregator)))
     blocks.append(_block(AUTHORITY_USER, _authority_rules()))
+    blocks.append(_block(OPERATOR_USER, _operator_rules()))
     return "".join(blocks)
 
 
@@ -149,6 +153,10 @@ def _authority_rules() -> list[str]:
         f"write {topics.receipt('+')}",
         f"write {topics.STATUS_AUTHORITY}",
     ]
+
+
+def _operator_rules() -> list[str]:
+    return [f"read {topics.PREFIX}/{each}/#" for each in ("release", "status", "plan")]
 
 
 def mosquitto_conf(

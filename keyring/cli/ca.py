@@ -41,7 +41,8 @@ def ca(
     """Make a private CA (once) and certificates: the broker's, and clients' where it asks for them.
 
     Certificates last two years; run it again before. A client's certificate bears its broker user's name: a
-    meter's own, aggregator-ID, authority or fleet. With broker.client_certificates it is its only way in.
+    meter's own, aggregator-ID, authority, operator or fleet. With broker.client_certificates it is its only
+    way in.
 
     \b
     Examples:

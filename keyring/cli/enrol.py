@@ -106,6 +106,7 @@ def enrol(
             where = fleet if fleet is not None else paths[0] if len(paths) == 1 else paths[0].parent
             click.echo(f"{len(wanted)} meters: {where}")
         click.echo(f"the broker's files are renewed: {authority.paths.broker}")
+        click.echo(f"user operator reads release/#, status/#, plan/#: {authority.paths.operator_password}")
 
 
 def _wanted_meters(

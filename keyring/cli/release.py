@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -48,7 +48,7 @@ __all__ = ["release"]
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Also write JSON lines here.",
+    help="Append each total here as a JSON line, once over all runs; a regular file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout instead of a table.")
 def release(
@@ -72,6 +72,10 @@ def release(
     exactly those are given out (again, if they were before), and the exit code is 8 if one was refused. A
     JSON line has `intervals`, or `refused` and `message`.
 
+    --out appends and never empties: every released total gets one line, on the disk before it counts as given
+    out. What a crash or a full disk kept out of the file is written at the next start. The file may be moved
+    away at any time. With --all, --group or --window FILE gets what it does not hold yet.
+
     \b
     Examples:
       gridhe-keyring release --home authority
@@ -88,7 +92,7 @@ def release(
     asked = bool(groups or windows)
     with ExitStack() as stack:
         stack.enter_context(timings_to(timings, "authority"))
-        printer = _Printer(as_json=as_json, follow=follow, out=_open_out(stack, out, append=follow))
+        printer = _Printer(as_json=as_json, follow=follow)
         authority = open_home(stack, home, passphrase_file)
         service = stack.enter_context(
             ReleaseService(
@@ -98,10 +102,14 @@ def release(
                 groups=groups,
                 windows=windows,
                 released_too=released_too,
+                out=out,
+                complete=released_too or (asked and not follow),
             )
         )
-        outcomes = service.offline() if offline else service.online(idle_s=idle_s, follow=follow)
-    printer.finish()
+        try:
+            outcomes = service.offline() if offline else service.online(idle_s=idle_s, follow=follow)
+        finally:
+            printer.finish()  # also of what was released before an error
     if asked and not follow:
         if not outcomes:
             raise StateError(
@@ -111,31 +119,19 @@ def release(
             click.get_current_context().exit(ReleaseRefused.exit_code)
 
 
-def _open_out(stack: ExitStack, out: Path | None, *, append: bool) -> TextIO | None:
-    if out is None:
-        return None
-    try:
-        return stack.enter_context(out.open("a" if append else "w"))
-    except OSError as error:
-        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from None
-
-
 class _Printer:
     """Shows outcomes: JSON lines as they come, or a table."""
 
-    def __init__(self, *, as_json: bool, follow: bool, out: TextIO | None) -> None:
-        self._json, self._follow, self._out = as_json, follow, out
+    def __init__(self, *, as_json: bool, follow: bool) -> None:
+        self._json, self._follow = as_json, follow
         self._rows: list[dict[str, str]] = []
         self._released = self._refused = 0
 
     def emit(self, outcome: Outcome) -> None:
         from gridhe.keyring.release.report import summary_of, table
 
-        line = json.dumps(outcome.to_json(), separators=(",", ":"))
-        if self._out is not None:
-            print(line, file=self._out, flush=True)
         if self._json:
-            click.echo(line)
+            click.echo(json.dumps(outcome.to_json(), separators=(",", ":")))
             sys.stdout.flush()
         if outcome.record is None or outcome.plan is None:
             self._refused += 1

@@ -14,6 +14,7 @@ from gridhe.broker.client.url import BrokerUrl
 from gridhe.broker.server.mosquitto_config import (
     AUTHORITY_USER,
     FLEET_USER,
+    OPERATOR_USER,
     ServerTls,
     aggregator_user,
     write_server_files,
@@ -38,7 +39,7 @@ __all__ = ["AuthorityHome"]
 
 _PAYLOAD_MINIMUM = 16 << 20  # generated mosquitto.conf: room for totals' headers and larger rosters
 _SAVERS = 16
-_AUTHORITY_GENERATION = 1
+_AUTHORITY_GENERATION = _OPERATOR_GENERATION = 1
 
 
 class AuthorityHome:
@@ -289,6 +290,8 @@ class AuthorityHome:
     def write_broker_files(self, settings: BrokerSettings) -> Path:
         """mosquitto.conf, acl and passwords of everybody enrolled, in broker/; the path of the first.
 
+        The operator's password is written to credentials/ too: nobody enrols that user.
+
         The broker listens where broker.url points: on loopback only if that is loopback, with TLS if that is
         mqtts; its certificate is then expected in broker/tls/ (server.crt, server.key; ca.crt to ask clients
         for theirs): `gridhe-keyring ca` makes them (gridhe.keyring.home.ca). Raises ConfigError, StateError.
@@ -304,6 +307,9 @@ class AuthorityHome:
             user = aggregator_user(each.name)
             passwords[user] = self._password(user, each.generation)
         passwords[AUTHORITY_USER] = self.broker_password
+        passwords[OPERATOR_USER] = self._password(OPERATOR_USER, _OPERATOR_GENERATION)
+        make_private_dir(self.paths.credentials)
+        write_private(self.paths.operator_password, passwords[OPERATOR_USER].encode() + b"\n")
         fleet = [meter.name for meter in meters if meter.fleet]
         if fleet:
             passwords[FLEET_USER] = self._password(FLEET_USER, self.enrolment.fleet_generation)
@@ -338,7 +344,7 @@ class AuthorityHome:
         meters = self.enrolment.meters()
         fleet = [FLEET_USER] if any(meter.fleet for meter in meters) else []
         aggregators = [aggregator_user(each.name) for each in self.enrolment.aggregators()]
-        return [AUTHORITY_USER, *aggregators, *fleet, *(meter.name for meter in meters)]
+        return [AUTHORITY_USER, OPERATOR_USER, *aggregators, *fleet, *(meter.name for meter in meters)]
 
     @contextmanager
     def changing(self) -> Iterator[None]:

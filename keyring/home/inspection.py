@@ -9,7 +9,7 @@ from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.vault import check_private_dir
 from gridhe.keyring.release.answers import Answers
 from gridhe.keyring.release.inbox import Inbox
-from gridhe.keyring.release.ledger import START, Record, verify_ledger
+from gridhe.keyring.release.ledger import Head, Record, verify_ledger
 from gridhe.wire.signing import authority_id
 
 __all__ = ["inspect_home", "lines_of"]
@@ -33,12 +33,16 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
         elif record["kind"] == "dropped":
             dropped.update(record["reasons"])
 
-    minimum = START
+    heads: dict[str, Head] = {}
     if paths.answers.exists():
         answers = Answers(paths.answers)
-        minimum = answers.head()
+        heads[paths.answers.name] = answers.head()
         answers.close()
-    head = verify_ledger(paths.ledger, on_record=see, minimum=minimum)
+    if paths.inbox.exists():
+        inbox = Inbox(paths.inbox)
+        heads[paths.inbox.name] = inbox.head()
+        inbox.close()
+    head = verify_ledger(paths.ledger, on_record=see, heads=heads)
     return {
         "home": str(paths.home),
         "authority": authority_id(verify_key),

@@ -31,6 +31,7 @@ class HomePaths:
         self.plans = home / "plans"
         self.enrolment = home / "enrolment.db"
         self.credentials = home / "credentials"
+        self.operator_password = self.credentials / "operator.password"
         self.broker = home / "broker"
         self.inbox = home / "inbox.db"
         self.ledger = home / "ledger.jsonl"

@@ -13,6 +13,7 @@ from gridhe.errors import ConfigError
 from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.ledger import Record, verify_ledger
+from gridhe.keyring.release.policy import TotalKey
 from gridhe.plan.plan import Plan
 from gridhe.plan.succession import Succession, last_arrival_s
 
@@ -30,7 +31,8 @@ class Counted:
 def read_counted(paths: HomePaths, plans: Mapping[str, Plan]) -> Counted:
     """What inbox and ledger have of these plans. Raises StateError when one of them is damaged."""
     newest: dict[str, int] = {}
-    waiting: Counter[str] = Counter()
+    waiting: list[TotalKey] = []
+    answered: set[TotalKey] = set()  # needs no key any more, also while it waits to be given out
 
     def see(plan_id: str, window: int) -> None:
         newest[plan_id] = max(window, newest.get(plan_id, window))
@@ -40,18 +42,22 @@ def read_counted(paths: HomePaths, plans: Mapping[str, Plan]) -> Counted:
         try:
             for stored in inbox.letters(states=("waiting", "refused", "released")):
                 see(stored.plan, stored.window)
-                waiting[stored.plan] += stored.state == "waiting"
+                if stored.state == "waiting":
+                    waiting.append(stored.total)
         finally:
             inbox.close()
 
-    def decided(record: Record) -> None:
+    def on_record(record: Record) -> None:
         if record["kind"] == "decided":
             see(record["plan"], record["window"])
+        elif record["kind"] == "answered":
+            answered.add((record["plan"], record["window"], record["group"], record["part"]))
 
     if paths.ledger.exists():
-        verify_ledger(paths.ledger, on_record=decided)
+        verify_ledger(paths.ledger, on_record=on_record)
     ends = [(window + 1) * plans[plan_id].window_s for plan_id, window in newest.items() if plan_id in plans]
-    return Counted(until_s=max(ends, default=0), waiting=waiting)
+    unanswered = Counter(total[0] for total in waiting if total not in answered)
+    return Counted(until_s=max(ends, default=0), waiting=unanswered)
 
 
 def check_retirement(

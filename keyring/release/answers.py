@@ -1,7 +1,8 @@
-"""What was given out, kept so that the same request gets the same answer. One SQLite file.
+"""The answers to released totals, kept so that the same request gets the same answer. One SQLite file.
 
-Each answer is stored with the ledger's head at that moment (gridhe.keyring.release.ledger), in the same
-transaction. For a withheld interval, only the reason is stored.
+Each answer is stored with the ledger's head at that moment (gridhe.keyring.release.ledger), and with the
+versions of the other files of the home (gridhe.keyring.release.consistency), in the same transaction. For a
+withheld interval, only the reason is stored. `given` names the totals whose line is in the `--out` file.
 """
 
 import hashlib
@@ -28,6 +29,13 @@ CREATE TABLE IF NOT EXISTS answers (
 );
 CREATE TABLE IF NOT EXISTS head (id INTEGER PRIMARY KEY CHECK (id = 1), count INTEGER NOT NULL, hash TEXT
 NOT NULL);
+CREATE TABLE IF NOT EXISTS versions (name TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
+"""
+_GIVEN = """
+CREATE TABLE given (
+    plan TEXT NOT NULL, win INTEGER NOT NULL, grp TEXT NOT NULL, part INTEGER NOT NULL,
+    PRIMARY KEY (plan, win, grp, part)
+) WITHOUT ROWID
 """
 
 
@@ -96,7 +104,17 @@ class Answers:
     """The answers' database. Raises StateError when it is damaged or the disk refuses."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._db = SqliteDatabase(path, _SCHEMA)
+        try:
+            with self._db.transaction():
+                if not self._db.query("SELECT 1 FROM sqlite_master WHERE name = 'given'"):
+                    self._db.write(_GIVEN)
+                    # A home from before this table: what was released then was given out at once.
+                    self._db.write("INSERT INTO given SELECT plan, win, grp, part FROM answers")
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         """Close the database."""
@@ -107,11 +125,17 @@ class Answers:
         rows = self._db.query("SELECT count, hash FROM head")
         return Head(*rows[0]) if rows else START
 
-    def store(self, total: TotalKey, body: bytes, head: Head) -> None:
-        """Keep an encoded answer and the ledger's head; on the disk when this returns."""
+    def version(self, name: str) -> int:
+        """The version of another file of the home when the last answer was stored; 0: not known."""
+        rows = self._db.query("SELECT version FROM versions WHERE name = ?", name)
+        return int(rows[0][0]) if rows else 0
+
+    def store(self, total: TotalKey, body: bytes, head: Head, versions: Mapping[str, int] = {}) -> None:
+        """Keep an answer, the ledger's head and other files' versions; on the disk when this returns."""
         with self._db.transaction():
             self._db.write("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", *total, body)
             self._db.write("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", head.count, head.hash)
+            self._db.write_many("INSERT OR REPLACE INTO versions VALUES (?, ?)", versions.items())
 
     def get(self, total: TotalKey) -> bytes | None:
         """The encoded answer of a total."""
@@ -122,3 +146,21 @@ class Answers:
     def totals(self) -> Iterator[TotalKey]:
         """Every total that has an answer."""
         yield from self._db.stream("SELECT plan, win, grp, part FROM answers")
+
+    def given(self, total: TotalKey) -> bool:
+        """Whether the `--out` file was given this total's line."""
+        query = "SELECT 1 FROM given WHERE plan = ? AND win = ? AND grp = ? AND part = ?"
+        return bool(self._db.query(query, *total))
+
+    def not_given(self) -> list[TotalKey]:
+        """The answered totals whose line the `--out` file was not given, by window, group and part."""
+        rows = self._db.query(
+            "SELECT plan, win, grp, part FROM answers EXCEPT SELECT plan, win, grp, part FROM given"
+            " ORDER BY win, grp, part, plan"
+        )
+        return [(plan, window, group, part) for plan, window, group, part in rows]
+
+    def mark_given(self, total: TotalKey) -> None:
+        """Note that the `--out` file has this total's line; on the disk when this returns."""
+        with self._db.transaction():
+            self._db.write("INSERT OR IGNORE INTO given VALUES (?, ?, ?, ?)", *total)

@@ -3,7 +3,8 @@
 A total is stored before it is receipted, so the aggregator may forget it. Of a released total only
 its name stays; the answer has the numbers. A refused total keeps its bytes, because a later plan may allow
 it. Transactions are counted a second time, in a file outside the database (gridhe.base.sqlite), so that a
-damaged log is noticed.
+damaged log is noticed. With each fate the ledger's head is kept too, so that a ledger older than the inbox is
+noticed (gridhe.keyring.release.consistency).
 """
 
 import hashlib
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gridhe.base.sqlite import SqliteDatabase
+from gridhe.keyring.release.ledger import START, Head
+from gridhe.keyring.release.policy import TotalKey
 from gridhe.wire.total import Total, TotalHeader, open_total
 
 __all__ = ["Inbox", "StoredTotal"]
@@ -23,6 +26,8 @@ CREATE TABLE IF NOT EXISTS totals (
     state TEXT NOT NULL DEFAULT 'waiting', rule TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_place ON totals (win, depth, grp, part);
+CREATE TABLE IF NOT EXISTS head (id INTEGER PRIMARY KEY CHECK (id = 1), count INTEGER NOT NULL, hash TEXT
+NOT NULL);
 """
 
 
@@ -40,16 +45,38 @@ class StoredTotal:
     rule: str
     message: str
 
+    @property
+    def total(self) -> TotalKey:
+        """Which total this is."""
+        return self.plan, self.window, self.group, self.part
+
 
 class Inbox:
     """The inbox's database. Raises StateError when it is damaged or the disk refuses."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._db = SqliteDatabase(path, _SCHEMA, commits=path.with_suffix(".commits"))
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+    @property
+    def commits(self) -> int:
+        """How many transactions it has committed."""
+        rows = self._db.query("SELECT count FROM commits")
+        return int(rows[0][0]) if rows else 0
+
+    def head(self) -> Head:
+        """The ledger's head when a total's fate was last noted."""
+        rows = self._db.query("SELECT count, hash FROM head")
+        return Head(*rows[0]) if rows else START
+
+    def begin_after(self, commits: int) -> None:
+        """Take the place of a lost inbox that had so many transactions."""
+        with self._db.transaction():
+            self._db.write("INSERT OR REPLACE INTO commits VALUES (1, ?)", commits)
 
     def store(self, totals: Iterable[tuple[TotalHeader, bytes]], received: str) -> int:
         """Keep (header, payload) pairs, on the disk when this returns; how many are new."""
@@ -98,9 +125,15 @@ class Inbox:
             raise self._db.damaged("a stored total is not what was received")
         return open_total(payload, len(payload))
 
-    def mark(self, digest: bytes, state: str, *, rule: str = "", message: str = "") -> None:
-        """Note a total's fate; a released one's bytes go."""
+    def released(self) -> list[TotalKey]:
+        """Every total that is noted as released."""
+        rows = self._db.query("SELECT plan, win, grp, part FROM totals WHERE state = 'released'")
+        return [(plan, window, group, part) for plan, window, group, part in rows]
+
+    def mark(self, digest: bytes, state: str, head: Head, *, rule: str = "", message: str = "") -> None:
+        """Note a total's fate and the ledger's head; a released one's bytes go."""
         with self._db.transaction():
+            self._db.write("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", head.count, head.hash)
             self._db.write(
                 "UPDATE totals SET state = ?, rule = ?, message = ?,"
                 " payload = CASE WHEN ? = 'released' THEN x'' ELSE payload END WHERE digest = ?",

@@ -4,9 +4,9 @@
 
 `prev` of the first line is 64 zeros; a line's hash covers its bytes without the line break. A line that is
 changed, removed or put elsewhere breaks the chain at the next one. Lines cut off at the end leave a
-whole chain: the head (count and hash) is therefore kept a second time by the caller, with the answers, and
-given back to `open`. The chain shows slips and clumsy hands; who owns the whole home can forge a whole new
-chain.
+whole chain: the head (count and hash) is therefore kept a second time, with the answers and in the inbox,
+and given back to `open`. The chain shows slips and clumsy hands; who owns the whole home can forge a whole
+new chain.
 
 `append` returns once the line is on the disk. A crash in the middle of it leaves a line without a line
 break: it was never acted upon, so `open` cuts it off, logs that and appends a record of kind `recovered`
@@ -18,9 +18,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from gridhe.base.failpoints import failpoint
@@ -30,6 +31,7 @@ from gridhe.errors import CredentialError, StateError
 __all__ = ["START", "Head", "Ledger", "Record", "verify_ledger"]
 
 _log = logging.getLogger(__name__)
+_RESTORE = "restore a copy of the ledger that is no older than {}"
 _LINE_MAX = 64 << 20  # a roll-up's record names each leaf part, about 30 bytes each
 
 Record = dict[str, Any]
@@ -44,6 +46,7 @@ class Head:
 
 
 START = Head(0, "0" * 64)
+NO_HEADS: Mapping[str, Head] = MappingProxyType({})
 
 
 def _hash(line: bytes) -> str:
@@ -76,32 +79,35 @@ def _read(path: Path, file: IO[bytes]) -> Iterator[tuple[Record | None, bytes]]:
         yield record, line[:-1]
 
 
-def verify_ledger(path: Path, *, on_record: Callable[[Record], None], minimum: Head = START) -> Head:
+def verify_ledger(
+    path: Path, *, on_record: Callable[[Record], None], heads: Mapping[str, Head] = NO_HEADS
+) -> Head:
     """Read a ledger without changing it: each record to `on_record`, the head returned.
 
-    A torn end is passed over. Raises StateError naming the line that breaks the chain, or when the chain does
-    not hold `least`, a head it once had.
+    `heads` are ends that the chain once had, by the file that remembers them. A torn end is passed over.
+    Raises StateError naming the line that breaks the chain, or when the chain does not hold one of `heads`.
     """
-    head, seen = START, minimum == START
+    head, missing = START, {name: head for name, head in heads.items() if head != START}
     try:
         with path.open("rb") as file:
             for record, line in _read(path, file):
                 if record is None:
                     break
                 head = Head(head.count + 1, _hash(line))
-                seen = seen or head == minimum
+                missing = {name: each for name, each in missing.items() if each != head}
                 on_record(record)
     except FileNotFoundError:
-        if minimum != START:
+        for name, each in missing.items():
             raise StateError(
-                f"{path} is missing, and had {minimum.count} records; restore it from a backup"
+                f"{path} is missing, and had {each.count} records when {name} was written; "
+                f"{_RESTORE.format(name)}"
             ) from None
     except OSError as error:
         raise StateError(f"cannot read {path}: {error.strerror or error}") from None
-    if not seen:
+    for name, each in missing.items():
         raise StateError(
-            f"{path} line {min(minimum.count, head.count)} is not what the answers were given under: "
-            f"the ledger had {minimum.count} records then, now {head.count}; restore it from a backup"
+            f"{path} line {min(each.count, head.count)} is not what {name} was written under: the ledger had "
+            f"{each.count} records then, now {head.count}; {_RESTORE.format(name)}"
         )
     return head
 
@@ -115,7 +121,7 @@ class Ledger:
         *,
         now: Callable[[], str],
         on_record: Callable[[Record], None] = lambda record: None,
-        minimum: Head = START,
+        heads: Mapping[str, Head] = NO_HEADS,
     ) -> None:
         """Verify the file at `path` (made when missing), as `verify_ledger`; `now` gives the ISO time.
 
@@ -132,7 +138,7 @@ class Ledger:
         try:
             self._lock()
             check_private(path)
-            self.head = verify_ledger(path, on_record=on_record, minimum=minimum)
+            self.head = verify_ledger(path, on_record=on_record, heads=heads)
             self._recover(on_record)
         except CredentialError as error:
             self._file.close()

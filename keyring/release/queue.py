@@ -1,13 +1,15 @@
-"""The release desk: goes through the inbox, releases what is asked for and may be, says what may not."""
+"""The release queue: goes through the inbox, releases what is asked for and may be, says what may not."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gridhe.base.failpoints import failpoint
 from gridhe.base.timings import timed
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import ReleaseRefused
 from gridhe.keyring.release.inbox import Inbox, StoredTotal
+from gridhe.keyring.release.policy import TotalKey
 from gridhe.keyring.release.releaser import Releaser, claim_of
 from gridhe.keyring.release.report import record_of
 from gridhe.plan.plan import Plan
@@ -50,30 +52,67 @@ class ReleaseQueue:
         releaser: Releaser,
         settings: ReleaseSettings,
         *,
-        wanted: Callable[[StoredTotal], bool] = lambda letter: True,
+        wanted: Callable[[TotalKey], bool] = lambda total: True,
     ) -> None:
         self._inbox, self._releaser, self._wanted = inbox, releaser, wanted
         self._release = timed("release", releaser.release)
         self._probabilities = settings.quantile_probabilities
 
-    def work(self, *, states: Sequence[str] = ("waiting",)) -> list[Outcome]:
-        """Try every wanted letter in one of these states. Raises StateError."""
-        letters = [letter for letter in self._inbox.letters(states=tuple(states)) if self._wanted(letter)]
-        return [self._try(letter) for letter in letters]
+    def work(self, *, states: Sequence[str], give: Callable[[Outcome], None]) -> list[Outcome]:
+        """Try every wanted letter in one of these states, and give each outcome. Raises StateError.
+
+        The inbox notes an outcome once it is given. So if `give` raises, or a crash comes first, the total is
+        tried again at the next start, and gets the same answer. `released` among the states: first every
+        answered total is given again.
+        """
+        letters = [
+            letter
+            for letter in self._inbox.letters(states=tuple(set(states) - {"released"}))
+            if self._wanted(letter.total)
+        ]
+        outcomes = []
+        if "released" in states:
+            anew = {letter.total for letter in letters if letter.state == "waiting"}
+            for total in self._releaser.answered_totals():
+                if self._wanted(total) and total not in anew and (again := self.again(total)) is not None:
+                    give(again)
+                    outcomes.append(again)
+        for letter in letters:
+            outcome = self._try(letter)
+            give(outcome)
+            state = "refused" if outcome.record is None else "released"
+            head = self._releaser.ledger.head
+            self._inbox.mark(letter.digest, state, head, rule=outcome.rule, message=outcome.message)
+            failpoint("release.9.settled")
+            outcomes.append(outcome)
+        return outcomes
+
+    def again(self, total: TotalKey) -> Outcome | None:
+        """The stored answer of a total, None if it was refused after decryption. Raises StateError."""
+        plan, claim, answer = self._releaser.again(total)
+        if answer.refused:
+            return None
+        letter = StoredTotal(
+            digest=b"",
+            plan=claim.plan,
+            window=claim.window,
+            group=claim.group,
+            part=claim.part,
+            meters=claim.meters,
+            state="released",
+            rule="",
+            message="",
+        )
+        return Outcome(letter=letter, plan=plan, record=record_of(plan, claim, answer, self._probabilities))
 
     def _try(self, letter: StoredTotal) -> Outcome:
-        if letter.state == "released":
-            place = (letter.plan, letter.window, letter.group, letter.part)
-            plan, claim, answer = self._releaser.again(place)
-            record = record_of(plan, claim, answer, self._probabilities)
-            return Outcome(letter=letter, plan=plan, record=record)
         total = self._inbox.total(letter.digest)
         try:
             plan, answer = self._release(total)
         except ReleaseRefused as refused:
-            self._inbox.mark(letter.digest, "refused", rule=refused.rule, message=str(refused))
             return Outcome(letter=letter, rule=refused.rule, message=str(refused))
-        claim = claim_of(total, plan)
-        record = record_of(plan, claim, answer, self._probabilities)
-        self._inbox.mark(letter.digest, "released")
-        return Outcome(letter=letter, plan=plan, record=record)
+        return Outcome(
+            letter=letter,
+            plan=plan,
+            record=record_of(plan, claim_of(total, plan), answer, self._probabilities),
+        )

@@ -53,14 +53,15 @@ class Receiver:
         aggregators: Mapping[str, bytes],
         ingest_key: Callable[[str], bytes],
         now: Callable[[], str],
-        on_commit: Callable[[int], None] = lambda new: None,
+        on_connect: Callable[[bool], None] = lambda session_present: None,
     ) -> None:
         """Join `loop`; it starts connecting when that runs.
 
         `bundles`: (bundle, signed bytes), the current plan last. `aggregators`: verify keys by id.
-        `ingest_key(name)` derives; `now()` gives the ISO time. `on_commit(new)` after each commit.
+        `ingest_key(name)` derives; `now()` gives the ISO time. `on_connect(session_present)` after each
+        connection, once plans and roster are on their way.
         """
-        self._loop, self._inbox, self._now, self._on_commit = loop, inbox, now, on_commit
+        self._loop, self._inbox, self._now, self._after_connect = loop, inbox, now, on_connect
         self._ingest_key = ingest_key
         self._incarnation = secrets.token_hex(8)
         self._buffer: list[tuple[Total, bytes]] = []
@@ -102,9 +103,10 @@ class Receiver:
         status = Status(online=online, version=__version__, incarnation=self._incarnation)
         return Message(topic=topics.STATUS_AUTHORITY, payload=status.encode(), retain=True)
 
-    def _on_connect(self, _session_present: bool) -> None:
+    def _on_connect(self, session_present: bool) -> None:
         self.last_arrival_s = self._loop.clock()  # give redelivery a whole idle time
         self._publish_all()
+        self._after_connect(session_present)
 
     def _publish_all(self) -> None:
         messages = [
@@ -178,7 +180,6 @@ class Receiver:
                 receipt = TotalReceipt(aggregator=aggregator, stored=stored, refused=named)
                 # Not sent (offline): the aggregator repeats the total, and gets its receipt then.
                 self.session.publish(Message(topic=topics.receipt(aggregator), payload=receipt.encode(key)))
-        self._on_commit(new)
         return new
 
     def connect(self, timeout_s: float) -> None:

@@ -6,12 +6,24 @@
     4. withhold   intervals that would single somebody out
     5. store      the answer is in answers.db, on the disk
     6. close      the answer's digest is in the ledger
-    7. give       only now anybody sees a number
+    7. give       only now anybody sees a number: one line in the `--out` file, on the disk
+    8. mark       answers.db notes that the file was given the line; then the line goes to stdout
+    9. settle     the inbox notes the total as released, and its bytes go
+   10. publish    on release/<group>, until the broker acknowledges it (gridhe.keyring.release.publisher)
+
+This module does 1 to 6, gridhe.keyring.release.released_lines 7 and 8, gridhe.keyring.release.queue 9.
 
 A crash before 2 leaves nothing. After 2: the total counts, in the budget and for every later decision, and
 the next request for it goes on at 3; the noise is a function of the ciphertext, so decrypting again gives the
 same integers, and nobody has seen any. After 5: the next start adds the digest, and the request gets the
-stored answer. A stored answer that does not match its digest stops everything.
+stored answer. After 6: the next start finds an answer that the file was not given, and goes on at 7. In 7:
+the file's last line is torn, then it is cut off and written again; or it is whole, then it is only marked.
+After 8: the inbox still has the total as waiting, so it is asked for again, gets the stored answer and no
+second line. After 9: what was published is not remembered; each start publishes the newest window of each
+group again. A full disk at any step is such a crash.
+
+A stored answer that does not match its digest stops everything. So does a file of the home that is older than
+the others (gridhe.keyring.release.consistency).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +35,9 @@ from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.vault import Secrets
 from gridhe.keyring.release.answers import Answer, Answers, digest_of
 from gridhe.keyring.release.decrypt import Decryptor, noise_label
-from gridhe.keyring.release.ledger import Ledger, Record
+from gridhe.keyring.release.ledger import START, Head, Ledger, Record
 from gridhe.keyring.release.policy import Claim, ReleasePolicy, TotalKey
+from gridhe.plan.names import ancestors
 from gridhe.plan.plan import Plan
 from gridhe.wire.total import Total
 
@@ -90,12 +103,16 @@ class Releaser:
         former_keys: Callable[[], Mapping[str, Sequence[bytes]]] = dict,
         settings: ReleaseSettings,
         now: Callable[[], str],
+        inbox_head: Head = START,
+        versions: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """Open ledger and answers and bring them up to date. Raises StateError.
 
         `plans` by id and what the callables return may grow while this lives; `aggregators` gives verify
-        keys by id, `former_keys` those that were valid before, `now` the ISO time.
+        keys by id, `former_keys` those that were valid before, `now` the ISO time, `versions` those of the
+        home's other files, to keep with each answer. `inbox_head` is the ledger's head that the inbox knows.
         """
+        self._versions = versions
         self._plans, self._secrets, self._aggregators = plans, secrets, aggregators
         self._former_keys = former_keys
         self.policy = ReleasePolicy(plans=plans, minimum_meters=settings.minimum_meters)
@@ -107,7 +124,8 @@ class Releaser:
         self._decryptors: dict[str, Decryptor] = {}
         self.answers = Answers(paths.answers)
         try:
-            self.ledger = Ledger(paths.ledger, now=now, on_record=self._replay, minimum=self.answers.head())
+            heads = {paths.answers.name: self.answers.head(), paths.inbox.name: inbox_head}
+            self.ledger = Ledger(paths.ledger, now=now, on_record=self._replay, heads=heads)
         except BaseException:
             self.answers.close()
             raise
@@ -145,13 +163,21 @@ class Releaser:
             self._refusals[total_of_record(record)] = record["refusal"]
 
     def _close_answers(self) -> None:
-        """Step 6 for answers that a crash left without it."""
-        for total in list(self.answers.totals()):
+        """Step 6 for answers that a crash left without it. Raises StateError when the two contradict."""
+        totals = set(self.answers.totals())
+        for total in totals:
             if self.policy.decided(total) is None:
-                raise StateError(f"answers.db has an answer for {total} that the ledger never decided")
-            if total not in self._digests:
-                self._close_answer(total, digest_of(self._body(total) or b""))
-                self._unloaded.setdefault(total[:2], []).append(total)
+                raise StateError(
+                    f"{self.answers.path} has an answer for {total} that {self.ledger.path} never decided"
+                )
+        for total in self._digests.keys() - totals:
+            raise StateError(
+                f"{self.answers.path} has no answer for {total}, and {self.ledger.path} has one: the answers "
+                "are older; restore a newer copy of answers.db from a backup"
+            )
+        for total in totals - self._digests.keys():
+            self._close_answer(total, digest_of(self._body(total) or b""))
+            self._unloaded.setdefault(total[:2], []).append(total)
 
     def _close_answer(self, total: TotalKey, digest: str) -> None:
         self.ledger.append("answered", **_fields(total), answer=digest)
@@ -228,7 +254,7 @@ class Releaser:
                 raise ReleaseRefused("key", f"{claim} needs key {claim.key}, which is retired")
             body = self._decrypt(plan, claim, total.ciphertext).encode()
             failpoint("release.4.decrypted")
-            self.answers.store(claim.total, body, self.ledger.head)
+            self.answers.store(claim.total, body, self.ledger.head, self._versions())
             failpoint("release.5.stored")
             self._close_answer(claim.total, digest_of(body))
             failpoint("release.6.closed")
@@ -237,6 +263,20 @@ class Releaser:
             raise ReleaseRefused("inconsistent", answer.refused)
         self.policy.answer(claim, answer.given())
         return plan, answer
+
+    def knows_plan(self, plan_id: str) -> bool:
+        """Whether there is a bundle of this plan."""
+        return plan_id in self._plans
+
+    def answered(self, total: TotalKey) -> bool:
+        """Whether this total has an answer."""
+        return total in self._digests
+
+    def answered_totals(self) -> list[TotalKey]:
+        """Every answered total, by window, widest group first, name and part."""
+        return sorted(
+            self._digests, key=lambda total: (total[1], len(ancestors(total[2])), total[2], total[3])
+        )
 
     def again(self, total: TotalKey) -> tuple[Plan, Claim, Answer]:
         """The stored answer of a released total. Raises StateError when there is none."""

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
@@ -14,9 +16,14 @@ from gridhe.broker.server.mosquitto_config import AUTHORITY_USER
 from gridhe.config.settings import Settings
 from gridhe.errors import BrokerError
 from gridhe.keyring.home.authority import AuthorityHome
-from gridhe.keyring.release.inbox import Inbox, StoredTotal
+from gridhe.keyring.release.consistency import INBOX, ROSTER, check_released, check_roster, open_inbox
+from gridhe.keyring.release.inbox import Inbox
+from gridhe.keyring.release.ledger import START
+from gridhe.keyring.release.policy import TotalKey
+from gridhe.keyring.release.publisher import ReleasePublisher
 from gridhe.keyring.release.queue import Outcome, ReleaseQueue
 from gridhe.keyring.release.receiver import Receiver
+from gridhe.keyring.release.released_lines import ReleasedLines
 from gridhe.keyring.release.releaser import Releaser
 from gridhe.keyring.release.report import parse_window
 from gridhe.plan.plan import Plan
@@ -28,6 +35,8 @@ __all__ = ["ReleaseService", "publish_bundles", "utc_now"]
 _log = logging.getLogger(__name__)
 _CHANGES_S = 2.0  # how soon a following authority takes up an enrolment or a rotation
 _FLUSH_S = 30.0
+_PUBLISH_S = 5.0  # what the connection had no room for
+_REFUSED_S = 60.0  # what the broker refused: somebody has to change it first
 _LONGEST_IDLES = 10
 _DROPPED_S = 3600.0  # anybody can send junk: that may grow the ledger by one line in so long
 
@@ -49,12 +58,15 @@ class ReleaseService:
         groups: Sequence[str] = (),
         windows: Sequence[str] = (),
         released_too: bool = False,
+        out: Path | None = None,
+        complete: bool = False,
         now: Callable[[], str] = utc_now,
     ) -> None:
-        """Open inbox, ledger and answers. Raises StateError (in use, damaged) and ConfigError (a window).
+        """Open inbox, ledger, answers and `out`. Raises StateError (in use, damaged), ConfigError (a window).
 
         With `groups` or `windows` only those are released, and given again if they already were;
-        `released_too` gives everything again.
+        `released_too` gives everything again. `out` gets a JSON line for each outcome
+        (gridhe.keyring.release.released_lines, also for `complete`).
         """
         self._authority, self._settings, self._emit, self._now = authority, settings, emit, now
         self._groups, self._windows = frozenset(groups), tuple(windows)
@@ -65,24 +77,50 @@ class ReleaseService:
                 parse_window(window, plan.window_s)
         asked = bool(groups or windows)
         self._first_states = ("waiting", "refused", *(("released",) if asked or released_too else ()))
-        self._worked_on = 0  # totals stored when the desk last looked
-        self._newest: dict[str, int] = {}  # per group, the newest window published
+        self._worked_on = 0  # totals stored when the queue was last worked on
+        self._publisher: ReleasePublisher | None = None
+        self._lines: ReleasedLines | None = None
         self._dropped: Counter[str] = Counter()  # what the ledger knows of
         with ExitStack() as stack:
-            self._inbox = Inbox(authority.paths.inbox)
-            stack.callback(self._inbox.close)
-            self._releaser = Releaser(
-                authority.paths,
-                plans=self._plans,
-                secrets=lambda: authority.vault.secrets,
-                aggregators=self._aggregators,
-                former_keys=authority.enrolment.former_keys,
-                settings=settings.release,
-                now=now,
-            )
-            stack.push(self._releaser)
+            self._open_files(stack)
+            self._queue = ReleaseQueue(self._inbox, self._releaser, settings.release, wanted=self._wanted)
+            if out is not None:
+                self._lines = ReleasedLines(
+                    out,
+                    self._releaser,
+                    complete=complete,
+                    wanted=self._wanted,
+                    record_of=self._record_of,
+                )
+                stack.callback(self._lines.close)
             self._open = stack.pop_all()
-        self._queue = ReleaseQueue(self._inbox, self._releaser, settings.release, wanted=self._wanted)
+
+    def _open_files(self, stack: ExitStack) -> None:
+        """Open ledger, answers and inbox, and hold them against each other. Raises StateError."""
+        authority, paths = self._authority, self._authority.paths
+        with ExitStack() as opened:
+            known = Inbox(paths.inbox) if paths.inbox.exists() else None
+            if known is not None:
+                opened.callback(known.close)
+            self._releaser = opened.enter_context(
+                Releaser(
+                    paths,
+                    plans=self._plans,
+                    secrets=lambda: authority.vault.secrets,
+                    aggregators=self._aggregators,
+                    former_keys=authority.enrolment.former_keys,
+                    settings=self._settings.release,
+                    now=self._now,
+                    inbox_head=START if known is None else known.head(),
+                    versions=lambda: {INBOX: self._inbox.commits, ROSTER: authority.enrolment.version},
+                )
+            )
+            check_roster(paths.enrolment, authority.enrolment.version, self._releaser.answers)
+            self._inbox = open_inbox(paths.inbox, known, self._releaser)
+            if known is None:
+                opened.callback(self._inbox.close)
+            check_released(self._inbox, self._releaser)
+            stack.push(opened.pop_all())
 
     def close(self) -> None:
         """Close inbox, ledger and answers."""
@@ -102,41 +140,37 @@ class ReleaseService:
     def _aggregators(self) -> dict[str, bytes]:
         return {each.name: each.verify_key for each in self._authority.enrolment.aggregators()}
 
-    def _wanted(self, letter: StoredTotal) -> bool:
-        if self._groups and letter.group not in self._groups:
+    def _wanted(self, total: TotalKey) -> bool:
+        plan_id, window, group, _ = total
+        if self._groups and group not in self._groups:
             return False
-        plan = self._plans.get(letter.plan)
+        plan = self._plans.get(plan_id)
         if not self._windows:
             return True
-        return plan is not None and letter.window in {parse_window(w, plan.window_s) for w in self._windows}
+        return plan is not None and window in {parse_window(w, plan.window_s) for w in self._windows}
+
+    def _record_of(self, total: TotalKey) -> dict[str, Any] | None:
+        again = self._queue.again(total)
+        return None if again is None else again.record
 
     def offline(self) -> list[Outcome]:
         """Release what the inbox holds."""
-        return self._work(self._first_states, None)
+        return self._queue.work(states=self._first_states, give=self._give)
 
-    def _work(self, states: Sequence[str], receiver: Receiver | None) -> list[Outcome]:
-        outcomes = self._queue.work(states=states)
-        for outcome in outcomes:
-            self._emit(outcome)
-            if receiver is not None and self._settings.release.publish:
-                self._publish(outcome, receiver)
-        return outcomes
-
-    def _publish(self, outcome: Outcome, receiver: Receiver) -> None:
-        """Put a group's newest window on its topic."""
-        letter = outcome.letter
-        if outcome.record is None or letter.window < self._newest.get(letter.group, 0):
-            return
-        self._newest[letter.group] = letter.window
-        payload = json.dumps(outcome.record, separators=(",", ":")).encode()
-        message = Message(topic=topics.release(letter.group), payload=payload, retain=True)
-        receiver.session.publish(message)
+    def _give(self, outcome: Outcome) -> None:
+        """Steps 7 and 8 of a release, and the hand-over to 10 (gridhe.keyring.release.releaser)."""
+        if self._lines is not None:
+            self._lines.give(outcome)
+        self._emit(outcome)
+        if self._publisher is not None and outcome.record is not None:
+            self._publisher.note(outcome.letter.total)
 
     def online(self, *, idle_s: float, follow: bool) -> list[Outcome]:
         """Take totals in until none has come for `idle_s`, then release; `follow`: again until stopped.
 
         SIGTERM and SIGINT end `follow`; what has arrived is stored by then. The outcomes are returned, but
-        not with `follow`: they would pile up. Raises BrokerError when the broker stays away at the start.
+        not with `follow`: they would pile up. Raises BrokerError when the broker stays away at the start, or
+        (without `follow`) has not acknowledged what was to be published.
         """
         outcomes: list[Outcome] = []
         with EventLoop() as loop, self._stopped_by_signals(loop, follow) as stopping:
@@ -152,7 +186,7 @@ class ReleaseService:
                 if stopping:
                     break
                 self._worked_on = receiver.stored
-                done = self._work(states, receiver)
+                done = self._queue.work(states=states, give=self._give)
                 states = ("waiting",)
                 if not follow:
                     outcomes += done
@@ -160,9 +194,26 @@ class ReleaseService:
                 # Nothing to do before something new arrives.
                 loop.run_until(lambda: bool(stopping) or receiver.stored > self._worked_on, None)
             receiver.flush(_FLUSH_S)
+            self._finish_publishing(loop, follow=follow)
             receiver.close()
             self._note_dropped(receiver.counts)
         return outcomes
+
+    def _finish_publishing(self, loop: EventLoop, *, follow: bool) -> None:
+        publisher = self._publisher
+        if publisher is None:
+            return
+        loop.run_until(lambda: publisher.at_rest, _FLUSH_S)
+        if publisher.unpublished:
+            error = BrokerError(
+                f"the broker did not take release/{publisher.unpublished[0]} "
+                f"({len(publisher.unpublished)} in all); "
+                "is its ACL of this version (run enrol or ca), its max_packet_size large enough? "
+                "The next start publishes again"
+            )
+            if not follow:
+                raise error
+            _log.warning("%s", error)
 
     def _note_dropped(self, counts: Counter[str]) -> None:
         """Write to the ledger what was dropped, by reason, since that was last done."""
@@ -175,7 +226,7 @@ class ReleaseService:
     def _receiver(self, loop: EventLoop) -> Receiver:
         authority = self._authority
         self._version = authority.enrolment.version
-        return Receiver(
+        receiver = Receiver(
             loop,
             settings=self._settings.broker,
             password=authority.broker_password,
@@ -185,7 +236,27 @@ class ReleaseService:
             aggregators=self._aggregators(),
             ingest_key=lambda name: derive_key(authority.vault.secrets.ingest_secret, name),
             now=self._now,
+            on_connect=self._on_connect,
         )
+        if self._settings.release.publish:
+            totals = self._releaser.answered_totals()
+            self._publisher = ReleasePublisher(
+                receiver.session,
+                [total for total in totals if total[0] in self._plans],
+                start_of=lambda total: self._plans[total[0]].window_start_s(total[1]),
+                payload_of=self._payload_of,
+            )
+            loop.every(_PUBLISH_S, self._publisher.publish)
+            loop.every(_REFUSED_S, self._publisher.retry)
+        return receiver
+
+    def _on_connect(self, session_present: bool) -> None:
+        if self._publisher is not None:
+            self._publisher.on_connect(session_present)
+
+    def _payload_of(self, total: TotalKey) -> bytes | None:
+        record = self._record_of(total)
+        return None if record is None else json.dumps(record, separators=(",", ":")).encode()
 
     def _take_up_changes(self, receiver: Receiver) -> None:
         """Take up and publish what another gridhe-keyring has enrolled, rotated or retired meanwhile."""

@@ -27,7 +27,7 @@ from gridhe.wire.roster import RosterEntry
 ENTRIES = (RosterEntry("m1", "north/f1"), RosterEntry("m2", "north/f1"), RosterEntry("m3", "south"))
 USERS = {
     name: f"password of {name}"
-    for name in ("m1", "m2", "m3", "fleet", "aggregator-a1", "authority", "stranger")
+    for name in ("m1", "m2", "m3", "fleet", "aggregator-a1", "authority", "operator", "stranger")
 }
 
 
@@ -65,6 +65,10 @@ MAY = [
     ("authority", "roster/current", "aggregator-a1"),
     ("authority", "receipt/a1", "aggregator-a1"),
     ("authority", "status/authority", "aggregator-a1"),
+    ("authority", "release/north/f1", "operator"),
+    ("authority", "plan/current", "operator"),
+    ("m1", "status/m1", "operator"),
+    ("aggregator-a1", "status/aggregator/a1", "operator"),
 ]
 
 MAY_NOT_PUBLISH = [
@@ -85,6 +89,14 @@ MAY_NOT_PUBLISH = [
     ("aggregator-a1", "status/authority"),
     ("authority", "batch/north/f1/m1"),
     ("authority", "total/north/f1"),
+    ("operator", "release/north/f1"),
+    ("operator", "status/operator"),
+    ("operator", "status/m1"),
+    ("operator", "plan/current"),
+    ("operator", "roster/current"),
+    ("operator", "batch/north/f1/m1"),
+    ("operator", "total/north/f1"),
+    ("operator", "receipt/m1"),
     ("stranger", "batch/north/f1/m1"),
     ("stranger", "anything"),
 ]
@@ -100,6 +112,11 @@ MAY_NOT_READ = [
     ("fleet", "receipt/m1", "aggregator-a1"),
     ("authority", "batch/north/f1/m2", "m2"),
     ("authority", "receipt/m1", "aggregator-a1"),
+    ("operator", "batch/north/f1/m2", "m2"),
+    ("operator", "total/north", "aggregator-a1"),
+    ("operator", "roster/current", "authority"),
+    ("operator", "receipt/m1", "aggregator-a1"),
+    ("stranger", "release/north", "authority"),
     ("stranger", "plan/current", "authority"),
 ]
 

@@ -174,7 +174,7 @@ def test_the_brokers_files_know_everybody(small_authority: Any) -> None:
     )
     folder = small_authority.home / "broker"
     users = {line.split(":")[0] for line in (folder / "passwords").read_text().splitlines()}
-    assert users == {"anna", "f1", "f2", "fleet", "aggregator-agg1", "authority"}
+    assert users == {"anna", "f1", "f2", "fleet", "aggregator-agg1", "authority", "operator"}
     acl = (folder / "acl").read_text()
     assert "write gridhe/v1/batch/north/f1/anna" in acl
     assert "write gridhe/v1/batch/north/f2/f2" in acl.split("user fleet\n")[1].split("user")[0]
@@ -301,3 +301,22 @@ def test_a_damaged_enrolment_database_is_a_state_error(small_authority: Any) -> 
         path.write_bytes(b"junk " * 1000)
     with pytest.raises(StateError, match="damaged"):
         AuthorityHome.open(small_authority.home, small_authority.passphrase.encode())
+
+
+def test_repro_the_operator_can_read_releases_also_with_the_files_of_an_older_home(
+    small_authority: Any,
+) -> None:
+    authority, paths = small_authority.authority, small_authority.authority.paths
+    password = paths.operator_password
+    first = password.read_text()
+    assert password.stat().st_mode & 0o777 == 0o600
+    assert len(first.strip()) == 32
+    for file in (password, paths.broker / "acl", paths.broker / "passwords"):
+        file.unlink()  # a home from before there was an operator
+    authority.enrol_meters([("anna", "north/f1")], small_authority.settings)
+    assert password.read_text() == first
+    assert "user operator\ntopic read gridhe/v1/release/#\n" in (paths.broker / "acl").read_text()
+    assert "operator:$7$" in (paths.broker / "passwords").read_text()
+    assert "operator" in authority.broker_users()
+    with pytest.raises(ConfigError, match="name of a role"):
+        authority.enrol_meters([("operator", "north/f1")], small_authority.settings)

@@ -85,10 +85,10 @@ def test_lines_cut_off_at_the_end_are_noticed_by_the_head_that_was_kept(tmp_path
     path.write_bytes(b"".join(lines[:-1]))
     verify_ledger(path, on_record=lambda record: None)  # a whole chain by itself
     with pytest.raises(StateError, match="had 4 records then, now 3"):
-        Ledger(path, now=clock(), minimum=head)
+        Ledger(path, now=clock(), heads={"answers.db": head})
     path.unlink()
     with pytest.raises(StateError, match="missing"):
-        verify_ledger(path, on_record=lambda record: None, minimum=head)
+        verify_ledger(path, on_record=lambda record: None, heads={"answers.db": head})
 
 
 def test_a_changed_last_line_is_noticed_by_the_head_that_was_kept(tmp_path: Path) -> None:
@@ -96,16 +96,16 @@ def test_a_changed_last_line_is_noticed_by_the_head_that_was_kept(tmp_path: Path
     head = written(path)
     path.write_bytes(path.read_bytes().replace(b'"window":3', b'"window":7'))
     with pytest.raises(StateError, match="line 4"):
-        Ledger(path, now=clock(), minimum=head)
+        Ledger(path, now=clock(), heads={"answers.db": head})
 
 
 def test_a_ledger_longer_than_the_head_that_was_kept_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     head = written(path, 2)
-    with Ledger(path, now=clock(), minimum=head) as ledger:
+    with Ledger(path, now=clock(), heads={"answers.db": head}) as ledger:
         ledger.append("decided")
-    assert verify_ledger(path, on_record=lambda record: None, minimum=head).count == 3
-    assert verify_ledger(path, on_record=lambda record: None, minimum=START).count == 3
+    assert verify_ledger(path, on_record=lambda record: None, heads={"answers.db": head}).count == 3
+    assert verify_ledger(path, on_record=lambda record: None, heads={"answers.db": START}).count == 3
 
 
 def test_a_line_torn_by_a_crash_at_any_byte_is_cut_off_and_recorded(

@@ -352,15 +352,15 @@ def test_a_changed_answer_and_a_lost_one_stop_everything(small_authority: Any, o
     db.execute("DELETE FROM answers")
     db.commit()
     db.close()
-    with open_releaser() as releaser, pytest.raises(StateError, match="not the ledger's"):
-        release(releaser, payload)
+    with pytest.raises(StateError, match=r"has no answer .* restore a newer copy of answers\.db"):
+        open_releaser()
 
 
 def test_a_ledger_that_lost_its_end_stops_everything(small_authority: Any, open_releaser: Open) -> None:
     with open_releaser() as releaser:
         release(releaser, small_authority.total("north/f1"))
     (small_authority.home / "ledger.jsonl").write_bytes(b"")
-    with pytest.raises(StateError, match="line 0 is not what the answers"):
+    with pytest.raises(StateError, match=r"line 0 is not what answers\.db was written under"):
         open_releaser()
 
 

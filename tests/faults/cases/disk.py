@@ -242,7 +242,9 @@ def _ledger_run(
     try:
         with patch.object(ledger_module, "os", BadOs(disk)):
             answers = Answers(state / "answers.db")
-            ledger = Ledger(state / "ledger", now=lambda: "2026-01-01T00:00:00Z", minimum=answers.head())
+            ledger = Ledger(
+                state / "ledger", now=lambda: "2026-01-01T00:00:00Z", heads={"answers.db": answers.head()}
+            )
             for window in range(3):
                 ledger.append("decided", plan="p", window=window, group="g", part=0)
                 decided += 1
@@ -265,7 +267,7 @@ def _ledger_run(
         ledger = Ledger(
             state / "ledger",
             now=lambda: "2026-01-01T00:00:00Z",
-            minimum=answers.head(),
+            heads={"answers.db": answers.head()},
             on_record=lambda record: kinds.update([record["kind"]]),
         )
     except StateError as error:

@@ -1,0 +1,127 @@
+"""`release/<group>`: each group's newest released window, retained, until the broker has acknowledged it.
+
+    newest      by the window's start, then by part; an older window never replaces a newer one
+    unpublished groups whose newest is not acknowledged yet: all of them at the start, and again at a broker
+                that lost its state
+    sent        on its way; a lost connection forgets it, a PUBACK settles it
+    refused     the broker said no, or takes no packet so large: sent again by `retry`
+
+Nothing of this is on the disk: which totals are released is in answers.db, and publishing one again is
+harmless.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+from gridhe.broker.client.session import Message, Session
+from gridhe.errors import BrokerError
+from gridhe.keyring.release.policy import TotalKey
+from gridhe.wire import topics
+
+__all__ = ["ReleasePublisher"]
+
+_log = logging.getLogger(__name__)
+
+
+class ReleasePublisher:
+    """Publishes on a session; `on_connect`, `note` and `retry` are its owner's to call."""
+
+    def __init__(
+        self,
+        session: Session,
+        released: Iterable[TotalKey],
+        *,
+        start_of: Callable[[TotalKey], int],
+        payload_of: Callable[[TotalKey], bytes | None],
+    ) -> None:
+        """`released` so far. `start_of` gives the UTC second at which a total's window starts.
+
+        `payload_of` gives what to publish, None for a total that was refused after decryption.
+        """
+        self._session, self._start_of, self._payload_of = session, start_of, payload_of
+        self._released: dict[str, list[TotalKey]] = {}
+        for total in sorted(released, key=self._order):
+            self._released.setdefault(total[2], []).append(total)
+        self._unpublished = set(self._released)
+        self._sent: dict[str, TotalKey] = {}
+        self._refused: set[str] = set()
+
+    def _order(self, total: TotalKey) -> tuple[int, int]:
+        return self._start_of(total), total[3]
+
+    @property
+    def unpublished(self) -> list[str]:
+        """The groups whose newest window the broker has not acknowledged."""
+        return sorted(self._unpublished)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether all that can be published now is."""
+        return self._unpublished <= self._refused
+
+    def note(self, total: TotalKey) -> None:
+        """This total was released."""
+        known = self._released.setdefault(total[2], [])
+        if known and self._order(total) < self._order(known[-1]):
+            return
+        self._released[total[2]] = [total]
+        self._unpublished.add(total[2])
+        self._refused.discard(total[2])
+        self.publish()
+
+    def on_connect(self, session_present: bool) -> None:
+        """A connection stands; what was on its way is not any more."""
+        self._sent.clear()
+        self._refused.clear()
+        if not session_present:
+            self._unpublished = set(self._released)
+        self.publish()
+
+    def retry(self) -> None:
+        """Send again what the broker refused."""
+        self._refused.clear()
+        self.publish()
+
+    def publish(self) -> None:
+        """Send what the connection has room for."""
+        for group in sorted(self._unpublished - self._refused):
+            if not self._session.writable:
+                return
+            if self._sent.get(group) == self._released[group][-1]:
+                continue
+            newest = self._newest(group)
+            if newest is not None:
+                self._send(group, *newest)
+
+    def _newest(self, group: str) -> tuple[TotalKey, bytes] | None:
+        known = self._released[group]
+        while known:
+            payload = self._payload_of(known[-1])
+            if payload is not None:
+                return known[-1], payload
+            known.pop()
+        del self._released[group]
+        self._unpublished.discard(group)
+        return None
+
+    def _send(self, group: str, total: TotalKey, payload: bytes) -> None:
+        message = Message(topic=topics.release(group), payload=payload, retain=True)
+        try:
+            taken = self._session.publish(message, lambda accepted: self._on_puback(total, accepted))
+        except BrokerError as error:  # larger than this broker takes
+            _log.warning("release of %s is not published: %s", group, error)
+            self._refused.add(group)
+            return
+        if taken:
+            self._sent[group] = total
+
+    def _on_puback(self, total: TotalKey, accepted: bool) -> None:
+        group = total[2]
+        if self._sent.get(group) != total:
+            return  # a newer one is on its way
+        del self._sent[group]
+        if accepted:
+            self._unpublished.discard(group)
+        else:
+            self._refused.add(group)
+        self.publish()

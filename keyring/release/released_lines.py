@@ -1,0 +1,127 @@
+"""Which line goes into the `--out` file: every released total once, over all runs and all files.
+
+    give    the line is in the file, on the disk
+    mark    answers.db notes that (`given`)
+
+A crash between the two leaves a line that is not marked: it is the file's last one, is found there, and only
+marked. A crash before leaves a released total without a line: it is written at the next start. The marks
+belong to the home, not to the file: after a move (logrotate) the new file gets what is released from then on.
+(Only a crash between the two *and* a move before the next start gives that one line to both files.)
+
+`complete` is for a file of its own (`--all`, or a run that asks for certain groups or windows): it gets each
+total that it does not hold, whatever other files were given, and nothing is marked.
+
+A refusal has a line too, once for each new reason: its mark is the inbox's state.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gridhe.base.failpoints import failpoint
+from gridhe.errors import StateError
+from gridhe.keyring.release.out_file import OutFile
+from gridhe.keyring.release.policy import TotalKey
+from gridhe.keyring.release.queue import Outcome
+from gridhe.keyring.release.releaser import Releaser
+
+__all__ = ["ReleasedLines"]
+
+_log = logging.getLogger(__name__)
+_Line = tuple[TotalKey, str]  # which total, and why it was refused ("": it was released)
+
+
+class ReleasedLines:
+    """The lines of one `--out` file."""
+
+    def __init__(
+        self,
+        path: Path,
+        releaser: Releaser,
+        *,
+        complete: bool,
+        wanted: Callable[[TotalKey], bool],
+        record_of: Callable[[TotalKey], dict[str, Any] | None],
+    ) -> None:
+        """Open the file and write what is missing in it.
+
+        `record_of` gives an answered total's record, None for one that was refused after all. Raises
+        ConfigError and StateError, as OutFile; StateError also when the file holds a released total that
+        answers.db does not know.
+        """
+        self._answers, self._complete = releaser.answers, complete
+        self._file = OutFile(path)
+        try:
+            missing: list[TotalKey] = []
+            if not complete:
+                unmarked = self._answers.not_given()
+                missing = [each for each in unmarked if releaser.knows_plan(each[0]) and wanted(each)]
+            if complete or missing:
+                self._held = self._lines_of(self._file.lines(), releaser)
+            else:
+                last = self._file.last()
+                self._held = self._lines_of([] if last is None else [last], releaser)
+            self._catch_up(missing, record_of)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lines_of(self, records: Iterable[Mapping[str, Any]], releaser: Releaser) -> set[_Line]:
+        held: set[_Line] = set()
+        for record in records:
+            line = _line_of(record)
+            if line is None:
+                continue
+            total, refused = line
+            if not refused and releaser.knows_plan(total[0]) and not releaser.answered(total):
+                raise StateError(
+                    f"{self._file.path} holds {total[2]} window {total[1]} part {total[3]}, and "
+                    f"{self._answers.path} does not know it: the home is older than the file; restore a "
+                    "newer copy of the whole home"
+                )
+            held.add(line)
+        return held
+
+    def _catch_up(
+        self, missing: list[TotalKey], record_of: Callable[[TotalKey], dict[str, Any] | None]
+    ) -> None:
+        written = 0
+        for total in missing:
+            if (total, "") not in self._held:
+                record = record_of(total)
+                if record is not None:
+                    self._file.append(record)
+                    written += 1
+            self._answers.mark_given(total)
+        if written:
+            _log.warning("%s lacked %d released totals: written", self._file.path, written)
+
+    def give(self, outcome: Outcome) -> None:
+        """Steps 7 and 8 of a release (gridhe.keyring.release.releaser). Raises StateError."""
+        letter, total = outcome.letter, outcome.letter.total
+        released = outcome.record is not None
+        line = (total, "" if released else outcome.message)
+        if released and not self._complete and self._answers.given(total):
+            return
+        repeated = not released and not self._complete and letter.message == outcome.message
+        if line not in self._held and not repeated:
+            self._file.append(outcome.to_json())
+            if self._complete:
+                self._held.add(line)
+        failpoint("release.7.given")
+        if released and not self._complete:
+            self._answers.mark_given(total)
+        failpoint("release.8.marked")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def _line_of(record: Mapping[str, Any]) -> _Line | None:
+    try:
+        total = str(record["plan"]), int(record["window"]), str(record["group"]), int(record["part"])
+        return total, str(record["message"]) if "refused" in record else ""
+    except (KeyError, TypeError, ValueError):
+        return None
