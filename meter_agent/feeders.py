@@ -56,6 +56,10 @@ def _shape(plan: Plan) -> tuple[int, int, tuple[str, ...]]:
     return plan.window_s, plan.interval_s, tuple(q.name for q in plan.quantities)
 
 
+def _builder_shape(window_builder: WindowBuilder) -> tuple[int, int, tuple[str, ...]]:
+    return window_builder.window_s, window_builder.interval_s, window_builder.quantities
+
+
 class WindowFeeder:
     """Windows of a source that gives the same ones on every call."""
 
@@ -77,22 +81,19 @@ class WindowFeeder:
 
     def _upcoming(self) -> tuple[Plan, int] | None:
         """The next window and its plan; None when there is none."""
-        plan = self._book.at(self._next_s)
-        if plan is None:
-            start_s = self._book.next_start_s(self._next_s)
-            if start_s is None:
-                return None
-            self._next_s = start_s
-            plan = self._book.at(start_s)
-            if plan is None:
-                return None
-        window = -(-self._next_s // plan.window_s)
-        first, end = self._source(plan).windows
-        window = max(window, first)
-        end_s = (window + 1) * plan.window_s
-        if (end is not None and window >= end) or (self._until_s is not None and end_s > self._until_s):
-            return None
-        return plan, window
+        moment_s = self._next_s
+        while (found := self._book.next_window(moment_s)) is not None:
+            plan, window = found
+            first, end = self._source(plan).windows
+            if window < first:
+                moment_s = first * plan.window_s  # where another plan may hold
+                continue
+            end_s = (window + 1) * plan.window_s
+            over = (end is not None and window >= end) or (
+                self._until_s is not None and end_s > self._until_s
+            )
+            return None if over else found
+        return None
 
     def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
         """The next window that is over."""
@@ -175,9 +176,10 @@ class DeviceFeeder:
         return self.window_builder
 
     def _switch_s(self, window_builder: WindowBuilder, at_s: float) -> float:
-        """When a plan of another shape takes over after `at_s`; infinity when none is known."""
-        shape = (window_builder.window_s, window_builder.interval_s, window_builder.quantities)
-        start_s = self._book.next_start_s(at_s)
+        """When a plan of another shape takes over, or has, unknown to us; infinity when none is known."""
+        shape = _builder_shape(window_builder)
+        plan = self._book.at(at_s)
+        start_s = None if plan is None else plan.start_s
         while start_s is not None:
             plan = self._book.at(start_s)
             if plan is not None and _shape(plan) != shape:
@@ -196,7 +198,7 @@ class DeviceFeeder:
         if plan is None:
             return None
         source = self._source(plan)
-        switch_s = self._switch_s(window_builder, after_s)
+        switch_s = self._switch_s(window_builder, max(after_s, self._from_s))
         until_s = math.inf if self._until_s is None else float(self._until_s)
         changed = over = False
         for sample in source.read(after_s, now_s):
@@ -214,7 +216,7 @@ class DeviceFeeder:
                 over = window_builder.closed_until_s >= until_s
                 over = over or now_s >= min(switch_s, until_s) + window_builder.patience_s
         if over and switch_s < until_s and not source.ended(window_builder.time_s or after_s):
-            # The window that the new plan's start cuts is sealed as it is: the rest is the new plan's.
+            # What ends with the old plan is sealed as it is. What goes beyond belongs to no plan.
             window_builder.finish(partial=True)
             self._switching, self._from_s = True, switch_s
         elif over:
@@ -223,13 +225,17 @@ class DeviceFeeder:
         return window_builder.state() if changed or over or window_builder.closed else None
 
     def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
-        """The oldest closed window. One that no plan covers is passed over."""
+        """The oldest closed window. One that belongs to no plan of its shape is passed over."""
         while self.window_builder is not None and self.window_builder.closed:
             closed = self.window_builder.closed[0]
-            plan = self._book.at(closed.window * self.window_builder.window_s)
-            if plan is not None:
+            plan = self._book.of_window(closed.window, self.window_builder.window_s)
+            if plan is not None and _shape(plan) == _builder_shape(self.window_builder):
                 return plan, closed
-            _LOG.warning("window %d is before every known plan: not sealed", closed.window)
+            _LOG.warning(
+                "window %d of %d s belongs to no known plan with such windows: its readings are not sealed",
+                closed.window,
+                self.window_builder.window_s,
+            )
             self.window_builder.discard(closed.window)
         return None
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import logging
+import math
 from pathlib import Path
 
 from gridhe.base.files import make_private_dir, write_private
 from gridhe.errors import BundleError, StateError
 from gridhe.meter_agent.sealing import Encryptor
 from gridhe.plan.plan import Plan
+from gridhe.plan.succession import Period, Succession
 from gridhe.wire.bundle import Bundle
 
 __all__ = ["PlanBook"]
@@ -19,17 +21,16 @@ _CONTEXTS_MAX = 2  # around a rotation two plans are in use; a context weighs se
 
 
 class PlanBook:
-    """Verified bundles by plan, and which of them a window belongs to.
+    """Verified bundles by plan, and which of them a window belongs to (`gridhe.plan.succession`).
 
-    The plan in force at a moment is the one with the latest start at or before it, so an old bundle
-    that somebody sends again changes nothing.
+    That depends on the plans' starts alone, so an old bundle that somebody sends again changes nothing.
     """
 
     def __init__(self, folder: Path, authority_key: bytes) -> None:
         """Load what is cached in `folder`; a damaged file is left out with a warning. Raises StateError."""
         self._folder, self._authority_key = folder, authority_key
         self._bundles: dict[str, Bundle] = {}
-        self._starts: list[tuple[int, str, Plan]] = []  # (start_s, plan id, plan), latest last
+        self._succession = Succession(())
         self._seen: set[bytes] = set()  # digests of bytes looked at: retained bundles come at every connect
         self._encryptors: dict[str, Encryptor] = {}
         self.junk = 0
@@ -75,28 +76,34 @@ class PlanBook:
         return bundle.plan
 
     def _keep(self, bundle: Bundle) -> None:
-        plan = bundle.plan
-        plan_id = plan.plan_id
+        plan_id = bundle.plan.plan_id
         self._bundles[plan_id] = bundle
-        self._starts.append((plan.window_start_s(plan.first_window), plan_id, plan))
-        self._starts.sort(key=lambda start: start[:2])
+        self._order()
+
+    def _order(self) -> None:
+        self._succession = Succession((plan_id, one.plan.start_s) for plan_id, one in self._bundles.items())
 
     def _forget_oldest(self) -> None:
-        while len(self._starts) > _KEPT_MAX:
-            _, plan_id, _ = self._starts.pop(0)
-            del self._bundles[plan_id]
-            self._encryptors.pop(plan_id, None)
-            (self._folder / f"{plan_id}.bundle").unlink(missing_ok=True)
+        for period in self._succession.periods[:-_KEPT_MAX]:
+            del self._bundles[period.plan_id]
+            self._encryptors.pop(period.plan_id, None)
+            (self._folder / f"{period.plan_id}.bundle").unlink(missing_ok=True)
+        self._order()
+
+    def _plan(self, period: Period | None) -> Plan | None:
+        return None if period is None else self._bundles[period.plan_id].plan
 
     @property
     def first_start_s(self) -> int | None:
         """When the earliest known plan starts; None when none is known."""
-        return self._starts[0][0] if self._starts else None
+        periods = self._succession.periods
+        return periods[0].start_s if periods else None
 
     @property
     def latest(self) -> Plan | None:
         """The plan with the latest start."""
-        return self._starts[-1][2] if self._starts else None
+        periods = self._succession.periods
+        return self._plan(periods[-1]) if periods else None
 
     def known(self, plan_id: str) -> Plan | None:
         """The plan of this id, if it is known."""
@@ -105,15 +112,33 @@ class PlanBook:
 
     def at(self, moment_s: float) -> Plan | None:
         """The plan in force at a moment (UTC epoch seconds); None before the first."""
-        found = None
-        for start_s, _, plan in self._starts:
-            if start_s <= moment_s:
-                found = plan
-        return found
+        return self._plan(self._succession.at(moment_s))
 
     def next_start_s(self, moment_s: float) -> int | None:
         """When the next plan after a moment starts; None when none is known."""
-        return next((start_s for start_s, _, _ in self._starts if start_s > moment_s), None)
+        periods = self._succession.from_moment(moment_s)
+        return next((period.start_s for period in periods if period.start_s > moment_s), None)
+
+    def of_window(self, window: int, window_s: int) -> Plan | None:
+        """The plan to which a window of this length belongs; None if there is none."""
+        plan = self.at(window * window_s)
+        if plan is None or plan.window_s != window_s:
+            return None
+        return plan if self.holds(plan, window) else None
+
+    def holds(self, plan: Plan, window: int) -> bool:
+        """Whether a window of this plan belongs to it still: later plans may have taken over."""
+        period = self._succession.period(plan.plan_id)
+        return period is not None and period.holds(window, plan.window_s)
+
+    def next_window(self, moment_s: float) -> tuple[Plan, int] | None:
+        """The first window that starts at or after a moment and belongs to a plan, and that plan."""
+        for period in self._succession.from_moment(moment_s):
+            plan = self._bundles[period.plan_id].plan
+            window = max(plan.first_window, math.ceil(moment_s / plan.window_s))
+            if period.holds(window, plan.window_s):
+                return plan, window
+        return None
 
     def encryptor(self, plan: Plan) -> Encryptor:
         """The encryptor of a known plan, made when first needed. Raises BundleError."""

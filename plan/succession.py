@@ -57,9 +57,9 @@ class Succession:
     def __init__(self, starts: Iterable[tuple[str, int]]) -> None:
         """`starts` are (plan id, start in seconds); a plan may be named twice."""
         ordered = sorted({(start_s, plan_id) for plan_id, start_s in starts})
-        ends = [float(start_s) for start_s, _ in ordered[1:]] + [math.inf]
+        ends = [*(float(start_s) for start_s, _ in ordered[1:]), math.inf]
         self.periods = tuple(
-            Period(plan_id, start_s, end_s) for (start_s, plan_id), end_s in zip(ordered, ends, strict=True)
+            Period(plan_id, start_s, end_s) for (start_s, plan_id), end_s in zip(ordered, ends, strict=False)
         )
         self._starts = [start_s for start_s, _ in ordered]
         self._by_plan = {period.plan_id: period for period in self.periods}

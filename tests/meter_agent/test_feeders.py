@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from gridhe.meter_agent.feeders import DeviceFeeder, Feeder, WindowFeeder
 from gridhe.meter_agent.plans import PlanBook
-from gridhe.meter_agent.policy import ABSENT
 from gridhe.meter_agent.process import odd_samples
 from gridhe.meter_agent.sources.protocol import Kind, Sample, WindowDevice
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
@@ -73,35 +72,66 @@ def test_windows_come_in_order_once_they_are_over(tmp_path: Path, authority: Any
     assert feeder.ready_s() is None
 
 
+def feeder_of(book: PlanBook, *, devices: bool, until_s: int = 9 * DAY_S, from_s: int = 6 * DAY_S) -> Feeder:
+    if not devices:
+        return WindowFeeder("m1", book, synthetic, from_s=from_s, until_s=until_s)
+    return DeviceFeeder(
+        book,
+        lambda plan: WindowDevice(synthetic(plan), "m1", window_s=plan.window_s, interval_s=plan.interval_s),
+        from_s=from_s,
+        until_s=until_s,
+        journal=None,
+    )
+
+
 @pytest.mark.parametrize("devices", [False, True])
 def test_a_plan_of_another_shape_takes_over_at_its_first_window(
     tmp_path: Path, authority: Any, devices: bool
 ) -> None:
-    """Days until day 7 noon of the old plan's count, half days from then on: no reading in both."""
+    """Days until the end of day 6, half days from then on: every reading in one window."""
+    halves = authority.with_plan(window_s=DAY_S // 2, first_window=14)
+    found = drain(feeder_of(book_of(tmp_path, authority, halves), devices=devices), 99 * DAY_S)
+    assert found == [
+        (DAY_S, 6, synthetic(authority.plan).window("m1", 6)["import_wh"].tolist()),
+        *(
+            (DAY_S // 2, window, synthetic(halves.plan).window("m1", window)["import_wh"].tolist())
+            for window in range(14, 18)
+        ),
+    ]
+
+
+@pytest.mark.parametrize("devices", [False, True])
+def test_repro_a_window_that_a_start_cuts_is_sealed_under_neither_plan(
+    tmp_path: Path, authority: Any, devices: bool
+) -> None:
+    """No authority makes such plans; an aggregator would refuse the window after the old plan's end."""
     halves = authority.with_plan(window_s=DAY_S // 2, first_window=15)
-    book = book_of(tmp_path, authority, halves)
-    feeder: Feeder
+    found = drain(feeder_of(book_of(tmp_path, authority, halves), devices=devices), 99 * DAY_S)
+    assert [(window_s, window) for window_s, window, _ in found] == [
+        (DAY_S, 6),
+        *((DAY_S // 2, window) for window in range(15, 18)),
+    ]
+
+
+@pytest.mark.parametrize("late_by", [1, 2])
+@pytest.mark.parametrize("devices", [False, True])
+def test_repro_a_plan_of_another_shape_that_is_heard_of_late_takes_over_at_once(
+    tmp_path: Path, authority: Any, devices: bool, late_by: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half days from day 7 on, which the meter hears of `late_by` days later."""
+    halves = authority.with_plan(window_s=DAY_S // 2, first_window=14)
+    book = book_of(tmp_path, authority)
+    feeder = feeder_of(book, devices=devices)
+    before = drain(feeder, (7 + late_by) * DAY_S - 1)  # the device has an open day
+    assert [(window_s, window) for window_s, window, _ in before] == [
+        (DAY_S, window) for window in range(6, 6 + late_by)
+    ]
+    book.add(halves.encoded())
+    after = [(window_s, window) for window_s, window, _ in drain(feeder, 99 * DAY_S)]
+    assert after[-2:] == [(DAY_S // 2, 16), (DAY_S // 2, 17)]
+    assert all(window_s == DAY_S // 2 for window_s, _ in after)
     if devices:
-        feeder = DeviceFeeder(
-            book,
-            lambda plan: WindowDevice(
-                synthetic(plan), "m1", window_s=plan.window_s, interval_s=plan.interval_s
-            ),
-            from_s=6 * DAY_S,
-            until_s=9 * DAY_S,
-            journal=None,
-        )
-        cut = [*synthetic(authority.plan).window("m1", 7)["import_wh"][:12].tolist(), *[ABSENT] * 12]
-    else:
-        feeder = WindowFeeder("m1", book, synthetic, from_s=6 * DAY_S, until_s=9 * DAY_S)
-        cut = synthetic(authority.plan).window("m1", 7)["import_wh"].tolist()
-    found = drain(feeder, 99 * DAY_S)
-    assert found[0] == (DAY_S, 6, synthetic(authority.plan).window("m1", 6)["import_wh"].tolist())
-    assert found[1] == (DAY_S, 7, cut)
-    later = [(window_s, window) for window_s, window, _ in found[2:]]
-    first_half = 15 if devices else 16  # a whole window of the old plan covers half day 15 already
-    assert later == [(DAY_S // 2, window) for window in range(first_half, 18)]
-    assert found[-1][2] == synthetic(halves.plan).window("m1", 17)["import_wh"].tolist()
+        assert "readings are not sealed" in caplog.text
 
 
 def test_windows_before_every_plan_are_passed_over(tmp_path: Path, authority: Any) -> None:

@@ -57,6 +57,11 @@ def test_a_plan_ends_where_the_next_begins() -> None:
     assert succession.period("p" + "0" * 16) is None
 
 
+def test_without_plans_none_holds() -> None:
+    succession = Succession(())
+    assert (succession.periods, succession.at(0), succession.from_moment(0)) == ((), None, ())
+
+
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 40)), min_size=1, max_size=8))
 def test_at_every_moment_at_most_one_plans_window_is_open(plans: list[tuple[int, int]]) -> None:
     """Plans of any window length and start, aligned or not."""
