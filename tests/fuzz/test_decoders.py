@@ -4,6 +4,7 @@ What the fuzzer found stands here as `test_repro_...`.
 """
 
 import random
+from contextlib import closing
 from pathlib import Path
 
 import msgpack
@@ -51,13 +52,14 @@ def test_a_decoder_returns_or_raises_its_own_error(name: str, tmp_path: Path) ->
     decoder: Decoder = decoders(tmp_path)[name]()
     rng = random.Random(20_261_123)
     assert {seed[0] for seed in decoder.seeds} == set(range(len(decoder.feeders)))
-    for seed in decoder.seeds:
-        if name == "state":  # rows that do not belong together: some are damage
-            decoder.feed(seed)
-        else:  # sound: not even its own error
-            decoder.feeders[seed[0]](seed[1:])
-    for _ in range(MUTATIONS.get(name, 10_000)):
-        decoder.feed(mutated(rng, rng.choice(decoder.seeds)))
+    with closing(decoder):
+        for seed in decoder.seeds:
+            if name == "state":  # rows that do not belong together: some are damage
+                decoder.feed(seed)
+            else:  # sound: not even its own error
+                decoder.feeders[seed[0]](seed[1:])
+        for _ in range(MUTATIONS.get(name, 10_000)):
+            decoder.feed(mutated(rng, rng.choice(decoder.seeds)))
 
 
 def test_repro_a_set_of_members_that_is_no_bytes_is_damage_and_not_a_crash(tmp_path: Path) -> None:

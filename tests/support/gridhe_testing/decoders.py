@@ -6,8 +6,8 @@ the rest begins: as it came, or sealed again with the real key, as only an authe
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgpack
@@ -56,6 +56,7 @@ class Decoder:
     feeders: tuple[Callable[[bytes], object], ...]
     errors: tuple[type[Exception], ...]
     seeds: tuple[bytes, ...]
+    close: Callable[[], object] = field(default=lambda: None)  # when no more is fed
 
     def feed(self, data: bytes) -> None:
         if data:
@@ -248,6 +249,9 @@ def state(directory: Path) -> Decoder:
     )
     ledger = directory / "ledger.jsonl"
     outbox = Outbox(directory / "outbox", authority="a" * 17, settings=MeterSettings())
+    databases = ExitStack()
+    databases.callback(database.close)
+    databases.callback(outbox.close)
 
     def insert(sql: str, *values: object) -> None:
         # The database may refuse a value (an integer too large, text that is no UTF-8): nothing to read then.
@@ -336,6 +340,7 @@ def state(directory: Path) -> Decoder:
             WindowBuilder.from_state,
             read_outbox,
         ),
+        close=databases.close,
         errors=(StateError,),
         seeds=_seeds(
             pack(plain),
