@@ -245,7 +245,6 @@ def state(directory: Path) -> Decoder:
         digest=5,
         pieces=(Piece("north/f1", 0, 2),),
         ciphertext=b"c" * 40,
-        payload=None,
     )
     ledger = directory / "ledger.jsonl"
     outbox = Outbox(directory / "outbox", authority="a" * 17, settings=MeterSettings())
@@ -271,9 +270,9 @@ def state(directory: Path) -> Decoder:
     def read_total(data: bytes) -> None:
         insert("DELETE FROM totals")
         insert(
-            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(key.plan, key.window, key.group, key.part),
-            *columns(data, 8),
+            *columns(data, 7),
         )
         totals.total(key)
 
@@ -316,7 +315,9 @@ def state(directory: Path) -> Decoder:
             if isinstance(record, dict):
                 claim_of_record(record)
 
-    plain = [*row._columns(), row.ciphertext, row.payload, row.checksum()]
+    with database.transaction():
+        totals.save(row)
+    plain = list(database.query("SELECT * FROM totals")[0][4:])
     ledger.unlink(missing_ok=True)
     with Ledger(ledger, now=lambda: "2026-01-01T00:00:00Z") as book:
         book.append("decided", plan=key.plan)
