@@ -53,7 +53,7 @@ R = TypeVar("R")
 
 _LOG = logging.getLogger(__name__)
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_TERMINATED = 143  # 128 + SIGTERM
+_SIGNALLED = 128  # plus the signal: 143 for SIGTERM, 129 for SIGHUP
 
 version_option = click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 
@@ -133,15 +133,15 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> No
     """Run a click command as a process's whole work and exit with its code.
 
     A GridHEError becomes `error: ...` on stderr (a line for each line of it) and its exit code; a wrong
-    flag click's own message and 2; Ctrl-C 130. SIGTERM ends a command as Ctrl-C does, with its folders and
-    processes put away, and 143, unless the command has a handler of its own (the daemons have: 0).
+    flag click's own message and 2; Ctrl-C 130. SIGTERM and SIGHUP end a command as Ctrl-C does, with its
+    folders and processes put away, and 143 or 129, unless it has a handler of its own (the daemons have).
     Anything else is a bug, and keeps its traceback and code 1.
     """
     # Every role holds keys in memory: a crash in a native library must not write them to a disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     terminated: list[int] = []
     try:
-        with _sigterm_unwinds(terminated):
+        with _signals_unwind(terminated):
             result = command.main(args=args, standalone_mode=False)
     except GridHEError as error:
         for line in str(error).splitlines() or [type(error).__name__]:
@@ -152,20 +152,18 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> No
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
-        sys.exit(_TERMINATED if terminated else _INTERRUPTED)
+        sys.exit(_SIGNALLED + terminated[0] if terminated else _INTERRUPTED)
     # ctx.exit(n) comes back as a number here; a command's own return value may be anything.
     sys.exit(result if isinstance(result, int) else 0)
 
 
 @contextmanager
-def _sigterm_unwinds(terminated: list[int]) -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt, and note it in `terminated`; a second one is ignored.
+def _signals_unwind(terminated: list[int]) -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, and note it in `terminated`; a second one is ignored.
 
-    Only where SIGTERM would have ended the process: somebody else's handler stays.
+    Only where the signal would have ended the process: somebody else's handler stays.
     """
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+    taken = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
     owner = os.getpid()
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -173,15 +171,18 @@ def _sigterm_unwinds(terminated: list[int]) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        signal.signal(number, signal.SIG_IGN)  # the clearing up is not broken off
+        for each in taken:
+            signal.signal(each, signal.SIG_IGN)  # the clearing up is not broken off
         terminated.append(number)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for each in taken:
+        signal.signal(each, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _parse_set(text: str) -> tuple[str, Any]:

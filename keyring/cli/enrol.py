@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from gridhe.base.clock import check_clock
 from gridhe.base.commands import CommonOptions, common_options
 from gridhe.errors import ConfigError
 from gridhe.keyring.cli.shared import home_option, open_home, passphrase_option
@@ -101,7 +102,7 @@ def enrol(
                 move=move,
                 renew=renew,
                 fleet_file=fleet,
-                now_s=time.time(),
+                now_s=check_clock(time.time()),
             )
             where = fleet if fleet is not None else paths[0] if len(paths) == 1 else paths[0].parent
             click.echo(f"{len(wanted)} meters: {where}")

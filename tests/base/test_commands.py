@@ -166,7 +166,10 @@ run_command(wait, [])
 """
 
 
-def test_sigterm_ends_a_command_as_ctrl_c_does_and_with_143(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_repro_sigterm_and_sighup_end_a_command_as_ctrl_c_does(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WAITS, str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -176,9 +179,9 @@ def test_sigterm_ends_a_command_as_ctrl_c_does_and_with_143(tmp_path: Path) -> N
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         assert list(tmp_path.iterdir())
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, said = process.communicate(timeout=30)
-    assert process.returncode == 143
+    assert process.returncode == code
     assert said.strip() == "stopped"
     assert list(tmp_path.iterdir()) == []
 

@@ -134,3 +134,53 @@ def test_a_dropped_batch_gives_its_place_to_the_next() -> None:
     assert publish(made, 0) == [101, 102, 103]
     made.forget(1)
     assert publish(made, 1) == [104]
+
+
+def test_repro_batches_that_were_refused_for_now_held_up_all_later_ones() -> None:
+    made = agent(Shelf(8))
+    assert publish(made, 0) == [101, 102, 103]
+    made.on_receipt(receipt(refused=[(101, "late"), (102, "early"), (103, "clock")]), 1)
+    assert publish(made, 1) == [104, 105, 106]
+    made.on_receipt(receipt([104, 105, 106]), 2)
+    assert publish(made, 2) == [107, 108]
+    made.on_receipt(receipt([107, 108]), 3)
+    assert (made.outstanding, made.deferred, made.late) == (3, 3, 1)
+    assert [each.reason for each in made.news] == ["late", "early", "clock"]
+    assert sorted(publish(made, 60)) == [101, 102, 103]
+    assert made.deferred == 0
+
+
+def test_however_many_are_refused_for_now_few_are_sent_and_one_that_counts_brings_the_others() -> None:
+    made = agent(Shelf(300))
+    windows, now_s, sent = list(range(101, 401)), 0.0, []
+    while made.deferred < 300:
+        for window in publish(made, now_s):
+            made.on_receipt(receipt(refused=[(window, "late")]), now_s)
+        now_s += 0.1
+    while now_s < 40_000:
+        published = publish(made, now_s)
+        sent += [now_s] * len(published)
+        assert len(published) <= 3
+        made.on_receipt(receipt(refused=[(window, "late") for window in published]), now_s)
+        now_s += 2.0
+    last_hour = sum(at_s >= now_s - 3_600 for at_s in sent)
+    assert 60 <= last_hour <= 3 * 3_600 / 60, "as many as have a place in a minute, the longest wait"
+    while windows:
+        made.hurry()
+        for _ in range(300):
+            published = publish(made, now_s)
+            if not published:
+                break
+            made.on_receipt(receipt(published), now_s)
+            windows = [window for window in windows if window not in published]
+    assert made.outstanding == 0
+
+
+def test_group_is_for_now_while_the_batch_is_of_the_meters_present_group() -> None:
+    moved = {101}
+    made = agent(Shelf(2))
+    made._moved = lambda _plan, window: window in moved
+    publish(made, 0)
+    settled = made.on_receipt(receipt(refused=[(101, "group"), (102, "group")]), 1)
+    assert [(word.window, word.reason) for word in settled] == [(101, "group")]
+    assert made.deferred == 1

@@ -1,6 +1,7 @@
 """`gridhe-aggregate` as a process of its own, against a real Mosquitto."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from gridhe.wire.total import Total, open_total
 pytestmark = pytest.mark.system
 
 WINDOW = 480_000
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 
 class Outside:
@@ -33,6 +35,7 @@ class Outside:
         self.grid = grid
         self.totals: dict[tuple[str, int, int], Total] = {}
         self.receipted: set[tuple[str, int]] = set()
+        self.refused: set[str] = set()
         self.loop = EventLoop()
         self.session = Session(
             settings=BrokerSettings(url=url),
@@ -64,6 +67,7 @@ class Outside:
             meter = topic.rpartition("/")[2]
             receipt = Receipt.decode(payload, derive_key(self.grid.secret, meter))
             self.receipted |= {(meter, window) for window in receipt.committed}
+            self.refused |= {reason for _, reason in receipt.refused}
 
     def send(self, envelopes: dict[tuple[str, int], bytes]) -> None:
         """What meters do: publish, and again, until all is receipted."""
@@ -91,11 +95,15 @@ def aggregate(grid, broker: EmbeddedBroker, tmp_path: Path) -> Iterator:
     grid.credential.save(credential)
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", "gridhe.aggregator.cli", "--credential", str(credential)]
-        command += ["--state-dir", str(tmp_path / "process-state"), "--broker", broker.url, *options]
+    def start(*options: str, shift: Path | None = None) -> subprocess.Popen[bytes]:
+        """`shift`: a file of seconds by which the wall clock is ahead."""
+        clocked = [] if shift is None else ["gridhe_testing.shifted_clock", str(shift)]
+        command = [sys.executable, "-P", "-m", *clocked, "gridhe.aggregator.cli"]
+        command += ["--credential", str(credential), "--state-dir", str(tmp_path / "process-state")]
+        command += ["--broker", broker.url, *options]
+        env = {**os.environ, "PYTHONPATH": str(SUPPORT)}
         with (tmp_path / f"aggregate-{len(started)}.log").open("wb") as log:
-            started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log))
+            started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=env))
         return started[-1]
 
     yield start
@@ -189,3 +197,37 @@ def test_a_second_one_on_the_same_state_is_told_so(grid, outside, aggregate, tmp
     second = aggregate()
     assert second.wait(timeout=20) == 6
     assert "is in use by process" in (tmp_path / "aggregate-1.log").read_text()
+
+
+@pytest.mark.parametrize("ahead_s", [-1.7e9, 900 * 86_400.0])
+def test_repro_an_aggregator_believed_a_clock_that_was_wrong(
+    grid, aggregate, outside: Outside, tmp_path: Path, ahead_s: float
+) -> None:
+    """It refuses for now, closes nothing and survives a hang-up; when the clock is set it goes on."""
+    shift = tmp_path / "shift"
+    shift.write_text("0")
+    batches = {(meter, WINDOW): grid.envelope(meter) for meter in grid.meters}
+    counted = {key: batches[key] for key in list(batches)[:3]}
+    first = aggregate(shift=shift)
+    outside.send(counted)
+    first.kill()
+    first.wait()
+    shift.write_text(str(ahead_s))
+    outside.receipted.clear()
+    process = aggregate(shift=shift)
+    outside.send(counted)  # what is counted is receipted, whatever the clock says
+    for meter, window in batches.keys() - counted.keys():
+        outside.say(topics.batch(grid.group_of(meter), meter), batches[meter, window])
+    outside.until(lambda: bool(outside.refused))
+    assert (outside.refused, outside.totals) == ({"clock"}, {})
+    process.send_signal(signal.SIGHUP)
+    shift.write_text("0")
+    outside.send(batches)
+    outside.until(lambda: ("grid", WINDOW, 0) in outside.totals)
+    total = outside.totals["grid", WINDOW, 0]
+    assert np.array_equal(grid.decrypted(total), grid.expected(grid.meters))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    said = (tmp_path / "aggregate-1.log").read_text()
+    assert said.count("the clock says") == 1
+    assert "SIGHUP is ignored" in said
