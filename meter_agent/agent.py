@@ -9,8 +9,8 @@ Everything outstanding is due at once after a connect, when an aggregator shows 
 when a new plan is published (whoever refused for want of it can now take the batch).
 
 A batch that is refused for now is deferred: it gives up its place, so that later ones are not held up, and is
-sent again. However many are deferred, about `unreceipted_max` of them are sent in the time after which a batch
-comes again; once one is committed, the others follow.
+sent again. However many are deferred, about `unreceipted_max` of them are sent in the time after which one
+batch alone would come again; once one is committed, the others follow.
 """
 
 import itertools
