@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -334,3 +335,20 @@ def test_tls_files_that_cannot_be_used_are_named(
     )
     with pytest.raises(ConfigError, match="passphrase"):
         client(locked, "m1")
+
+
+def test_docs_wire_has_the_access_rules_of_each_user() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text(encoding="utf-8")
+    names = {"m1": "a meter", "aggregator-main": "`aggregator-<id>`"}
+    places = {"north/f1/m1": "<group>/<meter>", "m1": "<meter>", "main": "<id>"}
+    blocks = acl([RosterEntry("m1", "north/f1")], ["main"]).split("user ")[1:]
+    assert len(blocks) == 4
+    for block in blocks:
+        user = names.get(block.split("\n")[0], f"`{block.split()[0]}`")
+        row = re.search(rf"^\| {re.escape(user)} \| (.*?) \|(.*)\|$", page, re.M)
+        assert row is not None, user
+        for cell, access in zip(row.groups(), ("read", "write"), strict=True):
+            rules = re.findall(rf"^topic {access} gridhe/v1/(.*)$", block, re.M)
+            for real, place in places.items():
+                rules = [re.sub(rf"\b{real}$", place, rule) for rule in rules]
+            assert sorted(re.findall(r"`(.*?)`", cell)) == sorted(rules), (user, access)
