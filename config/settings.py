@@ -116,6 +116,7 @@ class BrokerSettings(_Section):
     insecure: bool = False  # allow mqtt:// to a host that is not loopback
     client_certificates: bool = False  # generated mosquitto.conf: certificates in place of passwords
     protocol: Literal["auto", 5, "3.1.1"] = "auto"  # auto: MQTT 5, and 3.1.1 where the broker refuses 5
+    server_dir: str | None = Field(None, pattern="^/")  # generated mosquitto.conf: where it will lie
     keepalive_s: int = Field(60, ge=5, le=3_600)
     session_expiry_s: int = Field(7 * 86_400, ge=0, le=2**32 - 1)
     connect_timeout_s: float = Field(10.0, gt=0, le=300)

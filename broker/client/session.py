@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gridhe.broker.client.certificates import refused_certificate
 from gridhe.broker.client.connection import Connection, ConnectOptions, Message, OnPuback
 from gridhe.broker.client.loop import EventLoop, PeriodicTimer
 from gridhe.broker.client.stream import dial, tls_context
@@ -188,10 +189,7 @@ class Session:
             stream = await dial(loop.asyncio, addresses, self._tls, host)
         except ssl.SSLCertVerificationError as error:
             self._dialling = None
-            self._refuse(
-                f"{self.url} has a certificate that is not trusted ({error.verify_message}); "
-                "set broker.ca_file to its CA, and use the host name the certificate names"
-            )
+            self._refuse(refused_certificate(self.url, error))
         except OSError as error:
             self._dialling = None
             what = f"TLS: {error.reason}" if isinstance(error, ssl.SSLError) else error.strerror

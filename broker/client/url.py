@@ -48,6 +48,20 @@ class BrokerUrl:
         except ValueError:
             return False
 
+    @property
+    def bind(self) -> str | None:
+        """What a broker with this URL listens on: loopback, all of IPv4 or IPv6, or (None, for a name) all.
+
+        A broker behind a router does not have the address that its clients use, so it is not listened on.
+        """
+        try:
+            version = ipaddress.ip_address(self.host).version
+        except ValueError:
+            return "127.0.0.1" if self.loopback else None
+        if self.loopback:
+            return self.host
+        return "0.0.0.0" if version == 4 else "::"  # noqa: S104 - a server; TLS and passwords guard it
+
     def check_secrecy(self, *, insecure: bool) -> None:
         """Raise ConfigError when passwords would cross a network in clear and nobody said that is fine."""
         if not (self.tls or self.loopback or insecure):

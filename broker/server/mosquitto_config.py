@@ -9,10 +9,14 @@
     operator           nothing                              release/#, status/#, plan/#
 
 Everything not listed is refused; nobody is anonymous.
+
+The same configuration comes twice: mosquitto.conf runs a broker of its own, gridhe.conf adds the listener to
+the service of a distribution (/etc/mosquitto/conf.d/), whose own file says where data and logs go.
 """
 
 import base64
 import hashlib
+import ipaddress
 import os
 import pwd
 from collections.abc import Collection, Iterable, Mapping
@@ -48,6 +52,7 @@ _PBKDF2_ROUNDS = 101
 _SALT_BYTES = 12  # what mosquitto 2.0 reads; longer salts are refused
 _QUEUED_MESSAGES = 1_000_000  # per client; the byte cap is the one meant to bind. 0 would lift that too
 _PACKET_SPARE = 65_536  # topic and properties around the largest payload
+_STANDALONE, _DROP_IN = "mosquitto.conf", "gridhe.conf"
 _EXPIRE_DAYS = 60  # sessions of clients that speak 3.1.1, which cannot say so themselves
 
 
@@ -164,37 +169,41 @@ def mosquitto_conf(
     settings: BrokerSettings,
     port: int,
     largest_payload: int,
-    bind: str = "127.0.0.1",
+    bind: str | None = "127.0.0.1",
     password_file: Path | None,
     acl_file: Path | None,
     data_dir: Path | None,
     tls: ServerTls | None = None,
     user: str | None = None,
     own_ids: bool = False,
+    drop_in: bool = False,
 ) -> str:
-    """The text of a mosquitto.conf.
+    """The text of a mosquitto.conf, or of a part for the configuration of another service (`drop_in`).
 
     largest_payload: bytes of the largest envelope, bundle or total; larger packets are refused.
     password_file, acl_file: None for both only on a private loopback port (then anybody may connect).
+    bind: the address to listen on; None: every address of this machine, IPv4 and IPv6.
     data_dir: where sessions and retained messages survive a restart; None: they do not.
     user: whom a broker started by root becomes (Mosquitto's default: `mosquitto`); it must be able to
     read these files.
     own_ids: each user's client id is its name, whatever it says. Else whoever has a password can take over
     another client's session by its id: not read it (the ACL holds), but throw it off again and again.
+    drop_in: leave out what a service says itself: the user, data and logs (a second persistence_location is
+    an error to Mosquitto).
     Raises ConfigError for what Mosquitto would misread.
     """
     anonymous = password_file is None
-    if anonymous and bind not in ("127.0.0.1", "::1"):
+    if anonymous and not _is_loopback(bind):
         raise ConfigError(f"a broker without passwords may only listen on loopback, not on {bind!r}")
     lines = [
         "# Made by gridhe; it is overwritten by the next enrolment.",
         "per_listener_settings false",
-        f"listener {port} {_plain(bind, 'the listen address')}",
+        f"listener {port}" + (f" {_plain(bind, 'the listen address')}" if bind is not None else ""),
         *_tls_lines(tls),
         f"allow_anonymous {_yes(anonymous)}",
         *([f"password_file {_path(password_file)}"] if password_file is not None else []),
         *([f"acl_file {_path(acl_file)}"] if acl_file is not None else []),
-        *([f"user {_plain(user, 'the user')}"] if user is not None else []),
+        *([f"user {_plain(user, 'the user')}"] if user is not None and not drop_in else []),
         *(["use_username_as_clientid true"] if own_ids else []),
         "",
         "# Mosquitto's default queue of 1000 messages drops silently. Bytes are the limit here.",
@@ -205,15 +214,18 @@ def mosquitto_conf(
         f"max_packet_size {largest_payload + _PACKET_SPARE}",
         f"persistent_client_expiration {_EXPIRE_DAYS}d",
         "set_tcp_nodelay true",
-        "",
-        *_persistence_lines(data_dir),
-        "",
-        "log_dest stderr",
-        "log_type error",
-        "log_type warning",
-        "log_type notice",
-        "connection_messages false",
     ]
+    if not drop_in:
+        lines += [
+            "",
+            *_persistence_lines(data_dir),
+            "",
+            "log_dest stderr",
+            "log_type error",
+            "log_type warning",
+            "log_type notice",
+            "connection_messages false",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -246,50 +258,57 @@ def write_server_files(
     fleets: Mapping[str, Collection[str]] | None = None,
     largest_payload: int,
     port: int = 8883,
-    bind: str = "0.0.0.0",  # noqa: S104 - a server; TLS and passwords guard it
+    bind: str | None = None,
     tls: ServerTls | None = None,
     owner: str | None = None,
 ) -> Path:
-    """Write mosquitto.conf, passwords and acl into `directory`, each whole or not at all; return the conf.
+    """Write mosquitto.conf, gridhe.conf, passwords and acl into `directory`, each whole or not at all.
 
+    Returns the path of mosquitto.conf.
     passwords: broker user -> password, of everybody who may connect.
+    bind, tls: as for `mosquitto_conf`; the files name each other beneath settings.server_dir, if that is set.
     owner: the system user Mosquitto runs as. Where that is another user, root keeps the files and its group
     may read them (0640), and only data/ is its own: who takes over the broker cannot change its rules.
     After a later enrolment a SIGHUP makes a running Mosquitto read passwords and ACL again.
     Client ids are bound to users unless there are fleets, whose connections share one user.
     Raises ConfigError (names, clear text off loopback) and StateError (the disk).
     """
-    if tls is None and bind not in ("127.0.0.1", "::1") and not settings.insecure:
+    if tls is None and not _is_loopback(bind) and not settings.insecure:
         raise ConfigError(
-            f"a broker on {bind} without TLS would take passwords in clear; give a certificate and key, "
-            "or set broker.insecure: true on a network you trust"
+            f"a broker on {bind or 'every address'} without TLS would take passwords in clear; give a "
+            "certificate and key, or set broker.insecure: true on a network you trust"
         )
     rules = acl(entries, aggregators, fleets)
     directory = directory.resolve()
+    seen = directory if settings.server_dir is None else Path(settings.server_dir)
+    confs = {
+        name: mosquitto_conf(
+            settings=settings,
+            port=port,
+            bind=bind,
+            largest_payload=largest_payload,
+            password_file=seen / "passwords",
+            acl_file=seen / "acl",
+            data_dir=seen / "data",
+            tls=tls,
+            user=owner,
+            own_ids=not fleets,
+            drop_in=name == _DROP_IN,
+        )
+        for name in (_STANDALONE, _DROP_IN)
+    }
     make_private_dir(directory)
     data_dir = directory / "data"
     make_private_dir(data_dir)
-    conf = mosquitto_conf(
-        settings=settings,
-        port=port,
-        bind=bind,
-        largest_payload=largest_payload,
-        password_file=directory / "passwords",
-        acl_file=directory / "acl",
-        data_dir=data_dir,
-        tls=tls,
-        user=owner,
-        own_ids=not fleets,
-    )
     lines = "".join(password_line(user, password) for user, password in sorted(passwords.items()))
     write_private(directory / "passwords", lines.encode())
     write_private(directory / "acl", rules.encode())
-    path = directory / "mosquitto.conf"
-    write_private(path, conf.encode())
-    path.chmod(0o644)
+    for name, conf in confs.items():
+        write_private(directory / name, conf.encode())
+        (directory / name).chmod(0o644)
     if owner is not None and os.geteuid() == 0:
         _give(owner, directory, data_dir)
-    return path
+    return directory / _STANDALONE
 
 
 def _give(owner: str, directory: Path, data_dir: Path) -> None:
@@ -307,6 +326,13 @@ def _give(owner: str, directory: Path, data_dir: Path) -> None:
                 os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
     except (KeyError, OSError) as error:
         raise StateError(f"cannot give {directory} to user {owner!r}: {error}") from error
+
+
+def _is_loopback(bind: str | None) -> bool:
+    try:
+        return bind is not None and ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return False
 
 
 def _base64(data: bytes) -> str:

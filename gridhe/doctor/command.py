@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from gridhe.base.commands import CommonOptions, common_options
+from gridhe.base.output import echo
 from gridhe.config import Settings, find_settings_file
 from gridhe.doctor import checks
 from gridhe.doctor.checks import Check
@@ -50,10 +52,10 @@ def doctor(
             _print(check)
     failed = sum(check.state == "fail" for check in found)
     if as_json:
-        click.echo(json.dumps({"ok": failed == 0, "checks": [asdict(check) for check in found]}))
+        echo(json.dumps({"ok": failed == 0, "checks": [asdict(check) for check in found]}))
     else:
         warned = sum(check.state == "warn" for check in found)
-        click.echo(f"{len(found) - failed - warned} ok, {warned} warnings, {failed} failed")
+        echo(f"{len(found) - failed - warned} ok, {warned} warnings, {failed} failed")
     ctx.exit(1 if failed else 0)
 
 
@@ -69,7 +71,7 @@ def _examine(common: CommonOptions, home: Path | None, credentials: tuple[Path, 
         yield from checks.check_home(home)
         yield checks.check_passphrase(os.environ, terminal=sys.stdin.isatty())
     try:
-        from gridhe.doctor import probes
+        from gridhe.doctor import broker, certificates, probes
     except ImportError as error:
         hint = (
             "see the packages above; if all are there, reinstall them: pip install --force-reinstall gridhe"
@@ -83,15 +85,17 @@ def _examine(common: CommonOptions, home: Path | None, credentials: tuple[Path, 
     if choice is not None:
         yield probes.try_encryption(choice)
     yield probes.try_programs()
+    yield from certificates.check_certificates(settings, home, datetime.now(UTC))
     tried = [probes.try_credential(path) for path in credentials]
     yield from (check for check, _ in tried)
     if settings is not None:
         logins = [login for _, login in tried if login is not None]
-        yield from (probes.try_broker(settings, login) for login in logins or (None,))
+        for login in logins or (None,):
+            yield from broker.try_broker(settings, login)
 
 
 def _print(check: Check) -> None:
-    click.secho(f"{check.state:4}", fg=_COLOURS[check.state], nl=False)
-    click.echo(f"  {check.name}: {check.text}")
+    echo(f"{check.state:4}", colour=_COLOURS[check.state], nl=False)
+    echo(f"  {check.name}: {check.text}")
     if check.hint:
-        click.echo(f"      -> {check.hint}")
+        echo(f"      -> {check.hint}")

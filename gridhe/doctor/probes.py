@@ -1,22 +1,19 @@
-"""What `gridhe doctor` finds by trying: a plan, an encryption, a broker, a login."""
+"""What `gridhe doctor` finds by trying: a plan, an encryption, programs, credentials."""
 
-import logging
-import secrets
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tenseal as ts
 
 from gridhe.aggregator.fold.accumulator import Accumulator
-from gridhe.broker.client.loop import EventLoop
-from gridhe.broker.client.session import Session
 from gridhe.broker.server.embedded import available
 from gridhe.broker.server.mosquitto_config import FLEET_USER, aggregator_user
 from gridhe.config import Settings
+from gridhe.doctor.broker import Login
 from gridhe.doctor.checks import Check
-from gridhe.errors import BrokerError, ConfigError, CredentialError, EnvelopeError, PlanError
+from gridhe.errors import CredentialError, EnvelopeError, PlanError
 from gridhe.plan.planner import Choice, choose
+from gridhe.wire import topics
 from gridhe.wire.credential import (
     AggregatorCredential,
     DeviceCredential,
@@ -28,18 +25,14 @@ from gridhe.wire.credential import (
 from gridhe.wire.planes import Planes
 from gridhe.wire.tenseal_format import from_tenseal, to_tenseal
 
-__all__ = ["Login", "try_broker", "try_credential", "try_encryption", "try_plan", "try_programs"]
+__all__ = ["try_credential", "try_encryption", "try_plan", "try_programs"]
 
-_BROKER_TIMEOUT_S = 5.0
+_NOT_AN_AGGREGATORS = (f"{topics.PREFIX}/release/#",)
+_NOT_A_METERS = (
+    *_NOT_AN_AGGREGATORS,
+    *(f"{topics.PREFIX}/{name}/#" for name in ("batch", "roster", "total")),
+)
 _SLOTS = 64  # of a batch's some thousand: enough to see a wrong fold
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Login:
-    """A broker user and its password, out of a credential."""
-
-    user: str
-    password: str
 
 
 def try_plan(settings: Settings) -> tuple[Check, Choice | None]:
@@ -99,45 +92,6 @@ def try_programs() -> Check:
     return Check(name="broker program", state="ok", text=" and ".join(kinds))
 
 
-def try_broker(settings: Settings, login: Login | None) -> Check:
-    """The broker answers, and takes the login if there is one."""
-    logging.getLogger("gridhe").addHandler(logging.NullHandler())  # the session's warnings are told here
-    # A name of its own, and a session that ends with the connection: it must not take the place of the agent
-    # whose login it tries.
-    broker = settings.broker.model_copy(update={"session_expiry_s": 0})
-    try:
-        session = Session(
-            settings=broker,
-            client_id=f"doctor-{secrets.token_hex(4)}",
-            username=login.user if login else None,
-            password=login.password if login else None,
-            on_message=lambda topic, payload: None,
-        )
-        with EventLoop() as loop:
-            loop.add(session)
-            loop.run_until(
-                lambda: session.connected or "cannot reach" in (session.last_error or ""),
-                timeout_s=min(_BROKER_TIMEOUT_S, broker.connect_timeout_s),
-            )
-            connected, protocol, why = session.connected, session.protocol, session.unreachable()
-            session.close()
-    except ConfigError as error:
-        return Check(name="broker", state="fail", text=str(error))
-    except BrokerError as error:
-        if login is None and "refuses user" in str(error):
-            text = f"{settings.broker.url} answers, and refuses who has no password"
-            return Check(name="broker", state="ok", text=text, hint="give --credential to try a login")
-        return Check(name="broker", state="fail", text=str(error))
-    if connected:
-        who = f"as {login.user}" if login else "without a password"
-        return Check(name="broker", state="ok", text=f"{settings.broker.url} takes us {who}, MQTT {protocol}")
-    if settings.broker == Settings().broker:
-        # Nobody said where a broker is, so that none is there is no fault.
-        hint = "not needed for gridhe demo, which starts its own"
-        return Check(name="broker", state="warn", text=str(why), hint=hint)
-    return Check(name="broker", state="fail", text=str(why))
-
-
 def try_credential(path: Path) -> tuple[Check, Login | None]:
     """A credential file: private, whole; and the login in it."""
     refused = ""
@@ -158,9 +112,10 @@ def try_credential(path: Path) -> tuple[Check, Login | None]:
 def _login(credential: object) -> Login | None:
     match credential:
         case DeviceCredential():
-            return Login(user=credential.meter, password=credential.password)
+            return Login(user=credential.meter, password=credential.password, foreign=_NOT_A_METERS)
         case AggregatorCredential():
-            return Login(user=aggregator_user(credential.aggregator), password=credential.password)
+            user = aggregator_user(credential.aggregator)
+            return Login(user=user, password=credential.password, foreign=_NOT_AN_AGGREGATORS)
         case FleetCredential() if credential.password is not None:
-            return Login(user=FLEET_USER, password=credential.password)
+            return Login(user=FLEET_USER, password=credential.password, foreign=_NOT_A_METERS)
     return None

@@ -9,6 +9,7 @@ import click
 
 from gridhe.base.clock import check_clock
 from gridhe.base.commands import CommonOptions, common_options
+from gridhe.base.output import echo
 from gridhe.errors import ConfigError
 from gridhe.keyring.cli.shared import home_option, open_home, passphrase_option
 
@@ -26,6 +27,11 @@ __all__ = ["ca"]
     metavar="NAME",
     help="A host name or address of the broker; repeatable. Default: that of broker.url.",
 )
+@click.option(
+    "--renew-ca",
+    is_flag=True,
+    help="First give the CA itself ten more years. Every client then needs the new ca.crt.",
+)
 @click.option("--clients", is_flag=True, help="Also a certificate for everybody enrolled.")
 @click.option(
     "--client", "users", multiple=True, metavar="USER", help="Only for this broker user; repeatable."
@@ -35,14 +41,15 @@ def ca(
     home: Path,
     passphrase_file: Path | None,
     hosts: tuple[str, ...],
+    renew_ca: bool,
     clients: bool,
     users: tuple[str, ...],
 ) -> None:
     """Make a private CA (once) and certificates: the broker's, and clients' where it asks for them.
 
-    Certificates last two years; run it again before. A client's certificate bears its broker user's name: a
-    meter's own, aggregator-ID, authority, operator or fleet. With broker.client_certificates it is its only
-    way in.
+    Certificates last two years, the CA ten, and none outlives it: run this again before. A client's
+    certificate bears its broker user's name: a meter's own, aggregator-ID, authority, operator or fleet.
+    With broker.client_certificates it is its only way in.
 
     \b
     Examples:
@@ -55,9 +62,9 @@ def ca(
     from gridhe.wire.signing import authority_id
 
     settings = common.load()
-    if users and (clients or hosts):
+    if users and (clients or hosts or renew_ca):
         raise ConfigError(
-            "--client makes the named clients' certificates alone; leave --host and --clients out"
+            "--client makes the named clients' certificates alone; leave --host, --clients and --renew-ca out"
         )
     with ExitStack() as stack:
         authority = open_home(stack, home, passphrase_file)
@@ -72,17 +79,22 @@ def ca(
             authority=authority_id(authority.verify_key),
             now=lambda: datetime.fromtimestamp(check_clock(time.time()), UTC),
         )
-        click.echo(f"CA (broker.ca_file of every client): {issuer.cert_file}")
+        if renew_ca:
+            issuer.renew()
+        echo(f"CA (broker.ca_file of every client): {issuer.cert_file}, until {issuer.until:%Y-%m-%d}")
+        if issuer.ends_soon:
+            echo(
+                "warning: the CA ends soon, and no certificate outlives it: renew it with --renew-ca",
+                err=True,
+            )
         if not users:
             names = hosts or (BrokerUrl.parse(settings.broker.url).host,)
             server = issuer.issue_server(names, authority.paths.broker / "tls")
-            click.echo(f"broker {', '.join(names)}: {server.cert_file}, until {server.until:%Y-%m-%d}")
+            echo(f"broker {', '.join(names)}: {server.cert_file}, until {server.until:%Y-%m-%d}")
         wanted = enrolled if clients else list(users)
         issued = issuer.issue_clients(wanted, authority.paths.credentials)
         for each in issued[:3]:
-            click.echo(
-                f"client {each.name}: {each.cert_file}, {each.key_file.name}, until {each.until:%Y-%m-%d}"
-            )
+            echo(f"client {each.name}: {each.cert_file}, {each.key_file.name}, until {each.until:%Y-%m-%d}")
         if len(issued) > 3:
-            click.echo(f"and {len(issued) - 3} more in {authority.paths.credentials}")
+            echo(f"and {len(issued) - 3} more in {authority.paths.credentials}")
         authority.write_broker_files(settings.broker)

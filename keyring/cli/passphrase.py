@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from gridhe.base.commands import CommonOptions, common_options
+from gridhe.base.output import echo
 from gridhe.keyring.cli.shared import home_option, open_home, passphrase_option
 
 __all__ = ["passphrase"]
@@ -42,4 +43,4 @@ def passphrase(
         # Not from the environment: there stands the old one.
         new = ask_passphrase(file=new_passphrase_file, environ={}, confirm=True)
         authority.vault.change_passphrase(new)
-    click.echo(f"the vault of {home} has a new passphrase; delete copies of the old vault")
+    echo(f"the vault of {home} has a new passphrase; delete copies of the old vault")

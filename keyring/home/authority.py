@@ -288,13 +288,14 @@ class AuthorityHome:
         return derive_password(self.vault.secrets.broker_secret, user, generation)
 
     def write_broker_files(self, settings: BrokerSettings) -> Path:
-        """mosquitto.conf, acl and passwords of everybody enrolled, in broker/; the path of the first.
+        """mosquitto.conf, gridhe.conf, acl and passwords of everybody enrolled, in broker/; the first's path.
 
         The operator's password is written to credentials/ too: nobody enrols that user.
 
-        The broker listens where broker.url points: on loopback only if that is loopback, with TLS if that is
-        mqtts; its certificate is then expected in broker/tls/ (server.crt, server.key; ca.crt to ask clients
-        for theirs): `gridhe-keyring ca` makes them (gridhe.keyring.home.ca). Raises ConfigError, StateError.
+        The broker listens where broker.url points: on loopback only if that is loopback, on IPv6 if it is an
+        IPv6 address, on both if it is a name, and with TLS if it is mqtts. `gridhe-keyring ca` puts its
+        certificate into broker/tls/ (gridhe.keyring.home.ca): server.crt, server.key, and ca.crt to check
+        clients with. Raises ConfigError, StateError.
         """
         url = BrokerUrl.parse(settings.url)
         if settings.client_certificates and not url.tls:
@@ -318,7 +319,8 @@ class AuthorityHome:
         largest = max(
             _PAYLOAD_MINIMUM, *rings, *(2 * len(data) for _, data in bundles), 2 * len(self.roster())
         )
-        tls = self.paths.broker.resolve() / "tls"
+        elsewhere = settings.server_dir is not None
+        tls = (Path(settings.server_dir) if settings.server_dir else self.paths.broker.resolve()) / "tls"
         return write_server_files(
             self.paths.broker,
             settings=settings,
@@ -328,7 +330,7 @@ class AuthorityHome:
             fleets={FLEET_USER: fleet} if fleet else None,
             largest_payload=largest,
             port=url.port,
-            bind="127.0.0.1" if url.loopback else "0.0.0.0",  # noqa: S104 - TLS, or broker.insecure was set
+            bind=url.bind,
             tls=ServerTls(
                 cert_file=tls / "server.crt",
                 key_file=tls / "server.key",
@@ -336,7 +338,8 @@ class AuthorityHome:
             )
             if url.tls
             else None,
-            owner=broker_owner(self.paths.home),
+            # On another machine Mosquitto becomes its own user by itself.
+            owner=None if elsewhere else broker_owner(self.paths.home),
         )
 
     def broker_users(self) -> list[str]:

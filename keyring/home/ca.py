@@ -6,6 +6,9 @@
     credentials/NAME.crt    a client's certificate and key: its common name is the broker user, for
     credentials/NAME.key    broker.client_certificates
 
+No certificate outlives the CA. `renew` gives the CA itself another ten years under the same key and name, so
+what it has signed stays good; clients need the new ca.crt before the old one ends.
+
 Keys are P-256. A certificate says what it is for (extended key usage): a stolen broker's certificate does not
 pass for a client's, nor a meter's for a broker's.
 """
@@ -22,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gridhe.base.files import make_private_dir, write_private
-from gridhe.errors import ConfigError, VaultError
+from gridhe.errors import ConfigError, TrustError, VaultError
 from gridhe.keyring.home.enrolment import derive_password
 from gridhe.plan.names import check_name
 
@@ -46,7 +49,7 @@ class Issued:
 
 
 class CertificateAuthority:
-    """The CA of a home, made when there is none."""
+    """The CA of a home, made when there is none. It signs only while it is valid itself."""
 
     def __init__(
         self, home: Path, broker_secret: bytes, *, authority: str, now: Callable[[], datetime]
@@ -61,20 +64,39 @@ class CertificateAuthority:
         self._key_file = home / "ca" / "ca.key"
         self._key, self._cert = self._load() if self._key_file.exists() else self._make(authority)
 
+    @property
+    def until(self) -> datetime:
+        """The end of the CA's own certificate, UTC."""
+        return self._cert.not_valid_after_utc
+
+    @property
+    def ends_soon(self) -> bool:
+        """Whether a certificate made now is shorter than usual, because the CA ends first."""
+        return self.until < self._now() + timedelta(days=_DAYS)
+
+    def renew(self) -> None:
+        """Give the CA a new certificate of the same key and name, valid from now. Raises StateError."""
+        self._cert = self._sign_own(self._key, self._cert.subject)
+
     def _make(self, authority: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         make_private_dir(self._key_file.parent)
         key = ec.generate_private_key(ec.SECP256R1())
-        name = _name(f"gridhe {authority}")
-        builder = self._builder(name, name, key.public_key(), _CA_DAYS)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
-        cert = builder.sign(key, hashes.SHA256())
         # The certificate first: whoever finds a key finds its certificate too.
-        write_private(self.cert_file, cert.public_bytes(_PEM))
-        self.cert_file.chmod(0o644)
+        cert = self._sign_own(key, _name(f"gridhe {authority}"))
         encrypted = serialization.BestAvailableEncryption(self._passphrase)
         write_private(self._key_file, key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, encrypted))
         return key, cert
+
+    def _sign_own(self, key: ec.EllipticCurvePrivateKey, name: x509.Name) -> x509.Certificate:
+        """A certificate of the CA, on the disk."""
+        until = self._now() + timedelta(days=_CA_DAYS)
+        builder = self._builder(name, name, key.public_key(), key.public_key(), until)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
+        cert = builder.sign(key, hashes.SHA256())
+        write_private(self.cert_file, cert.public_bytes(_PEM))
+        self.cert_file.chmod(0o644)
+        return cert
 
     def _load(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         try:
@@ -90,17 +112,21 @@ class CertificateAuthority:
         return key, cert
 
     def issue_server(self, hosts: Sequence[str], directory: Path) -> Issued:
-        """A broker's certificate for these host names and addresses, in `directory` with the CA's."""
+        """A broker's certificate for these host names and addresses, in `directory` with the CA's.
+
+        Raises ConfigError for what is no host, TrustError when the CA is not valid now.
+        """
         if not hosts:
             raise ConfigError("a broker's certificate needs the host names or addresses that clients use")
         names = x509.SubjectAlternativeName([_host(host) for host in hosts])
+        self._check_valid()
         make_private_dir(directory)
         write_private(directory / "ca.crt", self._cert.public_bytes(_PEM))
         (directory / "ca.crt").chmod(0o644)
         return self._issue("server", hosts[0][:64], ExtendedKeyUsageOID.SERVER_AUTH, directory, names)
 
     def issue_clients(self, users: Iterable[str], directory: Path) -> list[Issued]:
-        """A certificate for each of these broker users, in `directory`."""
+        """A certificate for each of these broker users, in `directory`. Raises TrustError, as above."""
         wanted = [check_name(user, "broker user") for user in users]
         make_private_dir(directory)
         return [self._issue(user, user, ExtendedKeyUsageOID.CLIENT_AUTH, directory, None) for user in wanted]
@@ -113,8 +139,11 @@ class CertificateAuthority:
         directory: Path,
         names: x509.SubjectAlternativeName | None,
     ) -> Issued:
+        self._check_valid()
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = self._builder(_name(common_name), self._cert.subject, key.public_key(), _DAYS)
+        until = min(self._now() + timedelta(days=_DAYS), self.until)
+        subject, issuer = _name(common_name), self._cert.subject
+        builder = self._builder(subject, issuer, key.public_key(), self._key.public_key(), until)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
@@ -133,20 +162,36 @@ class CertificateAuthority:
         issued.cert_file.chmod(0o644)
         return issued
 
+    def _check_valid(self) -> None:
+        """Raise TrustError when the CA's certificate has ended, or has not begun."""
+        now, begins, ends = self._now(), self._cert.not_valid_before_utc, self.until
+        if now >= ends:
+            raise TrustError(
+                f"the CA {self.cert_file} ended on {ends:%Y-%m-%d}; run `gridhe-keyring ca --renew-ca`, "
+                "and give every client the new ca.crt"
+            )
+        if now < begins:
+            raise TrustError(
+                f"the CA {self.cert_file} is valid from {begins:%Y-%m-%d %H:%M} UTC on, and this machine's "
+                f"clock says {now:%Y-%m-%d %H:%M}; set the clock"
+            )
+
     def _builder(
-        self, subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, days: int
+        self,
+        subject: x509.Name,
+        issuer: x509.Name,
+        public: ec.EllipticCurvePublicKey,
+        issuer_key: ec.EllipticCurvePublicKey,
+        until: datetime,
     ) -> x509.CertificateBuilder:
-        now = self._now()
-        issuer_key = self._cert.public_key() if subject != issuer else public
-        assert isinstance(issuer_key, ec.EllipticCurvePublicKey)  # noqa: S101 - `_load` has checked it
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(issuer)
             .public_key(public)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _AHEAD)
-            .not_valid_after(now + timedelta(days=days))
+            .not_valid_before(self._now() - _AHEAD)
+            .not_valid_after(until)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
         )

@@ -5,7 +5,7 @@ authority.pub   the authority's verify key, hex
 plans/          signed bundles, one file a plan: <plan id>.bundle
 enrolment.db    who is enrolled (gridhe.keyring.home.enrolment)
 credentials/    what enrolment handed out; give them to their owners and delete them here
-broker/         mosquitto.conf, acl, passwords: written anew by every enrolment
+broker/         mosquitto.conf, gridhe.conf, acl, passwords: written anew by every enrolment
 inbox.db        totals that arrived (gridhe.keyring.release.inbox)
 inbox.commits   the number of its transactions, a second time
 ledger.jsonl    every decision to release (gridhe.keyring.release.ledger)

@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from gridhe.broker.client.loop import EventLoop
+from gridhe.broker.client.url import BrokerUrl
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.broker.server.mosquitto_config import (
     ServerTls,
@@ -188,7 +190,13 @@ def test_the_files_run_a_server_and_a_later_enrolment_is_read_on_sighup(
 
     conf = write("m1")
     modes = {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}
-    assert modes == {"mosquitto.conf": 0o644, "passwords": 0o600, "acl": 0o600, "data": 0o700}
+    assert modes == {
+        "mosquitto.conf": 0o644,
+        "gridhe.conf": 0o644,
+        "passwords": 0o600,
+        "acl": 0o600,
+        "data": 0o700,
+    }
     assert "password of" not in "".join(path.read_text() for path in directory.iterdir() if path.is_file())
     url = f"mqtt://127.0.0.1:{free_port}"
     process = subprocess.Popen([str(mosquitto), "-c", str(conf)], stderr=subprocess.DEVNULL)
@@ -352,3 +360,108 @@ def test_docs_wire_has_the_access_rules_of_each_user() -> None:
             for real, place in places.items():
                 rules = [re.sub(rf"\b{real}$", place, rule) for rule in rules]
             assert sorted(re.findall(r"`(.*?)`", cell)) == sorted(rules), (user, access)
+
+
+@pytest.mark.parametrize(
+    ("url", "bind"),
+    [
+        ("mqtt://127.0.0.1", "127.0.0.1"),
+        ("mqtt://127.0.0.3", "127.0.0.3"),
+        ("mqtt://localhost", "127.0.0.1"),
+        ("mqtt://[::1]:1884", "::1"),
+        ("mqtts://10.0.0.5", "0.0.0.0"),  # noqa: S104
+        ("mqtts://[2001:db8::5]", "::"),
+        ("mqtts://broker.example", None),
+    ],
+)
+def test_repro_the_broker_listens_on_the_address_family_of_its_url(url: str, bind: str | None) -> None:
+    assert BrokerUrl.parse(url).bind == bind
+
+
+@pytest.fixture
+def has_ipv6() -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+
+
+@pytest.mark.parametrize(
+    ("bind", "reached"), [("::1", ("::1",)), ("::", ("::1",)), (None, ("::1", "127.0.0.1"))]
+)
+def test_repro_a_broker_on_ipv6_is_reached_there(
+    tmp_path: Path, mosquitto: Path, client: Callable[..., Any], free_port: int, has_ipv6: None,
+    bind: str | None, reached: tuple[str, ...],
+) -> None:  # fmt: skip
+    conf = write_server_files(
+        tmp_path / "s", settings=BrokerSettings(insecure=True), passwords=USERS, entries=ENTRIES,
+        aggregators=["a1"], largest_payload=1_000, port=free_port, bind=bind,
+        owner=pwd.getpwuid(os.geteuid()).pw_name,
+    )  # fmt: skip
+    process = subprocess.Popen([str(mosquitto), "-c", str(conf)], stderr=subprocess.DEVNULL)
+    try:
+        for host in reached:
+            url = f"mqtt://[{host}]:{free_port}" if ":" in host else f"mqtt://{host}:{free_port}"
+            settings = BrokerSettings(url=url, reconnect_min_s=0.05, reconnect_max_s=0.2)
+            one = client(settings, "m1", username="m1", password=USERS["m1"])
+            assert one.loop.run_until(lambda s=one.session: s.connected, 10.0), one.session.last_error
+            one.session.close()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+DEBIAN = """\
+pid_file {folder}/mosquitto.pid
+persistence true
+persistence_location {folder}/lib/
+log_dest file {folder}/mosquitto.log
+include_dir {folder}/conf.d
+"""
+
+
+def test_repro_the_configuration_is_a_drop_in_of_the_distributions_service(
+    tmp_path: Path, mosquitto: Path, client: Callable[..., Any], free_port: int
+) -> None:
+    for name in ("lib", "conf.d"):
+        (tmp_path / name).mkdir()
+    conf = tmp_path / "mosquitto.conf"
+    # Debian's becomes `mosquitto` where root starts it; this one stays, since pytest's folder is private.
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    conf.write_text(DEBIAN.format(folder=tmp_path) + f"user {me}\n")
+    write_server_files(
+        tmp_path / "made", settings=BrokerSettings(server_dir=str(tmp_path / "there")), passwords=USERS,
+        entries=ENTRIES, aggregators=["a1"], largest_payload=1_000, port=free_port, bind="127.0.0.1",
+    )  # fmt: skip
+    (tmp_path / "made").rename(tmp_path / "there")  # copied to the broker's machine
+    (tmp_path / "conf.d" / "gridhe.conf").symlink_to(tmp_path / "there" / "gridhe.conf")
+    process = subprocess.Popen([str(mosquitto), "-c", str(conf)], stderr=subprocess.DEVNULL)
+    try:
+        url = f"mqtt://127.0.0.1:{free_port}"
+        one = client(url, "m1", username="m1", password=USERS["m1"])
+        assert one.loop.run_until(lambda: one.session.connected, 10.0), one.session.last_error
+        with pytest.raises(BrokerError, match="Not authorized"):
+            client(url, "m2").loop.run_until(lambda: False, 10.0)
+    finally:
+        process.terminate()
+        process.wait(10)
+    assert "rror" not in (tmp_path / "mosquitto.log").read_text()
+
+
+def test_both_configurations_say_the_same_of_who_may_come_in(tmp_path: Path) -> None:
+    conf = write_server_files(
+        tmp_path / "s", settings=BrokerSettings(), passwords=USERS, entries=ENTRIES, aggregators=["a1"],
+        largest_payload=1_000, bind="127.0.0.1", owner=pwd.getpwuid(os.geteuid()).pw_name,
+    )  # fmt: skip
+    whole, part = conf.read_text(), (tmp_path / "s/gridhe.conf").read_text()
+    options = {line.split()[0] for line in part.splitlines() if line and not line.startswith("#")}
+    own = {"user", "persistence", "persistence_location", "autosave_interval", "log_dest", "log_type"}
+    assert set(part.splitlines()) < set(whole.splitlines())
+    assert not options & (own | {"pid_file", "connection_messages"})
+    assert {"listener", "allow_anonymous", "password_file", "acl_file"} <= options
+    with pytest.raises(ConfigError, match="misread"):
+        write_server_files(
+            tmp_path / "t", settings=BrokerSettings(server_dir="/srv/a b\nlistener 1"), passwords=USERS,
+            entries=ENTRIES, aggregators=["a1"], largest_payload=1_000, bind="127.0.0.1",
+        )  # fmt: skip

@@ -4,18 +4,25 @@ import importlib.metadata
 import json
 import socket
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gridhe.base.commands import run_command
+from gridhe.broker.client.loop import EventLoop
+from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker, Kind, available
-from gridhe.broker.server.mosquitto_config import aggregator_user
+from gridhe.broker.server.mosquitto_config import acl, aggregator_user
 from gridhe.cli import cli
+from gridhe.config.settings import BrokerSettings, Settings
 from gridhe.doctor import checks
+from gridhe.doctor.certificates import check_certificates
+from gridhe.keyring.home.ca import CertificateAuthority
 from gridhe.wire.credential import AggregatorCredential, DeviceCredential, FleetCredential
 from gridhe.wire.ingest import new_ingest_secret
+from gridhe.wire.roster import RosterEntry
 from gridhe.wire.signing import SigningKey
 
 DEVICE = DeviceCredential(
@@ -230,17 +237,26 @@ def test_clear_text_to_another_machine_fails(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("kind", ["mosquitto", "iotcore"])
-def test_a_broker_that_answers_is_ok(
+def test_repro_a_broker_that_lets_anybody_in_fails(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: Kind, request: pytest.FixtureRequest
 ) -> None:
     if kind == "mosquitto":
         request.getfixturevalue("mosquitto")
     assert kind in available()
+    DEVICE.save(tmp_path / "m1.json")
     with EmbeddedBroker(tmp_path / "broker", prefer=kind) as broker:
-        code, found = examine(capsys, "--set", f"broker.url={broker.url}")
-    assert code == 0
-    assert found["broker"][0]["state"] == "ok"
-    assert broker.url in found["broker"][0]["text"]
+        url = f"broker.url={broker.url}"
+        alone = examine(capsys, "--set", url)
+        with_login = examine(capsys, "--set", url, "--credential", tmp_path / "m1.json")
+    assert alone[0] == with_login[0] == 1
+    (check,) = alone[1]["broker"]
+    assert check["state"] == "fail"
+    assert check["text"] == (
+        f"{broker.url} lets in somebody without a password and user authority with a wrong password"
+    )
+    assert "is another broker on this port?" in check["hint"]
+    assert [each["state"] for each in with_login[1]["broker"]] == ["ok", "fail", "fail"]
+    assert "user m1 with a wrong password" in with_login[1]["broker"][1]["text"]
 
 
 def test_a_login_is_tried_and_no_login_is_no_fault(
@@ -255,7 +271,9 @@ def test_a_login_is_tried_and_no_login_is_no_fault(
         authority_key=DEVICE.authority_key,
     )
     wrong.save(tmp_path / "wrong.json")
-    with EmbeddedBroker(tmp_path / "broker", prefer="mosquitto", users={"m1": DEVICE.password}) as broker:
+    rules = acl([RosterEntry("m1", "north/f1")], ["a1"])
+    users = {"m1": DEVICE.password}
+    with EmbeddedBroker(tmp_path / "broker", prefer="mosquitto", users=users, acl=rules) as broker:
         url = f"broker.url={broker.url}"
         none = examine(capsys, "--set", url)
         right = examine(capsys, "--set", url, "--credential", tmp_path / "m1.json")
@@ -269,11 +287,90 @@ def test_a_login_is_tried_and_no_login_is_no_fault(
             tmp_path / "m1.json",
         )
     assert none[0] == right[0] == 0
-    assert "refuses who has no password" in none[1]["broker"][0]["text"]
-    assert "takes us as m1" in right[1]["broker"][0]["text"]
+    assert [check["text"] for check in none[1]["broker"]] == [
+        f"{broker.url} refuses who has no password, and a wrong one"
+    ]
+    assert [check["text"] for check in right[1]["broker"]] == [
+        f"{broker.url} takes us as m1, MQTT 5",
+        f"{broker.url} refuses who has no password, and a wrong one",
+        f"{broker.url} keeps m1 from topics that are not its own",
+    ]
     assert both[0] == 1
-    assert [check["state"] for check in both[1]["broker"]] == ["fail", "ok"]
+    assert [check["state"] for check in both[1]["broker"]] == ["fail", "ok", "ok", "ok"]
     assert "another password" not in json.dumps(both[1])
+
+
+OPEN_TO_ALL = "user m1\ntopic readwrite gridhe/#\n"
+ROSTER = "user m1\ntopic read gridhe/v1/roster/#\ntopic read gridhe/v1/plan/#\n"
+WRITES = "user m1\ntopic write gridhe/v1/#\n"
+PUTS = "user authority\ntopic write gridhe/#\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (None, "m1 reads gridhe/v1/"),
+        (OPEN_TO_ALL, "m1 reads gridhe/v1/"),
+        (ROSTER, "m1 reads gridhe/v1/roster/current at"),
+        (WRITES, "m1 may publish on gridhe/v1/doctor/"),
+    ],
+)
+def test_repro_a_broker_whose_access_rules_let_a_meter_out_of_its_topics_fails(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, mosquitto: Path, rules: str | None, said: str
+) -> None:
+    DEVICE.save(tmp_path / "m1.json")
+    users = {"m1": DEVICE.password, "authority": "secret"}
+    with EmbeddedBroker(
+        tmp_path / "broker", prefer="mosquitto", users=users, acl=rules and rules + PUTS
+    ) as broker:
+        settings = BrokerSettings(url=broker.url)
+        with EventLoop() as loop:
+            session = Session(
+                settings=settings, client_id="a", username="authority", password="secret",
+                on_message=lambda *_: None,
+            )  # fmt: skip
+            loop.add(session)
+            assert loop.run_until(lambda: session.connected, 10)
+            session.publish(Message(topic="gridhe/v1/roster/current", payload=b"all meters", retain=True))
+            assert loop.run_until(lambda: session.in_flight == 0, 10)
+            session.close()
+        code, found = examine(
+            capsys, "--set", f"broker.url={broker.url}", "--credential", tmp_path / "m1.json"
+        )
+    assert code == 1
+    assert [check["state"] for check in found["broker"]] == ["ok", "ok", "fail"]
+    assert found["broker"][2]["text"].startswith(said)
+
+
+def test_repro_the_ends_of_certificates_are_told_apart(tmp_path: Path) -> None:
+    made = datetime(2026, 3, 1, tzinfo=UTC)
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    ca = CertificateAuthority(home, bytes(32), authority="a1", now=lambda: made)
+    ca.issue_server(["localhost"], home / "broker/tls")
+    (client,) = ca.issue_clients(["anna"], tmp_path / "c")
+    settings = Settings(
+        broker=BrokerSettings(ca_file=str(ca.cert_file), client_cert_file=str(client.cert_file))
+    )
+
+    def states(days: int) -> list[str]:
+        return [each.state for each in check_certificates(settings, home, made + timedelta(days=days))]
+
+    assert states(0) == ["ok", "ok", "ok"]  # CA, client, broker
+    assert states(-2) == ["fail", "fail", "fail"]
+    assert states(705) == ["ok", "warn", "warn"]
+    assert states(730) == ["ok", "fail", "fail"]
+    assert states(3_640) == ["warn", "fail", "fail"]
+    assert states(3_650) == ["fail", "fail", "fail"]
+    early, *_ = check_certificates(settings, home, made - timedelta(days=2))
+    late, *_ = check_certificates(settings, home, made + timedelta(days=3_650))
+    assert "is not yet valid" in early.text
+    assert early.hint == "set this machine's clock"
+    assert "has expired" in late.text
+    assert "--renew-ca" in late.hint
+    client.cert_file.write_text("no certificate")
+    assert [each.state for each in check_certificates(settings, None, made)] == ["ok", "fail"]
+    assert list(check_certificates(None, None, made)) == []
 
 
 def test_every_kind_of_credential_is_known(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
