@@ -21,6 +21,7 @@ from gridhe.base.commands import (
     version_option,
 )
 from gridhe.base.hangup import ignore_hangups
+from gridhe.base.output import echo
 from gridhe.base.timings import timings_to
 from gridhe.config.settings import Settings
 from gridhe.wire.credential import AggregatorCredential, load_aggregator
@@ -107,7 +108,7 @@ def _list_quarantine(who: AggregatorCredential, state_dir: Path) -> None:
     try:
         for one in Quarantine(database, maximum=1, maximum_bytes=1).newest():
             at = datetime.fromtimestamp(one.at, UTC).isoformat(timespec="seconds")
-            click.echo(f"{at}  {one.reason:<12} {len(one.payload):>8} B  {one.topic[:100]!r}")
+            echo(f"{at}  {one.reason:<12} {len(one.payload):>8} B  {one.topic[:100]!r}")
     finally:
         database.close()
 

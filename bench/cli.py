@@ -12,6 +12,7 @@ import click
 
 from gridhe.base.commands import run_command, version_option
 from gridhe.base.logs import set_up_logging
+from gridhe.base.output import echo
 from gridhe.base.table import aligned
 from gridhe.bench import suites
 from gridhe.bench.compare import compare, coverage, differences, shown
@@ -129,14 +130,14 @@ def run_suites(
             progress.say(f"{time.monotonic() - started:.0f} s; gridhe-bench show {run}")
     except KeyboardInterrupt:
         _warn_of_missed(kept, run)
-        click.echo(_interrupted(kept, run), err=True)
+        echo(_interrupted(kept, run), err=True)
         raise
     _warn_of_missed(kept, run)
-    click.echo(run)
+    echo(run)
     if out is not None:
         _write_report([kept.read(run)], out)
     if failed:
-        click.echo(f"error: {len(failed)} of {len(chosen)} suites failed: {', '.join(failed)}", err=True)
+        echo(f"error: {len(failed)} of {len(chosen)} suites failed: {', '.join(failed)}", err=True)
     return _FAILED if failed else 0
 
 
@@ -151,7 +152,7 @@ def list_runs(
     ) as opened:
         found = opened.runs()
     rows = [(one.run, one.host, one.version, str(one.records), ", ".join(one.suites)) for one in found]
-    click.echo(aligned(("run", "host", "version", "records", "suites"), rows, right=()))
+    echo(aligned(("run", "host", "version", "records", "suites"), rows, right=()))
 
 
 @cli.command("show")
@@ -166,7 +167,7 @@ def show(
     influx_bucket: str | None,
 ) -> None:
     """Print a run's figures."""
-    click.echo(_shown(_read([run], store, home, _influx(influx_url, influx_org, influx_bucket))[0]))
+    echo(_shown(_read([run], store, home, _influx(influx_url, influx_org, influx_bucket))[0]))
 
 
 @cli.command("report")
@@ -214,13 +215,13 @@ def compare_runs(
     """
     old, new = _read([before, after], store, home, _influx(influx_url, influx_org, influx_bucket))
     changes = compare(old, new)
-    click.echo(shown(changes))
+    echo(shown(changes))
     regressions = sum(change.verdict == "regression" for change in changes)
-    click.echo(f"\n{len(changes)} metrics compared, {regressions} regressions")
+    echo(f"\n{len(changes)} metrics compared, {regressions} regressions")
     for line in coverage(old, new, changes):
-        click.echo(line)
+        echo(line)
     for line in differences(old, new):
-        click.echo(f"warning: {line}", err=True)
+        echo(f"warning: {line}", err=True)
     return _REGRESSED if regressions and fail_on_regression else 0
 
 
@@ -238,7 +239,7 @@ def push_run(
     """Send a run of the local store to InfluxDB; again does no harm."""
     with contextlib.closing(open_influx(_influx(influx_url, influx_org, influx_bucket))) as influx:
         sent = push(run, LocalStore(home or default_folder()), influx)
-        click.echo(f"{sent} records are in {influx.settings.url}, bucket {influx.settings.bucket}")
+        echo(f"{sent} records are in {influx.settings.url}, bucket {influx.settings.bucket}")
 
 
 @cli.command("import")
@@ -263,7 +264,7 @@ def import_steps(
                 f"there are no steps in {', '.join(map(str, files))}: a process writes them when it ends"
             )
     _warn_of_missed(kept, run)
-    click.echo(run)
+    echo(run)
 
 
 def _open_to_write(store: str, home: Path | None, influx: dict[str, str | None]) -> LocalStore | BothStores:
@@ -316,7 +317,7 @@ def _interrupted(kept: LocalStore | BothStores, run: str) -> str:
 def _warn_of_missed(kept: LocalStore | BothStores, run: str) -> None:
     if isinstance(kept, BothStores) and kept.missed is not None:
         text = f"warning: {kept.missed}\nwarning: send it later with: gridhe-bench push {run}"
-        click.echo(text, err=True)
+        echo(text, err=True)
 
 
 def _influx(url: str | None, org: str | None, bucket: str | None) -> dict[str, str | None]:
@@ -335,7 +336,7 @@ def _write_report(runs: list[list[Record]], out: Path) -> None:
     with needs_extra("the report"):
         from gridhe.bench.report import write_report
 
-    click.echo(str(write_report(runs, out)), err=True)
+    echo(str(write_report(runs, out)), err=True)
 
 
 def _shown(records: list[Record]) -> str:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
 from gridhe import __version__
+from gridhe.base.output import echo, printable
 from gridhe.bench.machine import describe_machine, host_name
 from gridhe.bench.measure import Samples
 from gridhe.bench.record import Better, Figures, Record
@@ -73,9 +74,9 @@ class Progress:
     def say(self, text: str) -> None:
         """A line."""
         if self._bars is not None:
-            self._bars.console.print(text, highlight=False)
+            self._bars.console.print(printable(text), highlight=False)
         else:
-            print(f"gridhe-bench: {text}", file=self._stream, flush=True)
+            echo(f"gridhe-bench: {text}", to=self._stream)
 
 
 class Recorder:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import click
 
 from gridhe.base.commands import run_command, version_option
+from gridhe.base.output import echo
 from gridhe.errors import ConfigError
 
 __all__ = ["cli", "main"]
@@ -66,7 +67,7 @@ def print_config() -> None:
 
     A start for your own: gridhe config > gridhe.yaml
     """
-    click.echo(resources.files("gridhe.config").joinpath("gridhe.yaml").read_text(encoding="utf-8"), nl=False)
+    echo(resources.files("gridhe.config").joinpath("gridhe.yaml").read_text(encoding="utf-8"), nl=False)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from gridhe.base.commands import (
     version_option,
 )
 from gridhe.base.hangup import ignore_hangups
+from gridhe.base.output import echo
 from gridhe.base.timings import timings_to
 
 if TYPE_CHECKING:
@@ -146,11 +147,11 @@ def _stops(given: dict[str, Any]) -> bool:
 
 def _finish(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(summary, separators=(",", ":")))
+        echo(json.dumps(summary, separators=(",", ":")))
     else:
         from gridhe.meter_agent.process import odd_samples
 
-        click.echo(
+        echo(
             f"sealed {summary['sealed']}, receipted {summary['receipted']}, refused {summary['refused']}, "
             f"resent {summary['resent']}, dropped {summary['dropped']}, waiting {summary['waiting']} "
             f"in {summary['seconds']:.1f} s; {summary['ms_per_batch']:.2f} ms a batch"

@@ -16,6 +16,7 @@ A command line is built like this:
 """
 
 import functools
+import io
 import logging
 import os
 import resource
@@ -32,12 +33,13 @@ import click
 
 from gridhe import __version__
 from gridhe.base.logs import set_up_logging
+from gridhe.base.output import OutputClosed, echo, standard_streams
 from gridhe.config import Settings, load_settings
 from gridhe.config.document import parse_value
 from gridhe.config.environment import unused_variables
 from gridhe.config.load import setting_paths
 from gridhe.config.settings import LoggingSettings
-from gridhe.errors import ConfigError, GridHEError
+from gridhe.errors import ConfigError, GridHEError, StateError
 
 __all__ = [
     "CommonOptions",
@@ -135,26 +137,46 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> No
     A GridHEError becomes `error: ...` on stderr (a line for each line of it) and its exit code; a wrong
     flag click's own message and 2; Ctrl-C 130. SIGTERM and SIGHUP end a command as Ctrl-C does, with its
     folders and processes put away, and 143 or 129, unless it has a handler of its own (the daemons have).
-    Anything else is a bug, and keeps its traceback and code 1.
+    What the operating system refuses (no room, no permission, a folder that is gone) is one line and 6, also
+    where a command did not foresee it. Anything else is a bug, and keeps its traceback and code 1.
     """
     # Every role holds keys in memory: a crash in a native library must not write them to a disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with standard_streams():
+        sys.exit(_run(command, args))
+
+
+def _run(command: click.Command, args: Sequence[str] | None) -> int:
     terminated: list[int] = []
     try:
         with _signals_unwind(terminated):
             result = command.main(args=args, standalone_mode=False)
+        sys.stdout.flush()
+    except OutputClosed as error:
+        return error.exit_code
     except GridHEError as error:
-        for line in str(error).splitlines() or [type(error).__name__]:
-            click.echo(f"error: {line}", err=True)
-        sys.exit(error.exit_code)
+        _complain(str(error) or type(error).__name__)
+        return error.exit_code
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        said = io.StringIO()
+        error.show(file=said)
+        echo(said.getvalue(), err=True, nl=False)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        sys.exit(_SIGNALLED + terminated[0] if terminated else _INTERRUPTED)
+        echo("stopped", err=True)
+        return _SIGNALLED + terminated[0] if terminated else _INTERRUPTED
+    except OSError as error:
+        _LOG.debug("the operating system refuses", exc_info=True)
+        where = "" if error.filename is None else f"{error.filename}: "
+        _complain(f"{where}{error.strerror or error}; check the disk, and who may read and write there")
+        return StateError.exit_code
     # ctx.exit(n) comes back as a number here; a command's own return value may be anything.
-    sys.exit(result if isinstance(result, int) else 0)
+    return result if isinstance(result, int) else 0
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        echo(f"error: {line}", err=True)
 
 
 @contextmanager

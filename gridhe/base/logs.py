@@ -15,6 +15,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
+from gridhe.base.output import printable
 from gridhe.config.settings import LoggingSettings
 
 __all__ = ["set_up_logging"]
@@ -56,7 +57,7 @@ class _JsonLines(logging.Formatter):
             line.setdefault(name, value)
         if record.exc_info:
             line["exception"] = _clean(self.formatException(record.exc_info))
-        return json.dumps(line, default=lambda value: _clean(str(value)), ensure_ascii=False)
+        return json.dumps(line, default=lambda value: _clean(str(value)))
 
 
 class _Text(logging.Formatter):
@@ -66,7 +67,7 @@ class _Text(logging.Formatter):
         fields = "".join(f" {name}={_plain(str(value))}" for name, value in _fields(record).items())
         line = f"{at} {record.levelname.lower():7} {room}: {_plain(_clean(record.getMessage()))}{fields}"
         if record.exc_info:
-            line += "\n" + _clean(self.formatException(record.exc_info))
+            line += "\n" + printable(_clean(self.formatException(record.exc_info)))
         return line
 
 
@@ -91,8 +92,8 @@ def _shown(value: object) -> object:
 
 
 def _plain(text: str) -> str:
-    """Without line breaks and terminal codes: a peer's bytes may stand in a record."""
-    return text if text.isprintable() else repr(text)
+    """On one line and without terminal codes: a peer's bytes may stand in a record."""
+    return printable(text, keep="")
 
 
 def _clean(text: str) -> str:

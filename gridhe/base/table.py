@@ -3,7 +3,7 @@
 from collections.abc import Container, Sequence
 from typing import TextIO
 
-import click
+from gridhe.base.output import echo
 
 __all__ = ["aligned", "markdown", "print_table"]
 
@@ -32,5 +32,5 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: C
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, to: TextIO) -> None:
     """A title and its table. The first column is words, the others are numbers."""
-    click.secho(title, bold=True, file=to)
-    click.echo(aligned(headings, rows, right=range(1, len(headings)), rule=True), file=to)
+    echo(title, bold=True, to=to)
+    echo(aligned(headings, rows, right=range(1, len(headings)), rule=True), to=to)

@@ -10,6 +10,7 @@ import click
 
 from gridhe.base.commands import CommonOptions, common_options
 from gridhe.base.logs import set_up_logging
+from gridhe.base.output import echo
 from gridhe.config.settings import LoggingSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.demo.picture import draw
 from gridhe.demo.progress import Progress
@@ -155,7 +156,7 @@ def demo(
         progress.step("drawing the load profile")
         outputs = _write(outcome, out)
     if as_json:
-        click.echo(json.dumps(as_record(outcome)))
+        echo(json.dumps(as_record(outcome)))
     else:
         print_report(outcome, outputs, sys.stdout)
     return 0 if outcome.proof.exact else 1

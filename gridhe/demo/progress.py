@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from gridhe.base.output import echo, printable
+
 __all__ = ["Progress"]
 
 _LINE_EVERY_S = 2.0
@@ -43,9 +45,9 @@ class Progress:
     def step(self, text: str) -> None:
         """Say what begins."""
         if self._bars is not None:
-            self._bars.console.print(text, highlight=False)
+            self._bars.console.print(printable(text), highlight=False)
         else:
-            print(f"gridhe demo: {text}", file=self._stream, flush=True)
+            echo(f"gridhe demo: {text}", to=self._stream)
 
     def _start_bars(self) -> None:
         """Bars, where this is a terminal and rich is there.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from gridhe.base.output import echo
 from gridhe.base.table import print_table
 from gridhe.config.settings import MeterSettings
 from gridhe.demo.profile import GroupProfile
@@ -138,12 +139,12 @@ def print_report(outcome: Outcome, outputs: Sequence[Path], to: TextIO) -> None:
     _print_groups(outcome, to)
     _print_proof(outcome, to)
     _print_costs(outcome, to)
-    print(file=to)
+    echo(to=to)
     for path in outputs:
-        print(f"wrote {path}", file=to)
+        echo(f"wrote {path}", to=to)
     proof = outcome.proof
     verdict = "true" if proof.exact else "FALSE"
-    print(f"\nexact: {verdict}  ({proof.expected} totals, {outcome.seconds:.1f} s)", file=to)
+    echo(f"\nexact: {verdict}  ({proof.expected} totals, {outcome.seconds:.1f} s)", to=to)
 
 
 def _print_groups(outcome: Outcome, to: TextIO) -> None:
@@ -183,7 +184,7 @@ def _print_groups(outcome: Outcome, to: TextIO) -> None:
         "min bin",
         "max bin",
     ]
-    print(file=to)
+    echo(to=to)
     print_table(title, header, rows, to=to)
 
 
@@ -209,12 +210,12 @@ def _print_proof(outcome: Outcome, to: TextIO) -> None:
     ]
     if proof.withheld:
         rows.append(["intervals withheld (too few present)", f"{proof.withheld:,}"])
-    print(file=to)
+    echo(to=to)
     print_table(
         "Proof: released integers against plaintext that only this demo kept", ["what", "count"], rows, to=to
     )
     for fault in [*proof.missing, *proof.mismatches][:10]:
-        print(f"  {fault}", file=to)
+        echo(f"  {fault}", to=to)
 
 
 def _odd(name: str, policies: MeterSettings) -> str:
@@ -232,7 +233,7 @@ def _print_costs(outcome: Outcome, to: TextIO) -> None:
     ]
     if outcome.total_ms_per_batch is not None:
         rows.append(["all processes, fleet's start to last release", f"{outcome.total_ms_per_batch:.2f} ms"])
-    print(file=to)
+    echo(to=to)
     readings = outcome.workload.intervals
     print_table(
         f"One batch ({readings} readings of one meter; {ring}; broker: {outcome.broker})",

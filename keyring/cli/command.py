@@ -13,6 +13,7 @@ import click
 
 from gridhe.base.clock import check_clock
 from gridhe.base.commands import CommonOptions, common_options, run_command, version_option
+from gridhe.base.output import echo
 from gridhe.base.times import iso
 from gridhe.errors import ConfigError, StateError
 from gridhe.keyring.cli.ca import ca
@@ -55,12 +56,12 @@ def plan(common: CommonOptions, as_json: bool) -> None:
 
     told = choose(common.load()).explain()
     if as_json:
-        click.echo(json.dumps(told))
+        echo(json.dumps(told))
         return
     for name, value in told.items():
         values = value if name == "rejected" else [value]
         for each in values or ["none"]:
-            click.echo(f"{name.replace('_', ' '):<24} {_plain(each)}")
+            echo(f"{name.replace('_', ' '):<24} {_plain(each)}")
 
 
 def _plain(value: Any) -> str:
@@ -103,10 +104,8 @@ def init(common: CommonOptions, home: Path, passphrase_file: Path | None, first_
     )
     made = authority.bundle().plan
     authority.close()
-    click.echo(
-        f"authority {made.authority} in {home}: plan {made.plan_id}, key {made.key_id}, {made.parameters}"
-    )
-    click.echo(f"the broker's files are in {home / 'broker'}; enrol aggregators and meters next")
+    echo(f"authority {made.authority} in {home}: plan {made.plan_id}, key {made.key_id}, {made.parameters}")
+    echo(f"the broker's files are in {home / 'broker'}; enrol aggregators and meters next")
 
 
 @cli.command()
@@ -147,8 +146,8 @@ def bundle(
 
         with ExitStack() as stack:
             count = publish_bundles(open_home(stack, home, passphrase_file), settings)
-        click.echo(f"published {count} plans and the roster on {settings.broker.url}")
-    click.echo(
+        echo(f"published {count} plans and the roster on {settings.broker.url}")
+    echo(
         f"plan {current.plan.plan_id}, key {current.plan.key_id}, {len(data)} bytes"
         + (f": {out}" if out else "")
     )
@@ -197,11 +196,11 @@ def rotate(
         authority = open_home(stack, home, passphrase_file)
         if retire is not None:
             authority.retire(retire, now_s=now_s, give_up=give_up)
-            click.echo(f"key {retire} is gone: what it encrypted and was not released stays unread")
+            echo(f"key {retire} is gone: what it encrypted and was not released stays unread")
             return
         first = None if first_window is None else parse_window(first_window, settings.plan.window_s)
         made = authority.rotate(settings, first, now_s=now_s).plan
-        click.echo(f"plan {made.plan_id}, key {made.key_id}, {made.parameters}, from {iso(made.start_s)} on")
+        echo(f"plan {made.plan_id}, key {made.key_id}, {made.parameters}, from {iso(made.start_s)} on")
 
 
 @cli.command()
@@ -213,7 +212,7 @@ def inspect(home: Path, as_json: bool) -> None:
     from gridhe.keyring.home.paths import HomePaths
 
     found = inspect_home(HomePaths(home))
-    click.echo(json.dumps(found) if as_json else "\n".join(lines_of(found)))
+    echo(json.dumps(found) if as_json else "\n".join(lines_of(found)))
 
 
 cli.add_command(ca)

@@ -9,6 +9,7 @@ import click
 
 from gridhe.base.clock import check_clock
 from gridhe.base.commands import CommonOptions, common_options
+from gridhe.base.output import echo
 from gridhe.errors import ConfigError
 from gridhe.keyring.cli.shared import home_option, open_home, passphrase_option
 
@@ -91,9 +92,9 @@ def enrol(
     with ExitStack() as stack:
         authority = open_home(stack, home, passphrase_file)
         if revoke:
-            click.echo(f"revoked {authority.revoke(meters, settings)}")
+            echo(f"revoked {authority.revoke(meters, settings)}")
         elif aggregator:
-            click.echo(f"aggregator {aggregator}: {authority.enrol_aggregator(aggregator, settings)}")
+            echo(f"aggregator {aggregator}: {authority.enrol_aggregator(aggregator, settings)}")
         else:
             paths = authority.enrol_meters(
                 wanted,
@@ -105,9 +106,9 @@ def enrol(
                 now_s=check_clock(time.time()),
             )
             where = fleet if fleet is not None else paths[0] if len(paths) == 1 else paths[0].parent
-            click.echo(f"{len(wanted)} meters: {where}")
-        click.echo(f"the broker's files are renewed: {authority.paths.broker}")
-        click.echo(f"user operator reads release/#, status/#, plan/#: {authority.paths.operator_password}")
+            echo(f"{len(wanted)} meters: {where}")
+        echo(f"the broker's files are renewed: {authority.paths.broker}")
+        echo(f"user operator reads release/#, status/#, plan/#: {authority.paths.operator_password}")
 
 
 def _wanted_meters(

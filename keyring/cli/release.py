@@ -12,6 +12,7 @@ import click
 
 from gridhe.base.commands import CommonOptions, common_options, timings_option
 from gridhe.base.hangup import ignore_hangups
+from gridhe.base.output import echo
 from gridhe.base.timings import timings_to
 from gridhe.errors import ConfigError, ReleaseRefused, StateError
 from gridhe.keyring.cli.shared import broker_option, home_option, open_home, passphrase_option
@@ -131,18 +132,18 @@ class _Printer:
         from gridhe.keyring.release.report import summary_of, table
 
         if self._json:
-            click.echo(json.dumps(outcome.to_json(), separators=(",", ":")))
+            echo(json.dumps(outcome.to_json(), separators=(",", ":")))
             sys.stdout.flush()
         if outcome.record is None or outcome.plan is None:
             self._refused += 1
-            click.echo(f"refused: {outcome.message}", err=True)
+            echo(f"refused: {outcome.message}", err=True)
             return
         self._released += 1
         if self._json:
             return
         row = summary_of(outcome.record, outcome.plan)
         if self._follow:
-            click.echo(table([row])[1])
+            echo(table([row])[1])
         else:
             self._rows.append(row)
 
@@ -150,5 +151,5 @@ class _Printer:
         from gridhe.keyring.release.report import table
 
         for line in table(self._rows):
-            click.echo(line)
-        click.echo(f"{self._released} totals released, {self._refused} refused", err=self._json)
+            echo(line)
+        echo(f"{self._released} totals released, {self._refused} refused", err=self._json)
