@@ -37,6 +37,18 @@ class BatchSealer:
         """Milliseconds of sealing one batch."""
         return statistics.median(self._ms) if self._ms else 0.0
 
+    def seal_anew(
+        self, credential: "DeviceCredential", feeder: "Feeder | None", places: "list[tuple[Plan, int]]"
+    ) -> list[SealedBatch]:
+        """Batches of these windows, in place of others; none if readings are not there any more."""
+        batches = []
+        for plan, window in places:
+            closed = None if feeder is None else feeder.again(plan, window)
+            if feeder is None or closed is None:
+                return []
+            batches.append(self.seal(credential, feeder, plan, closed, anew=True))
+        return batches
+
     def seal(
         self,
         credential: "DeviceCredential",

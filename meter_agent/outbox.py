@@ -168,6 +168,16 @@ class Outbox:
         )
         return [Waiting(id=id_, plan=plan, window=window) for id_, plan, window in rows]
 
+    def waiting_from(self, plan: str, window: int) -> list[tuple[str, Waiting]]:
+        """(meter, batch) of every waiting batch of a plan from this window on."""
+        rows = self._db.query(
+            "SELECT meter, id, plan, window FROM batches "
+            "WHERE plan = ? AND window >= ? AND state = 'waiting' ORDER BY id",
+            plan,
+            window,
+        )
+        return [(meter, Waiting(id=id_, plan=plan, window=window)) for meter, id_, plan, window in rows]
+
     def payload(self, id_: int) -> bytes | None:
         """A batch's bytes; None when it is gone. Raises DamagedBatch."""
         rows = self._db.query("SELECT meter, plan, window, payload, checksum FROM batches WHERE id = ?", id_)

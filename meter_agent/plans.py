@@ -131,6 +131,25 @@ class PlanBook:
         period = self._succession.period(plan.plan_id)
         return period is not None and period.holds(window, plan.window_s)
 
+    def ended(self) -> list[tuple[str, int]]:
+        """(plan id, first window that does not belong to it any more) of every plan that has a successor."""
+        return [
+            (period.plan_id, int(period.end_s // self._bundles[period.plan_id].plan.window_s))
+            for period in self._succession.periods[:-1]
+        ]
+
+    def instead_of(self, plan_id: str, window: int) -> list[tuple[Plan, int]]:
+        """The windows, of the plan that holds now, that make up one of a plan that has ended.
+
+        None where its windows are not as long as the old ones or a whole part of that.
+        """
+        old = self.known(plan_id)
+        plan = None if old is None else self.at(old.window_start_s(window))
+        if old is None or plan is None or old.window_s % plan.window_s:
+            return []
+        first, count = old.window_start_s(window) // plan.window_s, old.window_s // plan.window_s
+        return [(plan, each) for each in range(first, first + count) if self.holds(plan, each)]
+
     def next_window(self, moment_s: float) -> tuple[Plan, int] | None:
         """The first window that starts at or after a moment and belongs to a plan, and that plan."""
         for period in self._succession.from_moment(moment_s):

@@ -20,6 +20,7 @@ _HINTS = {
     "key": "the plan has another key",
     "late": "it is older than the plan's horizon, or the aggregator's clock is ahead",
     "not_enrolled": "this meter is not enrolled for that window",
+    "plan_ended": "its plan had ended when it was sealed, and its readings are gone: they are lost",
     "plan": "the aggregator does not know the plan yet; is the bundle published?",
     "retired": "the plan's key is retired: nobody can read it",
 }

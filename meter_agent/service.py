@@ -19,7 +19,7 @@ import functools
 import heapq
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gridhe.base.failpoints import failpoint
@@ -56,6 +56,7 @@ _SETTLE_S = 0.25  # after the first connect, the retained plan comes before anyt
 _OFFLINE_S = 3.0  # without a broker, sealing starts with the cached plans after this
 _DISK_RETRY_S = 2.0
 _STATUS_S = 30.0
+_PLAN_ENDED = "plan_ended"  # why a batch is set aside whose plan had ended before it was sealed
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class ServiceCounts:
     sealed: int = 0
     repeated: int = 0  # windows that were sealed before, by an earlier run
     dropped: int = 0
-    resealed: int = 0  # for the group that the meter has moved to
+    resealed: int = 0  # windows, for the group that the meter has moved to or the plan they belong to
     junk: int = 0  # messages that were no status and no receipt for a meter here
 
 
@@ -101,7 +102,8 @@ class Service:
         self._seals_moved_anew = settings.moved == "reseal"
         self._clock, self._clock_steps, self._clock_s = clock, 0, clock.now()
         self._refusals = Refusals(loop.clock)
-        self._moved: list[Settled] = []  # refused since their meter has moved: to be sealed anew
+        self._misplaced: list[Settled] = []  # of a group or a plan that is not theirs: to be sealed anew
+        self._plans_changed = True  # whether sealed windows may belong to another plan now
         self._stop_when_receipted = stop_when_receipted
         self.counts = ServiceCounts()
         self.pace: Pace | None = None
@@ -133,6 +135,7 @@ class Service:
             self._on_receipt(self._by_meter[name], payload)
         elif kind == "plan":
             if self._book.add(payload) is not None:
+                self._plans_changed = True
                 for unit in self.units:
                     unit.agent.hurry()
         elif kind == "status" and name.startswith("aggregator/"):
@@ -143,7 +146,7 @@ class Service:
     def _on_receipt(self, unit: "MeterUnit", payload: bytes) -> None:
         for word in unit.agent.on_receipt(payload, self._loop.clock()):
             if word.reason == MOVED and self._seals_moved_anew:
-                self._moved.append(word)
+                self._misplaced.append(word)
             else:
                 self._settle(word)
         for deferred in unit.agent.news:
@@ -203,7 +206,9 @@ class Service:
     def sealing_done(self) -> bool:
         """Whether every source has ended and everything sealed is committed."""
         begun = self.pace is not None
-        return begun and not (self._queue or self._blocked or self._sealed or self._settled or self._moved)
+        return begun and not (
+            self._queue or self._blocked or self._sealed or self._settled or self._misplaced
+        )
 
     @property
     def done(self) -> bool:
@@ -249,8 +254,10 @@ class Service:
         if self.pace is None:
             return False
         until_s = now_s + _SEAL_SLICE_S
-        while self._moved:
-            self._seal_anew(self._moved.pop())
+        if self._plans_changed and not self._find_misplaced(now_s):
+            return False
+        while self._misplaced:
+            self._seal_anew(self._misplaced.pop())
             if self._loop.clock() >= until_s:
                 return True
         while self._queue:
@@ -291,18 +298,36 @@ class Service:
             wait_s = 0.0 if upcoming is not None or journal is not None else _TICK_S
             heapq.heappush(self._queue, (max(ready_s, simulated_s + wait_s), at))
 
+    def _find_misplaced(self, now_s: float) -> bool:
+        """Look for waiting batches whose windows belong to a later plan; False when the disk is full."""
+        if self._sealed and not self._commit(now_s):
+            return False
+        self._plans_changed = False
+        for plan_id, window in self._book.ended():
+            for meter, batch in self._outbox.waiting_from(plan_id, window):
+                if meter in self._by_meter:
+                    self._by_meter[meter].agent.forget(batch.id)
+                    word = Settled(meter=meter, plan=plan_id, window=batch.window, reason=_PLAN_ENDED)
+                    self._misplaced.append(word)
+        return True
+
     def _seal_anew(self, word: Settled) -> None:
-        """Seal a batch of a group that its meter has left for the new one, or set it aside."""
-        unit = self._by_meter[word.meter]
+        """Seal a window for the group or the plan that it belongs to by now, or set it aside."""
+        unit, ended = self._by_meter[word.meter], word.reason == _PLAN_ENDED
         plan, feeder = self._book.known(word.plan), unit.feeder
-        closed = None if plan is None or feeder is None else feeder.again(plan, word.window)
-        if plan is None or feeder is None or closed is None:
+        places = [] if plan is None else [(plan, word.window)]
+        places = self._book.instead_of(word.plan, word.window) if ended else places
+        batches = self._sealer.seal_anew(unit.credential, feeder, places)
+        if not batches:
+            unit.agent.counts.refused += ended
             self._settle(word)
-        else:
-            self._sealed.append(self._sealer.seal(unit.credential, feeder, plan, closed, anew=True))
-            self._since()
-            self.counts.resealed += 1
-            unit.agent.counts.refused -= 1
+            return
+        if ended:
+            self._settled.append(replace(word, reason=None))  # its batch goes with the same commit
+        unit.agent.counts.refused -= not ended
+        self._sealed += batches
+        self._since()
+        self.counts.resealed += 1
 
     def _seal_window(self, unit: "MeterUnit", feeder: "Feeder", plan: "Plan", closed: "ClosedWindow") -> None:
         self._sealed.append(self._sealer.seal(unit.credential, feeder, plan, closed))

@@ -357,3 +357,69 @@ def test_repro_a_hangup_killed_the_meters(
     assert "SIGHUP" in log.path.read_text()
     process.send_signal(signal.SIGTERM)
     assert receiver.until_exit(process) == 0
+
+
+@pytest.mark.parametrize("window_s", [86_400, 43_200])
+@pytest.mark.parametrize("how", ["fleet", "device"])
+@pytest.mark.parametrize("heard", ["running", "at a start"])
+def test_repro_windows_sealed_before_their_plan_was_heard_of_are_sealed_anew_or_said_to_be_lost(
+    start: Start, receiver: Any, authority: Any, tmp_path: Path, log: Log, how: str, heard: str, window_s: int
+) -> None:
+    """Four days are sealed under the old plan; then comes one that has held since the third of them."""
+    command, flag = ("run", "--credential") if how == "device" else ("fleet", "--credentials")
+    if how == "device":
+        authority.device("m1").save(tmp_path / "c.json")
+    else:
+        FleetCredential(devices=(authority.device("m1"),)).save(tmp_path / "c.json")
+    first = 19_783 + 2  # days since 1970; the first window is 2024-03-01
+    later = authority.with_plan(window_s=window_s, first_window=first * 86_400 // window_s, late_s=2.0)
+    old_id, new_id = authority.plan.plan_id, later.plan.plan_id
+    seen: dict[tuple[str, int], bytes] = {}
+    refused: set[int] = set()
+    silent = True
+
+    def on_message(topic: str, payload: bytes) -> None:
+        if not topic.startswith(topics.batch("", "").rstrip("/")):
+            return
+        header = open_envelope(payload, 1 << 22).header
+        seen[header.plan, header.window] = payload
+        if silent:
+            return
+        over = header.plan == old_id and header.window >= first
+        refused.update([header.window] if over else [])
+        receipt = Receipt(
+            plan=header.plan,
+            meter="m1",
+            committed=() if over else (header.window,),
+            refused=((header.window, "after_plan"),) if over else (),
+        )
+        receiver.publish(topics.receipt("m1"), receipt.encode(authority.device("m1").ingest_key))
+
+    receiver.session._on_message = on_message
+    process = start(command, flag, "c.json", *START, "--windows", "4")
+    receiver.wait(lambda: len(seen) == 4)
+    if heard == "at a start":
+        process.kill()
+        process.wait()
+        silent = False
+        receiver.publish_plan(later)
+        process = start(command, flag, "c.json", *START, "--windows", "4")
+    else:
+        silent = False
+        until(receiver, lambda: refused == {first, first + 1})  # sent again: it keeps them
+        receiver.publish_plan(later)
+    assert receiver.until_exit(process) == 0
+    summary = summary_of(process)
+    assert summary["waiting"] == 0
+    anew = {window: payload for (plan, window), payload in seen.items() if plan == new_id}
+    if how == "device":
+        assert (anew, summary["receipted"], summary["refused"]) == ({}, 2, 2)
+        (warning,) = log.warnings("refused as plan_ended")[:1]
+        assert "readings are gone: they are lost" in warning
+        return
+    windows = range(later.plan.first_window, (first + 2) * 86_400 // window_s)
+    assert sorted(anew) == list(windows)
+    assert (summary["resealed"], summary["receipted"], summary["refused"]) == (2, 2 + len(windows), 0)
+    for window, payload in anew.items():
+        readings = SyntheticSource(later.plan).window("m1", window)["import_wh"]
+        assert later.readings_of(payload) == readings.tolist()
