@@ -18,6 +18,7 @@ __all__ = [
     "TRANSIENT_REASONS",
     "TRANSIENT_TOTAL_REASONS",
     "Receipt",
+    "RefusedTotal",
     "TotalPlace",
     "TotalReceipt",
 ]
@@ -105,6 +106,7 @@ def _check_total_group(group: str) -> None:
 
 
 TotalPlace = tuple[str, str, int, int]  # plan, group, window, part
+RefusedTotal = tuple[str, str, int, int, str]  # the same, and the reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,7 @@ class TotalReceipt:
 
     aggregator: str
     stored: tuple[TotalPlace, ...] = ()
-    refused: tuple[tuple[str, str, int, int, str], ...] = ()
+    refused: tuple[RefusedTotal, ...] = ()
 
     def encode(self, ingest_key: bytes) -> bytes:
         """The receipt's bytes, tagged for this aggregator."""

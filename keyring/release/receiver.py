@@ -25,7 +25,7 @@ from gridhe.errors import BrokerError, EnvelopeError
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle
-from gridhe.wire.receipt import TotalPlace, TotalReceipt
+from gridhe.wire.receipt import RefusedTotal, TotalPlace, TotalReceipt
 from gridhe.wire.status import Status
 from gridhe.wire.total import TOTAL_HEADER_BYTES_MAX, Total, open_total
 
@@ -166,21 +166,28 @@ class Receiver:
         if batch:
             new = self._inbox.store([(total.header, payload) for total, payload in batch], self._now())
         self.stored += new
-        by_aggregator: dict[str, list[TotalPlace]] = {}
+        self._send_receipts(batch, dropped)
+        return new
+
+    def _send_receipts(
+        self, batch: Sequence[tuple[Total, bytes]], dropped: Mapping[tuple[str, TotalPlace], str]
+    ) -> None:
+        stored: dict[str, list[TotalPlace]] = {}
         for total, _ in batch:
-            by_aggregator.setdefault(total.header.aggregator, []).append(_place_of(total))
-        refused: dict[str, list[tuple[str, str, int, int, str]]] = {}
+            stored.setdefault(total.header.aggregator, []).append(_place_of(total))
+        receipts = [
+            TotalReceipt(aggregator=aggregator, stored=tuple(places[start : start + _RECEIPT_TOTALS]))
+            for aggregator, places in stored.items()
+            for start in range(0, len(places), _RECEIPT_TOTALS)
+        ]
+        refused: dict[str, list[RefusedTotal]] = {}
         for (aggregator, place), reason in dropped.items():
             refused.setdefault(aggregator, []).append((*place, reason))
-        for aggregator in by_aggregator.keys() | refused.keys():
-            key, places = self._ingest_key(f"aggregator/{aggregator}"), by_aggregator.get(aggregator, [])
-            for start in range(0, max(1, len(places)), _RECEIPT_TOTALS):
-                stored = tuple(places[start : start + _RECEIPT_TOTALS])
-                named = tuple(refused.pop(aggregator, ()))
-                receipt = TotalReceipt(aggregator=aggregator, stored=stored, refused=named)
-                # Not sent (offline): the aggregator repeats the total, and gets its receipt then.
-                self.session.publish(Message(topic=topics.receipt(aggregator), payload=receipt.encode(key)))
-        return new
+        receipts += [TotalReceipt(aggregator=name, refused=tuple(each)) for name, each in refused.items()]
+        for receipt in receipts:
+            payload = receipt.encode(self._ingest_key(f"aggregator/{receipt.aggregator}"))
+            # Not sent (offline): the aggregator repeats the total, and gets its receipt then.
+            self.session.publish(Message(topic=topics.receipt(receipt.aggregator), payload=payload))
 
     def connect(self, timeout_s: float) -> None:
         """Run until connected. Raises BrokerError when the broker stays away."""
