@@ -7,7 +7,8 @@
     |   |-- BundleError                 a bundle or roster that is not its authority's
     |   `-- CredentialError             a credential of another authority, or readable by others
     |-- VaultError                  5   the vault cannot be opened (wrong passphrase, damaged)
-    |-- StateError                  6   a state directory: in use, damaged, of another plan, full
+    |-- StateError                  6   a state directory: in use, damaged, of another plan, full; standard
+    |                                   output or a file that the operating system refuses
     |-- BrokerError                 7   the broker is away or refuses us
     |-- ReleaseRefused              8   the release policy says no; `rule` names which rule
     |-- SourceError                 9   readings that cannot be read under the chosen policy
@@ -16,7 +17,8 @@
         `-- EnvelopeError               bytes that are no valid envelope; `reason` names why
 
 Local faults end a command with one clear line and the exit code above. Remote faults never end
-anything: they are counted by `reason`. Exit code 1 is kept for what nobody foresaw and for a command
+anything: they are counted by `reason`. A reader of standard output that goes away ends a command with 141
+(gridhe.base.output). Exit code 1 is kept for what nobody foresaw and for a command
 whose finding is a "no": a demo that was not exact, a broken promise, a suite that failed.
 """
 
