@@ -117,10 +117,10 @@ class PlausibleClock:
 
     def news(self) -> str | None:
         """What is worth a line in the log: a doubt, again every minute, and its end."""
-        running_s = self._running()
         if self.doubt is None:
             ended, self._reminded_s = self._reminded_s is not None, None
             return "the clock is believed again" if ended else None
+        running_s = self._running()
         if self._reminded_s is not None and running_s - self._reminded_s < _REMIND_S:
             return None
         self._reminded_s = running_s
