@@ -6,26 +6,20 @@ meter's own header and tag, which is all that the aggregator can tell apart.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import tenseal as ts
 from numpy.typing import NDArray
 
+from gridhe.bench.authority import MadeUpAuthority
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
-from gridhe.meter_agent.sealing import Encryptor, Sealer
+from gridhe.meter_agent.sealing import Sealer
 from gridhe.plan.parameters import CkksParameters
-from gridhe.plan.planner import Choice, choose, make_plan
+from gridhe.plan.planner import Choice, choose
 from gridhe.wire import topics
-from gridhe.wire.bundle import Bundle, key_id_of
 from gridhe.wire.codec import tag
-from gridhe.wire.credential import AggregatorCredential, DeviceCredential
 from gridhe.wire.envelope import Header, seal_envelope
-from gridhe.wire.ingest import derive_key, new_ingest_secret
-from gridhe.wire.planes import Planes
-from gridhe.wire.roster import Roster, RosterEntry
-from gridhe.wire.signing import SigningKey, authority_id
+from gridhe.wire.roster import RosterEntry
 
 __all__ = ["RINGS", "BenchGrid", "Parcel", "preset_name"]
 
@@ -39,7 +33,6 @@ RINGS = {
 INTERVAL_S = 15
 FIRST_WINDOW = 1_600_000  # of 2015: over for every clock, and within the horizon below
 POOL = 16
-_HEX_BYTES = 32
 
 
 def preset_name(parameters: CkksParameters) -> str:
@@ -62,8 +55,8 @@ class Parcel:
         return self.head + self.ciphertext + self.foot
 
 
-class BenchGrid:
-    """An authority's keys and plan, an aggregator's credential, and meters in groups of equal size."""
+class BenchGrid(MadeUpAuthority):
+    """An authority, an aggregator, and meters in groups of equal size."""
 
     def __init__(
         self,
@@ -76,37 +69,9 @@ class BenchGrid:
         flooding_bits: int = 0,
     ) -> None:
         """`meters` in all, dealt out to `groups` groups. Raises PlanError when no such plan is exact."""
-        self.meters, self.groups, self._seed = meters, groups, seed
         settings, choice = _choose(parameters, max(2, -(-meters // groups)), intervals, flooding_bits)
-        self.authority = SigningKey.generate()
-        self.secret = new_ingest_secret()
-        self.context = ts.context(
-            ts.SCHEME_TYPE.CKKS,
-            parameters.ring_degree,
-            coeff_mod_bit_sizes=list(parameters.prime_bits),
-            n_threads=1,
-        )
-        public_key = self.context.serialize(
-            save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
-        )
-        self.plan = make_plan(
-            settings,
-            choice,
-            authority=authority_id(self.authority.verify_key),
-            key_id=key_id_of(public_key),
-            first_window=FIRST_WINDOW,
-        )
-        self.bundle = Bundle(plan=self.plan, public_key=public_key)
-        self.planes = Planes(parameters)
-        self.encryptor = Encryptor(self.bundle)
-        self.aggregator_key = SigningKey.generate()
-        self.credential = AggregatorCredential(
-            aggregator="main",
-            password="x" * _HEX_BYTES,
-            ingest_secret=self.secret,
-            signing_key=self.aggregator_key.private_bytes(),
-            authority_key=self.authority.verify_key,
-        )
+        super().__init__(settings, FIRST_WINDOW, choice=choice)
+        self.meters, self.groups, self._seed = meters, groups, seed
         self._pool = [self.encryptor.encrypt({"import_wh": self.readings(i)}) for i in range(POOL)]
 
     @property
@@ -138,27 +103,15 @@ class BenchGrid:
 
     def roster(self) -> bytes:
         """The signed roster of all meters."""
-        entries = [RosterEntry(self.meter(i), self.group(i)) for i in range(self.meters)]
-        return Roster.of(1, entries).encode(self.authority)
-
-    def signed_bundle(self) -> bytes:
-        """The signed bundle."""
-        return self.bundle.encode(self.authority)
+        return self.signed_roster(RosterEntry(self.meter(i), self.group(i)) for i in range(self.meters))
 
     def ingest_key(self, number: int) -> bytes:
         """A meter's ingest key."""
-        return derive_key(self.secret, self.meter(number))
+        return self.ingest_key_of(self.meter(number))
 
     def sealer(self, number: int) -> Sealer:
         """What seals this meter's batches."""
-        device = DeviceCredential(
-            meter=self.meter(number),
-            group=self.group(number),
-            password="x" * _HEX_BYTES,
-            ingest_key=self.ingest_key(number),
-            authority_key=self.authority.verify_key,
-        )
-        return Sealer(self.encryptor, device)
+        return Sealer(self.encryptor, self.credential_of(self.meter(number), self.group(number)))
 
     def header(self, number: int, window: int = FIRST_WINDOW) -> Header:
         """The header of a meter's batch."""
@@ -186,10 +139,6 @@ class BenchGrid:
                 ciphertext=ciphertext,
                 foot=_bin(len(foot)) + foot,
             )
-
-    def save_credential(self, path: Path) -> None:
-        """The aggregator's credential, as enrolment writes it."""
-        self.credential.save(path)
 
 
 def _choose(

@@ -26,7 +26,7 @@ def start_aggregator(
     ]
     put(broker.port, retained, retain=True)
     credential = folder / "aggregator.json"
-    grid.save_credential(credential)
+    grid.credential.save(credential)
     command = python_command(
         "gridhe.aggregator.cli", "--credential", str(credential),
         "--state-dir", str(folder / "state"), "--broker", broker.url, "--no-live", *options,

@@ -15,7 +15,7 @@ from faults.world import World
 from gridhe.aggregator.engine import Engine, Outgoing
 from gridhe.aggregator.state.database import Database
 from gridhe.config.settings import AggregatorSettings
-from gridhe.meter_agent.sealing import Encryptor, Sealer
+from gridhe.meter_agent.sealing import Sealer
 from gridhe.wire import topics
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.receipt import Receipt, TotalReceipt
@@ -31,13 +31,12 @@ class Envelopes:
     def __init__(self, world: World) -> None:
         self.world = world
         self.sealed: dict[Batch, bytes] = {}
-        encryptors = {plan: Encryptor(key.bundle) for plan, key in world.keys.items()}
         starts = sorted((key.plan.first_window, plan) for plan, key in world.keys.items())
         for window in world.all_windows:
             plan = max(start for start in starts if start[0] <= window)[1]
             name = world.keys[plan].plan.quantities[0].name
             for meter in world.meters:
-                sealer = Sealer(encryptors[plan], world.device(meter))
+                sealer = Sealer(world.keys[plan].encryptor, world.device(meter))
                 self.sealed[meter, window] = sealer.seal(window, {name: world.readings(meter, window)})
 
 

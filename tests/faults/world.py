@@ -6,55 +6,27 @@ and 0 in all others: slot i of any total is then the mark times how often meter 
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tenseal as ts
 from numpy.typing import NDArray
 
 from gridhe.base.files import write_private
+from gridhe.bench.authority import MadeUpAuthority
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.plan.parameters import CkksParameters
-from gridhe.plan.plan import Plan
-from gridhe.plan.planner import choose, make_plan
-from gridhe.wire import topics
-from gridhe.wire.bundle import Bundle, key_id_of
-from gridhe.wire.credential import AggregatorCredential, DeviceCredential, FleetCredential
-from gridhe.wire.ingest import derive_key, new_ingest_secret
-from gridhe.wire.planes import Planes
-from gridhe.wire.roster import Roster, RosterEntry
-from gridhe.wire.signing import SigningKey, authority_id
-from gridhe.wire.tenseal_format import to_tenseal
+from gridhe.wire.credential import DeviceCredential, FleetCredential
+from gridhe.wire.roster import RosterEntry
 
-__all__ = ["LARGE_RING", "SMALL_RING", "Key", "World"]
+__all__ = ["LARGE_RING", "SMALL_RING", "World"]
 
 SMALL_RING = CkksParameters(2048, (40, 14))
 LARGE_RING = CkksParameters(4096, (48, 41, 20))  # 96 KB a batch
 _LARGEST = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A plan with the key pair behind it."""
-
-    plan: Plan
-    context: Any  # TenSEAL's, with the secret key
-    bundle: Bundle
-    planes: Planes
-
-    def decrypted(self, ciphertext: bytes) -> NDArray[np.int64]:
-        """int64[used]: the slots, by plain TenSEAL."""
-        residues = self.planes.unpack(ciphertext)
-        sealed = to_tenseal(residues, self.plan.parameters, self.plan.scale)
-        slots = np.array(ts.ckks_vector_from(self.context, sealed).decrypt(), np.float64)
-        whole: NDArray[np.int64] = np.rint(slots).astype(np.int64)
-        return whole[: self.plan.layout.used]
-
-
-class World:
-    """An authority, an aggregator `main`, and meters in leaf groups of two levels."""
+class World(MadeUpAuthority):
+    """An authority, an aggregator, and meters in leaf groups of two levels."""
 
     def __init__(
         self,
@@ -72,7 +44,7 @@ class World:
         window_s: int | None = None,
     ) -> None:
         """`windows` of the past, the last just over at `now_s`. Raises PlanError if no such plan is exact."""
-        self.folder, self.windows, self.aggregator = folder, windows, aggregator
+        self.folder, self.windows = folder, windows
         self.meters = [f"m{i:04d}" for i in range(meters)]
         self.number = {meter: i for i, meter in enumerate(self.meters)}
         self.group = {meter: f"r{i % groups % 2}/f{i % groups}" for meter, i in self.number.items()}
@@ -80,7 +52,7 @@ class World:
         self.interval_s = 1 if window_s is None else window_s // meters
         self.window_s = meters * self.interval_s
         self.first_window = int(now_s // self.window_s) - windows
-        self.settings = Settings(
+        settings = Settings(
             ckks=CkksSettings(ring_degree=ring.ring_degree, prime_bits=ring.prime_bits, flooding_bits=0),
             plan=PlanSettings(
                 window_s=self.window_s,
@@ -93,40 +65,7 @@ class World:
                 late_s=late_s,
             ),
         )
-        self._choice = choose(self.settings)
-        self.authority = SigningKey.generate()
-        self.secret = new_ingest_secret()
-        self.aggregator_key = SigningKey.generate()
-        self.keys: dict[str, Key] = {}
-        self.add_key(self.first_window)
-
-    def add_key(self, first_window: int) -> Key:
-        """A new key pair and the plan that uses it from `first_window` on: a rotation, after the first."""
-        parameters = self._choice.parameters
-        context = ts.context(
-            ts.SCHEME_TYPE.CKKS,
-            parameters.ring_degree,
-            coeff_mod_bit_sizes=list(parameters.prime_bits),
-            n_threads=1,
-        )
-        public_key = context.serialize(
-            save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
-        )
-        plan = make_plan(
-            self.settings,
-            self._choice,
-            authority=authority_id(self.authority.verify_key),
-            key_id=key_id_of(public_key),
-            first_window=first_window,
-        )
-        key = Key(plan, context, Bundle(plan=plan, public_key=public_key), Planes(plan.parameters))
-        self.keys[plan.plan_id] = key
-        return key
-
-    @property
-    def key(self) -> Key:
-        """The newest."""
-        return next(reversed(self.keys.values()))
+        super().__init__(settings, self.first_window, aggregator=aggregator)
 
     @property
     def batches(self) -> int:
@@ -166,34 +105,11 @@ class World:
 
     def device(self, meter: str) -> DeviceCredential:
         """A meter's credential."""
-        return DeviceCredential(
-            meter=meter,
-            group=self.group[meter],
-            password="x" * 16,
-            ingest_key=derive_key(self.secret, meter),
-            authority_key=self.authority.verify_key,
-        )
-
-    @property
-    def credential(self) -> AggregatorCredential:
-        """The aggregator's."""
-        return AggregatorCredential(
-            aggregator=self.aggregator,
-            password="x" * 16,
-            ingest_secret=self.secret,
-            signing_key=self.aggregator_key.private_bytes(),
-            authority_key=self.authority.verify_key,
-        )
+        return self.credential_of(meter, self.group[meter])
 
     def roster(self, version: int = 1) -> bytes:
         """The signed roster."""
-        entries = [RosterEntry(meter, self.group[meter]) for meter in self.meters]
-        return Roster.of(version, entries).encode(self.authority)
-
-    def bundles(self) -> dict[str, bytes]:
-        """Every signed bundle by its topic, and the newest as the current one."""
-        signed = {topics.plan(plan): key.bundle.encode(self.authority) for plan, key in self.keys.items()}
-        return {**signed, topics.PLAN_CURRENT: self.key.bundle.encode(self.authority)}
+        return self.signed_roster((RosterEntry(m, self.group[m]) for m in self.meters), version)
 
     def write(self, settings: Settings) -> None:
         """Write what the processes read: settings, credentials, readings."""
@@ -216,5 +132,5 @@ class World:
 
     def describe(self) -> str:
         """What a run's log starts with."""
-        shape = {"meters": len(self.meters), "windows": self.windows, "ring": str(self._choice.parameters)}
+        shape = {"meters": len(self.meters), "windows": self.windows, "ring": str(self.choice.parameters)}
         return json.dumps(shape)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tenseal as ts
 
+from gridhe.bench.authority import PlanKey, new_context
 from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
@@ -22,11 +22,9 @@ from gridhe.wire.bundle import Bundle, key_id_of
 from gridhe.wire.credential import DeviceCredential
 from gridhe.wire.envelope import Header, open_envelope
 from gridhe.wire.ingest import derive_key
-from gridhe.wire.planes import Planes
 from gridhe.wire.receipt import Receipt
 from gridhe.wire.signing import SigningKey, authority_id
 from gridhe.wire.status import Status
-from gridhe.wire.tenseal_format import to_tenseal
 
 INGEST_SECRET = bytes(range(32))
 
@@ -61,11 +59,9 @@ class SmallAuthority:
         )
 
     def slots_of(self, payload: bytes) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """The decrypted slots of an envelope, all of them, rounded."""
-        parameters = self.plan.parameters
-        residues = Planes(parameters).unpack(open_envelope(payload, 1 << 22).ciphertext)
-        plain = ts.ckks_vector_from(self.context, to_tenseal(residues, parameters, self.plan.scale)).decrypt()
-        return np.rint(np.array(plain)).astype(np.int64)
+        """The decrypted slots of an envelope that are in use, rounded."""
+        key = PlanKey(bundle=self.bundle, context=self.context)
+        return key.decrypted(open_envelope(payload, 1 << 22).ciphertext)
 
     def readings_of(self, payload: bytes) -> list[int]:
         """The first quantity's readings in an envelope, -1 where missing."""
@@ -78,15 +74,7 @@ class SmallAuthority:
 def make_authority(
     parameters: CkksParameters, scale_bits: int, *, window_s: int = 86_400, interval_s: int = 3_600
 ) -> SmallAuthority:
-    context = ts.context(
-        ts.SCHEME_TYPE.CKKS,
-        parameters.ring_degree,
-        coeff_mod_bit_sizes=list(parameters.prime_bits),
-        n_threads=1,
-    )
-    public_key = context.serialize(
-        save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
-    )
+    context, public_key = new_context(parameters)
     signing_key = SigningKey.generate()
     plan = Plan(
         authority=authority_id(signing_key.verify_key),

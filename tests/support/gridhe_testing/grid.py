@@ -6,23 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tenseal as ts
 
 from gridhe.aggregator.engine import Engine, Outgoing
 from gridhe.aggregator.state.database import Database
+from gridhe.bench.authority import MadeUpAuthority
 from gridhe.config.settings import AggregatorSettings, CkksSettings, PlanSettings, QuantitySettings, Settings
-from gridhe.meter_agent.sealing import Encryptor, Sealer
-from gridhe.plan.planner import choose, make_plan
+from gridhe.meter_agent.sealing import Sealer
 from gridhe.wire import topics
-from gridhe.wire.bundle import Bundle, key_id_of
-from gridhe.wire.credential import AggregatorCredential, DeviceCredential
+from gridhe.wire.credential import DeviceCredential
 from gridhe.wire.envelope import Header, seal_envelope
-from gridhe.wire.ingest import derive_key, new_ingest_secret
-from gridhe.wire.planes import Planes
 from gridhe.wire.receipt import Receipt, TotalReceipt
-from gridhe.wire.roster import Roster, RosterEntry
-from gridhe.wire.signing import SigningKey, authority_id
-from gridhe.wire.tenseal_format import to_tenseal
+from gridhe.wire.roster import RosterEntry
 from gridhe.wire.total import Total, open_total
 
 WINDOW_S = 3_600
@@ -30,7 +24,7 @@ FIRST_WINDOW = 480_000
 
 
 @dataclass
-class Grid:
+class Grid(MadeUpAuthority):
     """An authority's whole world, for tests that stand in for every role but the aggregator."""
 
     directory: Path
@@ -64,41 +58,11 @@ class Grid:
                 horizon_s=self.horizon_s,
             ),
         )
-        self.authority = SigningKey.generate()
-        self.secret = new_ingest_secret()
-        choice = choose(settings)
-        parameters = choice.parameters
-        self.context = ts.context(
-            ts.SCHEME_TYPE.CKKS,
-            parameters.ring_degree,
-            coeff_mod_bit_sizes=list(parameters.prime_bits),
-            n_threads=1,
-        )
-        public_key = self.context.serialize(
-            save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
-        )
-        self.plan = make_plan(
-            settings,
-            choice,
-            authority=authority_id(self.authority.verify_key),
-            key_id=key_id_of(public_key),
-            first_window=FIRST_WINDOW,
-        )
-        self.bundle = Bundle(plan=self.plan, public_key=public_key)
-        self.planes = Planes(self.plan.parameters)
-        self.encryptor = Encryptor(self.bundle)
+        super().__init__(settings, FIRST_WINDOW)
         self.roster_version = 0
-        self.aggregator_key = SigningKey.generate()
-        self.credential = AggregatorCredential(
-            aggregator="main",
-            password="x" * 16,
-            ingest_secret=self.secret,
-            signing_key=self.aggregator_key.private_bytes(),
-            authority_key=self.authority.verify_key,
-        )
         self.database: Database | None = None
         self.engine = self.start()
-        self.engine.take_bundle(self.bundle.encode(self.authority))
+        self.engine.take_bundle(self.signed_bundle())
         self.enrol()
 
     @property
@@ -132,20 +96,14 @@ class Grid:
         entries = [
             RosterEntry(meter, group) for group, meters in (groups or self.groups).items() for meter in meters
         ]
-        roster = Roster.of(self.roster_version, [*entries, *extra])
-        self.engine.take_roster(roster.encode(self.authority), self.now if now is None else now)
+        roster = self.signed_roster([*entries, *extra], self.roster_version)
+        self.engine.take_roster(roster, self.now if now is None else now)
 
     def group_of(self, meter: str) -> str:
         return next(group for group, meters in self.groups.items() if meter in meters)
 
     def device(self, meter: str, group: str | None = None) -> DeviceCredential:
-        return DeviceCredential(
-            meter=meter,
-            group=group or self.group_of(meter),
-            password="x" * 16,
-            ingest_key=derive_key(self.secret, meter),
-            authority_key=self.authority.verify_key,
-        )
+        return self.credential_of(meter, group or self.group_of(meter))
 
     def readings(self, meter: str, window: int = FIRST_WINDOW) -> np.ndarray:
         """Readings that differ for every meter and window, one of them missing for some."""
@@ -175,7 +133,7 @@ class Grid:
                 **changes,
             }
         )
-        return seal_envelope(header, ciphertext, derive_key(self.secret, header.meter))
+        return seal_envelope(header, ciphertext, self.ingest_key_of(header.meter))
 
     def send(self, meter: str, window: int = FIRST_WINDOW, now: float | None = None) -> bytes:
         payload = self.envelope(meter, window)
@@ -192,11 +150,7 @@ class Grid:
 
     def decrypted(self, total: Total) -> np.ndarray:
         """All used slots of a total, by plain TenSEAL."""
-        residues = self.planes.unpack(total.ciphertext)
-        vector = ts.ckks_vector_from(
-            self.context, to_tenseal(residues, self.plan.parameters, self.plan.scale)
-        )
-        return np.rint(np.array(vector.decrypt())).astype(np.int64)[: self.plan.layout.used]
+        return self.key.decrypted(total.ciphertext)
 
     def totals(self, outgoing: Sequence[Outgoing]) -> dict[tuple[str, int, int], Total]:
         """The totals among these messages, verified: {(group, window, part): total}."""
@@ -215,7 +169,7 @@ class Grid:
         for one in outgoing:
             if one.topic.startswith(f"{topics.PREFIX}/receipt/"):
                 meter = one.topic.rpartition("/")[2]
-                found[meter] = Receipt.decode(one.payload, derive_key(self.secret, meter))
+                found[meter] = Receipt.decode(one.payload, self.ingest_key_of(meter))
         return found
 
     def acknowledge(self, *keys: tuple[str, int, int]) -> None:
@@ -224,7 +178,7 @@ class Grid:
             aggregator="main",
             stored=tuple((self.plan.plan_id, group, window, part) for group, window, part in keys),
         )
-        self.engine.take_total_receipt(receipt.encode(derive_key(self.secret, "aggregator/main")))
+        self.engine.take_total_receipt(receipt.encode(self.ingest_key_of("aggregator/main")))
 
     @property
     def meters(self) -> list[str]:

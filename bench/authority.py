@@ -1,0 +1,178 @@
+"""A made-up authority with its aggregator: real keys, plans, credentials and signatures, kept nowhere.
+
+Benchmarks, tests and fault cases make their grids on it; what differs is the meters and their readings.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import tenseal as ts
+from numpy.typing import NDArray
+
+from gridhe.config.settings import Settings
+from gridhe.meter_agent.sealing import Encryptor
+from gridhe.plan.parameters import CkksParameters
+from gridhe.plan.plan import Plan
+from gridhe.plan.planner import Choice, choose, make_plan
+from gridhe.wire import topics
+from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.wire.credential import AggregatorCredential, DeviceCredential
+from gridhe.wire.ingest import derive_key, new_ingest_secret
+from gridhe.wire.planes import Planes
+from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.signing import SigningKey, authority_id
+from gridhe.wire.tenseal_format import to_tenseal
+
+__all__ = ["MadeUpAuthority", "PlanKey", "new_context"]
+
+_PASSWORD = "x" * 32  # of every credential: no broker asks for it
+
+
+def new_context(parameters: CkksParameters) -> tuple[Any, bytes]:
+    """A TenSEAL context with a new secret key, and its public key as a bundle has it."""
+    context = ts.context(
+        ts.SCHEME_TYPE.CKKS,
+        parameters.ring_degree,
+        coeff_mod_bit_sizes=list(parameters.prime_bits),
+        n_threads=1,
+    )
+    public_key = context.serialize(
+        save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
+    )
+    return context, public_key
+
+
+@dataclass(frozen=True, eq=False)
+class PlanKey:
+    """A plan with the key pair behind it."""
+
+    bundle: Bundle
+    context: Any = field(repr=False)  # TenSEAL's, with the secret key
+
+    @property
+    def plan(self) -> Plan:
+        """The bundle's plan."""
+        return self.bundle.plan
+
+    @cached_property
+    def planes(self) -> Planes:
+        """The format of its ciphertexts."""
+        return Planes(self.plan.parameters)
+
+    @cached_property
+    def encryptor(self) -> Encryptor:
+        """What meters encrypt with."""
+        return Encryptor(self.bundle)
+
+    def decrypted(self, ciphertext: bytes) -> NDArray[np.int64]:
+        """int64[slots] in use, by plain TenSEAL."""
+        residues = self.planes.unpack(ciphertext)
+        sealed = to_tenseal(residues, self.plan.parameters, self.plan.scale)
+        slots = np.array(ts.ckks_vector_from(self.context, sealed).decrypt(), np.float64)
+        whole: NDArray[np.int64] = np.rint(slots).astype(np.int64)
+        return whole[: self.plan.layout.used]
+
+
+class MadeUpAuthority:
+    """An authority, an aggregator, and the plans that the authority has made, the newest last."""
+
+    def __init__(
+        self, settings: Settings, first_window: int, *, choice: Choice | None = None, aggregator: str = "main"
+    ) -> None:
+        """`choice`: the planner's, if it is known already. Raises PlanError if no such plan is exact."""
+        self.settings, self.aggregator = settings, aggregator
+        self.choice = choose(settings) if choice is None else choice
+        self.authority = SigningKey.generate()
+        self.secret = new_ingest_secret()
+        self.aggregator_key = SigningKey.generate()
+        self.keys: dict[str, PlanKey] = {}
+        self.add_key(first_window)
+
+    def add_key(self, first_window: int) -> PlanKey:
+        """A new key pair and the plan that uses it from `first_window` on: a rotation, after the first."""
+        context, public_key = new_context(self.choice.parameters)
+        plan = make_plan(
+            self.settings,
+            self.choice,
+            authority=authority_id(self.authority.verify_key),
+            key_id=key_id_of(public_key),
+            first_window=first_window,
+        )
+        key = PlanKey(bundle=Bundle(plan=plan, public_key=public_key), context=context)
+        self.keys[plan.plan_id] = key
+        return key
+
+    # -- the newest plan -------------------------------------------------------------------------
+
+    @property
+    def key(self) -> PlanKey:
+        """The newest."""
+        return next(reversed(self.keys.values()))
+
+    @property
+    def plan(self) -> Plan:
+        """The newest plan."""
+        return self.key.plan
+
+    @property
+    def bundle(self) -> Bundle:
+        """The newest plan's."""
+        return self.key.bundle
+
+    @property
+    def context(self) -> Any:
+        """The newest plan's, with the secret key."""
+        return self.key.context
+
+    @property
+    def planes(self) -> Planes:
+        """The format of the newest plan's ciphertexts."""
+        return self.key.planes
+
+    @property
+    def encryptor(self) -> Encryptor:
+        """The newest plan's."""
+        return self.key.encryptor
+
+    # -- what the authority hands out and publishes ----------------------------------------------
+
+    @cached_property
+    def credential(self) -> AggregatorCredential:
+        """The aggregator's."""
+        return AggregatorCredential(
+            aggregator=self.aggregator,
+            password=_PASSWORD,
+            ingest_secret=self.secret,
+            signing_key=self.aggregator_key.private_bytes(),
+            authority_key=self.authority.verify_key,
+        )
+
+    def ingest_key_of(self, name: str) -> bytes:
+        """The key of a meter, or of `aggregator/<name>`."""
+        return derive_key(self.secret, name)
+
+    def credential_of(self, meter: str, group: str) -> DeviceCredential:
+        """A meter's."""
+        return DeviceCredential(
+            meter=meter,
+            group=group,
+            password=_PASSWORD,
+            ingest_key=self.ingest_key_of(meter),
+            authority_key=self.authority.verify_key,
+        )
+
+    def signed_roster(self, entries: Iterable[RosterEntry], version: int = 1) -> bytes:
+        """The roster of these meters."""
+        return Roster.of(version, entries).encode(self.authority)
+
+    def signed_bundle(self) -> bytes:
+        """The newest bundle."""
+        return self.bundle.encode(self.authority)
+
+    def bundles(self) -> dict[str, bytes]:
+        """Every signed bundle by its topic, and the newest as the current one."""
+        signed = {topics.plan(plan): key.bundle.encode(self.authority) for plan, key in self.keys.items()}
+        return {**signed, topics.PLAN_CURRENT: self.signed_bundle()}
