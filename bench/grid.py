@@ -21,7 +21,7 @@ from gridhe.wire.codec import tag
 from gridhe.wire.envelope import Header, seal_envelope
 from gridhe.wire.roster import RosterEntry
 
-__all__ = ["RINGS", "BenchGrid", "Parcel", "preset_name"]
+__all__ = ["RINGS", "BenchGrid", "Parcel", "preset_name", "roster_entries"]
 
 # By the kilobytes of a ciphertext on the wire.
 RINGS = {
@@ -86,11 +86,11 @@ class BenchGrid(MadeUpAuthority):
 
     def meter(self, number: int) -> str:
         """A meter's name."""
-        return f"m{number}"
+        return _meter(number)
 
     def group(self, number: int) -> str:
         """The group of meter `number`."""
-        return f"region/f{number % self.groups}"
+        return _group(number, self.groups)
 
     def readings(self, number: int, window: int = FIRST_WINDOW) -> NDArray[np.int64]:
         """Some meter's readings, always the same."""
@@ -103,7 +103,7 @@ class BenchGrid(MadeUpAuthority):
 
     def roster(self) -> bytes:
         """The signed roster of all meters."""
-        return self.signed_roster(RosterEntry(self.meter(i), self.group(i)) for i in range(self.meters))
+        return self.signed_roster(roster_entries(self.meters, self.groups))
 
     def ingest_key(self, number: int) -> bytes:
         """A meter's ingest key."""
@@ -139,6 +139,19 @@ class BenchGrid(MadeUpAuthority):
                 ciphertext=ciphertext,
                 foot=_bin(len(foot)) + foot,
             )
+
+
+def _meter(number: int) -> str:
+    return f"m{number}"
+
+
+def _group(number: int, groups: int) -> str:
+    return f"region/f{number % groups}"
+
+
+def roster_entries(meters: int, groups: int) -> Iterator[RosterEntry]:
+    """The entries of a BenchGrid of so many meters."""
+    return (RosterEntry(_meter(i), _group(i, groups)) for i in range(meters))
 
 
 def _choose(

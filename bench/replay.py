@@ -9,32 +9,35 @@ import json
 import multiprocessing
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import psutil
 
 from gridhe.aggregator.engine import Engine
 from gridhe.aggregator.state.database import Database
-from gridhe.bench.grid import RINGS, BenchGrid
+from gridhe.bench.grid import RINGS, BenchGrid, roster_entries
 from gridhe.bench.machine import own_memory_mb
 from gridhe.config.settings import AggregatorSettings
+from gridhe.wire.roster import Roster
+from gridhe.wire.signing import SigningKey
 
 __all__ = ["replay"]
 
-_ROSTER_S = 60.0
 _STRETCH = 2_500  # batches from one commit to the next: about a second's
 
 
 def _roster(grid: BenchGrid) -> bytes:
-    """The signed roster, made in a child, so that what that takes is not found in this process later."""
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=lambda: theirs.send_bytes(grid.roster()))
-    child.start()
-    try:
-        return ours.recv_bytes()
-    finally:
-        child.join(_ROSTER_S)
+    """The signed roster, made in a child, so that what that takes is not found in this process later.
+
+    The child is no fork of this process, which may have threads.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_signed, grid.authority.private_bytes(), grid.meters, grid.groups).result()
+
+
+def _signed(private_key: bytes, meters: int, groups: int) -> bytes:
+    return Roster.of(1, roster_entries(meters, groups)).encode(SigningKey.from_private_bytes(private_key))
 
 
 def replay(state: Path, kilobytes: int, meters: int, groups: int, seed: int) -> dict[str, object]:
