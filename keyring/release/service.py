@@ -194,16 +194,17 @@ class ReleaseService:
                 # Nothing to do before something new arrives.
                 loop.run_until(lambda: bool(stopping) or receiver.stored > self._worked_on, None)
             receiver.flush(_FLUSH_S)
-            self._finish_publishing(loop, follow=follow)
+            self._finish_publishing(loop, receiver, follow=follow)
             receiver.close()
             self._note_dropped(receiver.counts)
         return outcomes
 
-    def _finish_publishing(self, loop: EventLoop, *, follow: bool) -> None:
+    def _finish_publishing(self, loop: EventLoop, receiver: Receiver, *, follow: bool) -> None:
         publisher = self._publisher
         if publisher is None:
             return
-        loop.run_until(lambda: publisher.at_rest, _FLUSH_S)
+        # A follower that is to stop waits for no broker: its next start publishes again.
+        loop.run_until(lambda: publisher.at_rest or (follow and not receiver.session.connected), _FLUSH_S)
         if publisher.unpublished:
             error = BrokerError(
                 f"the broker did not take release/{publisher.unpublished[0]} "

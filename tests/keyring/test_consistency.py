@@ -92,7 +92,7 @@ def test_repro_a_partial_restore_that_gave_out_a_household_is_refused(
     backups.restore("old", "ledger", "answers")
     ledger = (small_authority.home / "ledger.jsonl").read_bytes()
     code, out, err = run("release", "--offline")
-    assert (code, out) == (6, "0 totals released, 0 refused\n") or (code, out) == (6, "")
+    assert (code, out) == (6, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "restore a copy of the ledger that is no older than inbox.db" in err
