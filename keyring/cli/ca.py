@@ -98,4 +98,4 @@ def ca(
         if len(issued) > 3:
             echo(f"and {len(issued) - 3} more in {authority.paths.credentials}")
         authority.write_broker_files(settings.broker)
-        click.echo(f"user operator reads release/#, status/#, plan/#: {authority.paths.operator_password}")
+        echo(f"user operator reads release/#, status/#, plan/#: {authority.paths.operator_password}")
