@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from gridhe.aggregator.fold.plans import ActivePlan
-from gridhe.aggregator.state.enrolment import EnrolledMeter, Enrolment
+from gridhe.aggregator.state.enrolment import MeterPlace, RosterTable
 from gridhe.errors import EnvelopeError
 from gridhe.plan.plan import Plan
 from gridhe.plan.succession import Period, Succession
@@ -39,7 +39,7 @@ class Admission:
     def __init__(
         self,
         ingest_secret: bytes,
-        enrolment: Enrolment,
+        enrolment: RosterTable,
         *,
         filters: Iterable[str] = (),
         pruned_before: Mapping[str, int] | None = None,
@@ -121,7 +121,7 @@ class Admission:
             raise EnvelopeError("expired", f"who is counted for windows before {floor} is forgotten")
         return active
 
-    def place(self, active: ActivePlan, header: Header, now: float | None) -> EnrolledMeter:
+    def place(self, active: ActivePlan, header: Header, now: float | None) -> MeterPlace:
         """The place of an authentic batch, if it may count at `now` (UTC epoch seconds; None: not known)."""
         plan = active.plan
         start_s = plan.window_start_s(header.window)

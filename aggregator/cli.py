@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from gridhe.aggregator.service import Service
+from gridhe.aggregator.service import AggregatorService
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.quarantine import Quarantine
 from gridhe.aggregator.view import LiveView, LogView
@@ -89,11 +89,13 @@ def cli(
         _list_quarantine(who, state_dir)
         return
     with timings_to(timings, "aggregator"):
-        service = Service(settings=settings, credential=who, state_dir=state_dir, trust_clock=trust_clock)
+        service = AggregatorService(
+            settings=settings, credential=who, state_dir=state_dir, trust_clock=trust_clock
+        )
         _run(service, settings, no_live=no_live)
 
 
-def _run(service: Service, settings: Settings, *, no_live: bool) -> None:
+def _run(service: AggregatorService, settings: Settings, *, no_live: bool) -> None:
     live = sys.stdout.isatty() and not no_live and settings.logging.format != "json"
     view = LiveView() if live and importlib.util.find_spec("rich") is not None else LogView()
     # Nothing on a batch's way is a cycle: looking for some after every 700 allocations, among all that is

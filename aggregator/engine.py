@@ -25,7 +25,7 @@ from gridhe.aggregator.fold.groups import GroupTree
 from gridhe.aggregator.fold.parts import Node, OpenParts, member_digest
 from gridhe.aggregator.fold.rows import TotalKey, TotalRow
 from gridhe.aggregator.state.database import Database
-from gridhe.aggregator.state.enrolment import Enrolment
+from gridhe.aggregator.state.enrolment import RosterTable
 from gridhe.aggregator.state.quarantine import Quarantine, Quarantined
 from gridhe.aggregator.state.totals import Totals
 from gridhe.base.failpoints import failpoint
@@ -83,7 +83,7 @@ class Engine:
         self._db = database
         self._settings = settings
         self._credential = credential
-        self._enrolment = Enrolment(database)
+        self._enrolment = RosterTable(database)
         self._totals = Totals(database)
         self._quarantine = Quarantine(
             database, maximum=settings.quarantine_max, maximum_bytes=settings.quarantine_max_mb << 20

@@ -27,7 +27,7 @@ from gridhe.wire import topics
 from gridhe.wire.credential import AggregatorCredential
 from gridhe.wire.status import Status
 
-__all__ = ["Service"]
+__all__ = ["AggregatorService"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _CATCH_UP_S = 1.0  # between two rounds of redelivery while the authority keeps 
 _FLUSH_S = 5.0  # for the last receipts, on a clean stop
 
 
-class Service:
+class AggregatorService:
     """One aggregator. Raises StateError, BrokerError or ConfigError from `__init__` and `run`."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Service:
         """Whether the broker is there."""
         return self._session.connected
 
-    def run(self, watch: Callable[["Service"], None] | None = None, watch_s: float = 10.0) -> None:
+    def run(self, watch: Callable[["AggregatorService"], None] | None = None, watch_s: float = 10.0) -> None:
         """Work until SIGTERM or SIGINT, then commit, send the receipts and return.
 
         `watch` is called with this service every `watch_s` seconds, and a last time at the end.

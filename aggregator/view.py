@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gridhe.aggregator.counters import Snapshot
 
 if TYPE_CHECKING:
-    from gridhe.aggregator.service import Service
+    from gridhe.aggregator.service import AggregatorService
 
 __all__ = ["LiveView", "LogView"]
 
@@ -69,7 +69,7 @@ class LogView:
         """Nothing to set up."""
         return nullcontext()
 
-    def show(self, service: "Service") -> None:
+    def show(self, service: "AggregatorService") -> None:
         """Log how things stand."""
         snapshot = service.snapshot()
         if snapshot.missing_plans:
@@ -93,7 +93,7 @@ class LiveView:
         """The terminal, for as long as the table is shown."""
         return self._live
 
-    def show(self, service: "Service") -> None:
+    def show(self, service: "AggregatorService") -> None:
         """Draw how things stand."""
         from rich.table import Table
 

@@ -20,7 +20,7 @@ from gridhe.bench.extras import check_extra, needs_extra
 from gridhe.bench.local_store import LocalStore, default_folder
 from gridhe.bench.record import Record
 from gridhe.bench.record_table import aligned_records
-from gridhe.bench.recorder import Progress, Recorder, Setup, Suite
+from gridhe.bench.recorder import Recorder, Setup, Suite, SuiteProgress
 from gridhe.bench.steps import add_steps
 from gridhe.bench.store import FAILED, new_run
 from gridhe.bench.stores import BothStores, open_influx, open_store, push
@@ -120,7 +120,7 @@ def run_suites(
     run = new_run(time.time())
     started = time.monotonic()
     try:
-        with tempfile.TemporaryDirectory(prefix="gridhe-bench-") as folder, Progress() as progress:
+        with tempfile.TemporaryDirectory(prefix="gridhe-bench-") as folder, SuiteProgress() as progress:
             progress.say(f"run {run}")
             setup = Setup(
                 recorder=Recorder(kept, run), progress=progress, quick=quick, seed=seed, folder=Path(folder)

@@ -17,10 +17,10 @@ from gridhe.bench.measure import Samples
 from gridhe.bench.record import Better, Figures, Record
 from gridhe.bench.store import TimingsStore
 
-__all__ = ["Progress", "Recorder", "Setup", "Suite"]
+__all__ = ["Recorder", "Setup", "Suite", "SuiteProgress"]
 
 
-class Progress:
+class SuiteProgress:
     """Which suite and case is being measured: a bar on a terminal with rich, otherwise a line each."""
 
     def __init__(self, to: TextIO | None = None) -> None:
@@ -149,7 +149,7 @@ class Setup:
     """What a suite is told."""
 
     recorder: Recorder
-    progress: Progress
+    progress: SuiteProgress
     quick: bool  # fewer cases and repeats: the whole bench in under 3 minutes
     seed: int
     folder: Path  # private, gone after the run

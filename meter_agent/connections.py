@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gridhe.broker.client.loop import EventLoop
     from gridhe.config.settings import BrokerSettings
     from gridhe.meter_agent.publisher import MeterUnit
-    from gridhe.meter_agent.service import Service
+    from gridhe.meter_agent.service import MeterService
 
 __all__ = ["close_all", "connect_each", "connect_shared"]
 
@@ -22,7 +22,7 @@ _CLOSE_S = 5.0  # for all goodbyes together; what is left then goes by its last 
 
 
 def connect_each(
-    service: "Service",
+    service: "MeterService",
     units: "Sequence[MeterUnit]",
     settings: "BrokerSettings",
     loop: "EventLoop",
@@ -53,7 +53,7 @@ def connect_each(
 
 
 def connect_shared(
-    service: "Service",
+    service: "MeterService",
     units: "Sequence[MeterUnit]",
     settings: "BrokerSettings",
     loop: "EventLoop",

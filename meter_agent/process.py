@@ -23,7 +23,7 @@ from gridhe.meter_agent.plans import PlanBook
 from gridhe.meter_agent.policy import ReadingPolicy
 from gridhe.meter_agent.publisher import MeterUnit, Publisher
 from gridhe.meter_agent.readings import Readings, SourceOptions
-from gridhe.meter_agent.service import Service
+from gridhe.meter_agent.service import MeterService
 from gridhe.wire.envelope import open_envelope
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class MeterProcess:
             publisher = Publisher(
                 units, outbox, clock=loop.clock, version=__version__, incarnation=incarnation
             )
-            service = Service(
+            service = MeterService(
                 loop=loop,
                 outbox=outbox,
                 book=book,
@@ -162,7 +162,7 @@ class MeterProcess:
         return MeterUnit(credential=credential, agent=agent)
 
     def _connect(
-        self, service: Service, units: list[MeterUnit], loop: EventLoop, incarnation: str
+        self, service: MeterService, units: list[MeterUnit], loop: EventLoop, incarnation: str
     ) -> "list[Session]":
         if self._connections == "each":
             return connect_each(
@@ -172,12 +172,12 @@ class MeterProcess:
             service, units, self._settings.broker, loop, user=_FLEET_USER, password=self._shared_password
         )
 
-    def _progress(self, readings: Readings, service: Service) -> None:
+    def _progress(self, readings: Readings, service: MeterService) -> None:
         if self._on_progress is not None:
             settled = self._agents.receipted + self._agents.refused + service.counts.dropped
             self._on_progress(settled, readings.expected)
 
-    def _report(self, service: Service, readings: Readings) -> None:
+    def _report(self, service: MeterService, readings: Readings) -> None:
         if self._on_progress is None:
             counts = self._agents
             _LOG.info(
@@ -194,7 +194,7 @@ class MeterProcess:
 
     def _summary(
         self,
-        service: Service,
+        service: MeterService,
         publisher: Publisher,
         policy: ReadingPolicy,
         sealer: BatchSealer,

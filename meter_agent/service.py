@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from gridhe.meter_agent.windows import ClosedWindow
     from gridhe.plan.plan import Plan
 
-__all__ = ["Service", "ServiceCounts"]
+__all__ = ["MeterService", "ServiceCounts"]
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.05
@@ -70,7 +70,7 @@ class ServiceCounts:
     junk: int = 0  # messages that were no status and no receipt for a meter here
 
 
-class Service:
+class MeterService:
     """Give it to a loop with `start`; it stops the loop when it is done, if it is to stop at all."""
 
     def __init__(

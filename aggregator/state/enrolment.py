@@ -11,13 +11,13 @@ import msgpack
 from gridhe.aggregator.state.database import Database
 from gridhe.wire.roster import RosterEntry, RosterPlan
 
-__all__ = ["EnrolledMeter", "Enrolment"]
+__all__ = ["MeterPlace", "RosterTable"]
 
 _CACHED = 32_768  # meters that need no look-up: some 200 bytes each
 
 
 @dataclass(frozen=True, slots=True)
-class EnrolledMeter:
+class MeterPlace:
     """A meter's place: its number within its group is its bit in the set of those that have reported."""
 
     group: str
@@ -34,14 +34,14 @@ def _former_checksum(meter: str, group: str, number: int, from_s: int, until_s: 
     return zlib.crc32(msgpack.packb(("former", meter, group, number, from_s, until_s)))
 
 
-class Enrolment:
+class RosterTable:
     """The roster's table. Raises StateError."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
         # Full, it keeps what it has: meters come in turn, once a window, so the last one would never stay.
-        self._cache: dict[str, EnrolledMeter | None] = {}
-        self._former: dict[str, tuple[EnrolledMeter, ...]] = {}  # of meters that have moved, all of them
+        self._cache: dict[str, MeterPlace | None] = {}
+        self._former: dict[str, tuple[MeterPlace, ...]] = {}  # of meters that have moved, all of them
         self._fill_cache()
 
     def _fill_cache(self) -> None:
@@ -52,7 +52,7 @@ class Enrolment:
         )
         for name, group, number, from_s, checksum in rows:
             if checksum == _meter_checksum(name, group, number, from_s, 1):  # else the look-up will tell
-                self._cache[name] = EnrolledMeter(sys.intern(group), number, from_s)
+                self._cache[name] = MeterPlace(sys.intern(group), number, from_s)
         self._former.clear()
         for row in self._db.query(
             "SELECT meter, grp, number, from_s, until_s, checksum FROM former ORDER BY until_s"
@@ -60,7 +60,7 @@ class Enrolment:
             name, group, number, from_s, until_s, checksum = row
             if checksum != _former_checksum(name, group, number, from_s, until_s):
                 raise self._db.damaged(f"a former place of meter {name} fails its checksum")
-            place = EnrolledMeter(sys.intern(group), number, from_s, until_s)
+            place = MeterPlace(sys.intern(group), number, from_s, until_s)
             self._former[name] = (*self._former.get(name, ()), place)
 
     def replace(
@@ -123,7 +123,7 @@ class Enrolment:
         found = self._db.meta("roster_plans")
         return tuple(RosterPlan(*row) for row in msgpack.unpackb(found)) if found else ()
 
-    def meter(self, name: str) -> EnrolledMeter | None:
+    def meter(self, name: str) -> MeterPlace | None:
         """Where a meter is enrolled, or None."""
         try:
             return self._cache[name]
@@ -133,7 +133,7 @@ class Enrolment:
             self._cache[name] = place
         return place
 
-    def places(self, name: str) -> tuple[EnrolledMeter, ...]:
+    def places(self, name: str) -> tuple[MeterPlace, ...]:
         """Every place that a meter has or had."""
         place = self.meter(name)
         return (*(() if place is None else (place,)), *self._former.get(name, ()))
@@ -142,14 +142,14 @@ class Enrolment:
         """Whether a meter has been in another place before."""
         return name in self._former
 
-    def at(self, name: str, start_s: int) -> EnrolledMeter | None:
+    def at(self, name: str, start_s: int) -> MeterPlace | None:
         """The place in which a meter counts for a window that starts then; None if it is not enrolled."""
         place = self.meter(name)
         if place is None or place.from_s <= start_s:
             return place
         return next((one for one in self._former.get(name, ()) if one.from_s <= start_s < one.until_s), None)
 
-    def _look_up(self, name: str) -> EnrolledMeter | None:
+    def _look_up(self, name: str) -> MeterPlace | None:
         rows = self._db.query(
             "SELECT grp, number, from_s, enrolled, checksum FROM meters WHERE meter = ?", name
         )
@@ -160,7 +160,7 @@ class Enrolment:
             return None
         if checksum != _meter_checksum(name, group, number, from_s, 1):
             raise self._db.damaged(f"the row of meter {name} fails its checksum")
-        return EnrolledMeter(sys.intern(group), number, from_s)
+        return MeterPlace(sys.intern(group), number, from_s)
 
     def enrolled_since(self) -> dict[str, list[tuple[int, int]]]:
         """Per leaf group, how many meters are enrolled from when on: {group: [(from_s, meters), ...]}."""

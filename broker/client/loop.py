@@ -22,14 +22,14 @@ from typing import Any, Protocol, TypeVar
 from gridhe.broker.client.resolver import Resolver
 from gridhe.errors import BrokerError
 
-__all__ = ["EventLoop", "Member", "PeriodicTimer"]
+__all__ = ["EventLoop", "LoopMember", "PeriodicTimer"]
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _SPARE_FILES = 128  # files, databases and the interpreter's own beside one socket a session
 
 
-class Member(Protocol):
+class LoopMember(Protocol):
     """What `EventLoop.add` takes: a Session."""
 
     def attach(self, loop: "EventLoop") -> None: ...
@@ -70,7 +70,7 @@ class EventLoop:
         self.asyncio.set_exception_handler(self._on_exception)
         self.clock: Callable[[], float] = time.monotonic  # asyncio's own, without a call in between
         self.resolver = Resolver(self.asyncio)
-        self._members: list[Member] = []
+        self._members: list[LoopMember] = []
         self._tasks: set[asyncio.Task[Any]] = set()  # asyncio itself keeps weak references only
         self._alive = True  # callbacks run; False after a failure, until `run` has raised it, and at the end
         self._failure: BaseException | None = None
@@ -80,13 +80,13 @@ class EventLoop:
 
     # -- members -------------------------------------------------------------------------------
 
-    def add(self, member: Member) -> None:
+    def add(self, member: LoopMember) -> None:
         """Let `member` live here: it starts connecting. Raises BrokerError: too few file descriptors."""
         self._allow_files(len(self._members) + 1 + _SPARE_FILES)
         self._members.append(member)
         member.attach(self)
 
-    def remove(self, member: Member) -> None:
+    def remove(self, member: LoopMember) -> None:
         """Forget `member`; its connection is dropped (use Session.close() for a clean goodbye)."""
         self._members.remove(member)
         member.detach()

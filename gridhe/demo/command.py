@@ -13,8 +13,8 @@ from gridhe.base.logs import set_up_logging
 from gridhe.base.output import echo
 from gridhe.config.settings import LoggingSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.demo.picture import draw
-from gridhe.demo.progress import Progress
-from gridhe.demo.report import Outcome, as_record, print_report, write_profile_csv, write_record
+from gridhe.demo.progress import DemoProgress
+from gridhe.demo.report import DemoOutcome, as_record, print_report, write_profile_csv, write_record
 from gridhe.demo.run import DemoRun, RunOptions
 from gridhe.demo.workload import from_csv, from_sample, live
 from gridhe.errors import ConfigError
@@ -149,7 +149,7 @@ def demo(
         broker_url=broker_url, prefer_broker=prefer_broker, live=duration is not None, seed=seed, keep=keep
     )
     totals = len(workload.members()) * workload.windows
-    with Progress(workload.batches, totals) as progress:
+    with DemoProgress(workload.batches, totals) as progress:
         outcome = DemoRun(
             settings=settings, workload=workload, options=options, out=out, progress=progress
         ).run()
@@ -189,7 +189,7 @@ def _fitted(settings: Settings, meters: int) -> Settings:
     return settings.model_copy(update={"plan": plan.model_copy(update=update)})
 
 
-def _write(outcome: Outcome, out: Path) -> list[Path]:
+def _write(outcome: DemoOutcome, out: Path) -> list[Path]:
     """Write what is to be kept; the paths."""
     profiles = outcome.profiles
     leaves = [profiles[group] for group in dict.fromkeys(outcome.workload.groups)]

@@ -8,12 +8,12 @@ from typing import Any, Self, TextIO
 
 from gridhe.base.output import echo, printable
 
-__all__ = ["Progress"]
+__all__ = ["DemoProgress"]
 
 _LINE_EVERY_S = 2.0
 
 
-class Progress:
+class DemoProgress:
     """Tells what is going on. Use in a `with`."""
 
     def __init__(

@@ -24,7 +24,7 @@ from gridhe.meter_agent.sources.protocol import WindowSource
 from gridhe.plan.plan import Plan
 from gridhe.plan.quantity import Quantity
 
-__all__ = ["Oracle", "Plaintext", "Proof", "compare", "plaintext_of_cells", "plaintext_of_source"]
+__all__ = ["ExpectedTotals", "Plaintext", "Proof", "compare", "plaintext_of_cells", "plaintext_of_source"]
 
 Blocks = Mapping[str, NDArray[np.int64]]  # kind -> int64[intervals]
 
@@ -130,7 +130,7 @@ class Proof:
         return self.released == self.expected and not self.missing and not self.mismatches
 
 
-class Oracle:
+class ExpectedTotals:
     """What each group's totals must be."""
 
     def __init__(self, workload: Workload, plan: Plan, plaintext: Plaintext) -> None:
@@ -209,7 +209,7 @@ class Oracle:
         return found
 
 
-def compare(oracle: Oracle, plan: Plan, releases: Sequence[Release], *, minimum_meters: int) -> Proof:
+def compare(oracle: ExpectedTotals, plan: Plan, releases: Sequence[Release], *, minimum_meters: int) -> Proof:
     """Hold every released integer against the plaintext's sums, and every statistic against numpy's.
 
     The parts of a (group, window) hold disjoint meters, so their sums are added before they are compared;
@@ -246,7 +246,9 @@ def compare(oracle: Oracle, plan: Plan, releases: Sequence[Release], *, minimum_
     return proof
 
 
-def _compare_blocks(proof: Proof, oracle: Oracle, quantity: Quantity, parts: Sequence[Release]) -> None:
+def _compare_blocks(
+    proof: Proof, oracle: ExpectedTotals, quantity: Quantity, parts: Sequence[Release]
+) -> None:
     group, window = parts[0].group, parts[0].window
     for kind, wanted in oracle.blocks(group, window, quantity).items():
         told = [part.blocks[quantity.name].get(kind) for part in parts]
@@ -266,7 +268,7 @@ def _compare_blocks(proof: Proof, oracle: Oracle, quantity: Quantity, parts: Seq
 
 def _compare_withheld(
     proof: Proof,
-    oracle: Oracle,
+    oracle: ExpectedTotals,
     quantity: Quantity,
     window: int,
     groups: Mapping[str, Sequence[Release]],
@@ -291,7 +293,7 @@ def _compare_withheld(
             proof.mismatches.append(f"{group} {where} interval {i}: withheld, and nobody was in danger")
 
 
-def _compare_statistics(proof: Proof, oracle: Oracle, quantity: Quantity, release: Release) -> None:
+def _compare_statistics(proof: Proof, oracle: ExpectedTotals, quantity: Quantity, release: Release) -> None:
     shift = quantity.square_shift
     for i, told in enumerate(release.statistics[quantity.name]):
         if told["sum"] is None:

@@ -16,13 +16,13 @@ from gridhe.demo.proof import Proof
 from gridhe.demo.workload import Workload
 from gridhe.plan.plan import Plan
 
-__all__ = ["Outcome", "as_record", "print_report", "write_profile_csv", "write_record"]
+__all__ = ["DemoOutcome", "as_record", "print_report", "write_profile_csv", "write_record"]
 
 _SHOWN_MAX = 20  # groups in the table; the files have all of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class DemoOutcome:
     """Everything a run came to."""
 
     workload: Workload
@@ -43,7 +43,7 @@ class Outcome:
     seconds: float
 
 
-def as_record(outcome: Outcome) -> dict[str, Any]:
+def as_record(outcome: DemoOutcome) -> dict[str, Any]:
     """The run as one object, for --json and report.json."""
     workload, plan, proof = outcome.workload, outcome.plan, outcome.proof
     return {
@@ -97,7 +97,7 @@ def _group_record(profile: GroupProfile) -> dict[str, Any]:
     }
 
 
-def write_record(path: Path, outcome: Outcome) -> None:
+def write_record(path: Path, outcome: DemoOutcome) -> None:
     """Write the run as JSON."""
     path.write_text(json.dumps(as_record(outcome), indent=2) + "\n", encoding="utf-8")
 
@@ -134,7 +134,7 @@ def _cell(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def print_report(outcome: Outcome, outputs: Sequence[Path], to: TextIO) -> None:
+def print_report(outcome: DemoOutcome, outputs: Sequence[Path], to: TextIO) -> None:
     """Print the tables: groups, the proof, what a batch costs, and where the files are."""
     _print_groups(outcome, to)
     _print_proof(outcome, to)
@@ -147,7 +147,7 @@ def print_report(outcome: Outcome, outputs: Sequence[Path], to: TextIO) -> None:
     echo(f"\nexact: {verdict}  ({proof.expected} totals, {outcome.seconds:.1f} s)", to=to)
 
 
-def _print_groups(outcome: Outcome, to: TextIO) -> None:
+def _print_groups(outcome: DemoOutcome, to: TextIO) -> None:
     profiles = list(outcome.profiles.values())
     shown = profiles if len(profiles) <= _SHOWN_MAX else profiles[-_SHOWN_MAX:]
     rows = []
@@ -192,7 +192,7 @@ def _bin(bin_: tuple[int, int] | None) -> str:
     return "" if bin_ is None else f"{bin_[0]:,}-{bin_[1]:,}"
 
 
-def _print_proof(outcome: Outcome, to: TextIO) -> None:
+def _print_proof(outcome: DemoOutcome, to: TextIO) -> None:
     proof = outcome.proof
     counts = outcome.policy_counts
     odd = {name: count for name, count in counts.items() if count and name != "good"}
@@ -224,7 +224,7 @@ def _odd(name: str, policies: MeterSettings) -> str:
     return f"readings {name.replace('_', ' ')}" + ("" if name == "absent" else f" ({policy})")
 
 
-def _print_costs(outcome: Outcome, to: TextIO) -> None:
+def _print_costs(outcome: DemoOutcome, to: TextIO) -> None:
     plan = outcome.plan
     ring = f"ring {plan.parameters.ring_degree} {list(plan.parameters.prime_bits)}"
     rows = [

@@ -30,10 +30,10 @@ from gridhe.base.processes import Child, ChildFailed, Children, clean_environmen
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import Settings
 from gridhe.demo.guest import guest_at
-from gridhe.demo.progress import Progress
-from gridhe.demo.proof import Oracle, compare, plaintext_of_cells, plaintext_of_source
+from gridhe.demo.progress import DemoProgress
+from gridhe.demo.proof import ExpectedTotals, compare, plaintext_of_cells, plaintext_of_source
 from gridhe.demo.releases import ReleaseFile, profile_of
-from gridhe.demo.report import Outcome
+from gridhe.demo.report import DemoOutcome
 from gridhe.demo.workload import Workload
 from gridhe.keyring.home.paths import HomePaths
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
@@ -71,7 +71,7 @@ class DemoRun:
         workload: Workload,
         options: RunOptions,
         out: Path,
-        progress: Progress,
+        progress: DemoProgress,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`out` gets releases.jsonl as the authority wrote it."""
@@ -79,7 +79,7 @@ class DemoRun:
         self._out, self._progress, self._now = out, progress, now
         self._broker: EmbeddedBroker | None = None
 
-    def run(self) -> Outcome:
+    def run(self) -> DemoOutcome:
         """All five steps. Raises ChildFailed and other GridHEErrors; leaves no process behind."""
         begun_s = time.monotonic()
         with ExitStack() as stack:
@@ -244,7 +244,7 @@ class DemoRun:
         counted: dict[str, Any],
         moved_s: float,
         seconds: float,
-    ) -> Outcome:
+    ) -> DemoOutcome:
         workload = self._workload
         quantity = plan.quantities[0]
         if self._options.live:
@@ -253,7 +253,7 @@ class DemoRun:
         else:
             plain = plaintext_of_cells(workload, quantity.largest, self._settings.meter)
         published = summary["published"] + summary["resent"]
-        return Outcome(
+        return DemoOutcome(
             workload=workload,
             plan=plan,
             broker=self._broker_name,
@@ -261,7 +261,7 @@ class DemoRun:
                 group: profile_of(workload, plan, group, answers.releases) for group in workload.members()
             },
             proof=compare(
-                Oracle(workload, plan, plain),
+                ExpectedTotals(workload, plan, plain),
                 plan,
                 answers.releases,
                 minimum_meters=max(plan.minimum_meters, self._settings.release.minimum_meters or 0),
@@ -306,7 +306,7 @@ def _last_progress(log: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _private_folder(keep: bool, progress: Progress) -> Iterator[Path]:
+def _private_folder(keep: bool, progress: DemoProgress) -> Iterator[Path]:
     """A folder that only this user can enter; gone afterwards unless it is to be kept."""
     folder = Path(tempfile.mkdtemp(prefix="gridhe-demo-"))
     try:

@@ -18,7 +18,7 @@ from gridhe.errors import ConfigError, ReleaseRefused, StateError
 from gridhe.keyring.cli.shared import broker_option, home_option, open_home, passphrase_option
 
 if TYPE_CHECKING:
-    from gridhe.keyring.release.queue import Outcome
+    from gridhe.keyring.release.queue import ReleaseOutcome
 
 __all__ = ["release"]
 
@@ -128,7 +128,7 @@ class _Printer:
         self._rows: list[dict[str, str]] = []
         self._released = self._refused = 0
 
-    def emit(self, outcome: Outcome) -> None:
+    def emit(self, outcome: ReleaseOutcome) -> None:
         from gridhe.keyring.release.report import summary_of, table
 
         if self._json:

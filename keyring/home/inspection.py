@@ -9,7 +9,7 @@ from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.vault import check_private_dir
 from gridhe.keyring.release.answers import Answers
 from gridhe.keyring.release.inbox import Inbox
-from gridhe.keyring.release.ledger import Head, Record, verify_ledger
+from gridhe.keyring.release.ledger import Head, LedgerRecord, verify_ledger
 from gridhe.wire.signing import authority_id
 
 __all__ = ["inspect_home", "lines_of"]
@@ -24,7 +24,7 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
     rules: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
 
-    def see(record: Record) -> None:
+    def see(record: LedgerRecord) -> None:
         counts[record["kind"]] += 1
         if record["kind"] == "decided":
             used[record["key"]] += 1

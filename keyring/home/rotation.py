@@ -12,7 +12,7 @@ from gridhe.base.times import iso
 from gridhe.errors import ConfigError
 from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.release.inbox import Inbox
-from gridhe.keyring.release.ledger import Record, verify_ledger
+from gridhe.keyring.release.ledger import LedgerRecord, verify_ledger
 from gridhe.keyring.release.policy import TotalKey
 from gridhe.plan.plan import Plan
 from gridhe.plan.succession import Succession, last_arrival_s
@@ -47,7 +47,7 @@ def read_counted(paths: HomePaths, plans: Mapping[str, Plan]) -> Counted:
         finally:
             inbox.close()
 
-    def on_record(record: Record) -> None:
+    def on_record(record: LedgerRecord) -> None:
         if record["kind"] == "decided":
             see(record["plan"], record["window"])
         elif record["kind"] == "answered":

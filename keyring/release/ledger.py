@@ -28,13 +28,13 @@ from gridhe.base.failpoints import failpoint
 from gridhe.base.files import check_private
 from gridhe.errors import CredentialError, StateError
 
-__all__ = ["START", "Head", "Ledger", "Record", "verify_ledger"]
+__all__ = ["START", "Head", "Ledger", "LedgerRecord", "verify_ledger"]
 
 _log = logging.getLogger(__name__)
 _RESTORE = "restore a copy of the ledger that is no older than {}"
 _LINE_MAX = 64 << 20  # a roll-up's record names each leaf part, about 30 bytes each
 
-Record = dict[str, Any]
+LedgerRecord = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def _hash(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def _read(path: Path, file: IO[bytes]) -> Iterator[tuple[Record | None, bytes]]:
+def _read(path: Path, file: IO[bytes]) -> Iterator[tuple[LedgerRecord | None, bytes]]:
     """Each record and its line (without the break), checked against the chain; (None, rest) at a torn end."""
     head = START
     while line := file.readline(_LINE_MAX):
@@ -80,7 +80,7 @@ def _read(path: Path, file: IO[bytes]) -> Iterator[tuple[Record | None, bytes]]:
 
 
 def verify_ledger(
-    path: Path, *, on_record: Callable[[Record], None], heads: Mapping[str, Head] = NO_HEADS
+    path: Path, *, on_record: Callable[[LedgerRecord], None], heads: Mapping[str, Head] = NO_HEADS
 ) -> Head:
     """Read a ledger without changing it: each record to `on_record`, the head returned.
 
@@ -120,7 +120,7 @@ class Ledger:
         path: Path,
         *,
         now: Callable[[], str],
-        on_record: Callable[[Record], None] = lambda record: None,
+        on_record: Callable[[LedgerRecord], None] = lambda record: None,
         heads: Mapping[str, Head] = NO_HEADS,
     ) -> None:
         """Verify the file at `path` (made when missing), as `verify_ledger`; `now` gives the ISO time.
@@ -155,7 +155,7 @@ class Ledger:
                 f"{self.path} is in use by another gridhe-keyring; let it finish first"
             ) from None
 
-    def _recover(self, on_record: Callable[[Record], None]) -> None:
+    def _recover(self, on_record: Callable[[LedgerRecord], None]) -> None:
         """Cut off a line that a crash left without its end."""
         size = os.fstat(self._file.fileno()).st_size
         end = self._end_of_lines(size)
@@ -177,9 +177,9 @@ class Ledger:
             at = start
         return 0
 
-    def append(self, kind: str, **fields: Any) -> Record:
+    def append(self, kind: str, **fields: Any) -> LedgerRecord:
         """Write a record; it is on the disk when this returns. Raises StateError when the disk refuses."""
-        record: Record = {
+        record: LedgerRecord = {
             **fields,
             "at": self._now(),
             "kind": kind,

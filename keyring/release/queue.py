@@ -14,11 +14,11 @@ from gridhe.keyring.release.releaser import Releaser, claim_of
 from gridhe.keyring.release.report import record_of
 from gridhe.plan.plan import Plan
 
-__all__ = ["Outcome", "ReleaseQueue"]
+__all__ = ["ReleaseOutcome", "ReleaseQueue"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ReleaseOutcome:
     """What became of one total: a record to give out with its plan, or the rule that refused it."""
 
     letter: StoredTotal
@@ -58,7 +58,7 @@ class ReleaseQueue:
         self._release = timed("release", releaser.release)
         self._probabilities = settings.quantile_probabilities
 
-    def work(self, *, states: Sequence[str], give: Callable[[Outcome], None]) -> list[Outcome]:
+    def work(self, *, states: Sequence[str], give: Callable[[ReleaseOutcome], None]) -> list[ReleaseOutcome]:
         """Try every wanted letter in one of these states, and give each outcome. Raises StateError.
 
         The inbox notes an outcome once it is given. So if `give` raises, or a crash comes first, the total is
@@ -87,7 +87,7 @@ class ReleaseQueue:
             outcomes.append(outcome)
         return outcomes
 
-    def again(self, total: TotalKey) -> Outcome | None:
+    def again(self, total: TotalKey) -> ReleaseOutcome | None:
         """The stored answer of a total, None if it was refused after decryption. Raises StateError."""
         plan, claim, answer = self._releaser.again(total)
         if answer.refused:
@@ -103,15 +103,17 @@ class ReleaseQueue:
             rule="",
             message="",
         )
-        return Outcome(letter=letter, plan=plan, record=record_of(plan, claim, answer, self._probabilities))
+        return ReleaseOutcome(
+            letter=letter, plan=plan, record=record_of(plan, claim, answer, self._probabilities)
+        )
 
-    def _try(self, letter: StoredTotal) -> Outcome:
+    def _try(self, letter: StoredTotal) -> ReleaseOutcome:
         total = self._inbox.total(letter.digest)
         try:
             plan, answer = self._release(total)
         except ReleaseRefused as refused:
-            return Outcome(letter=letter, rule=refused.rule, message=str(refused))
-        return Outcome(
+            return ReleaseOutcome(letter=letter, rule=refused.rule, message=str(refused))
+        return ReleaseOutcome(
             letter=letter,
             plan=plan,
             record=record_of(plan, claim_of(total, plan), answer, self._probabilities),

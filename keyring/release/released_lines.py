@@ -23,7 +23,7 @@ from gridhe.base.failpoints import failpoint
 from gridhe.errors import StateError
 from gridhe.keyring.release.out_file import OutFile
 from gridhe.keyring.release.policy import TotalKey
-from gridhe.keyring.release.queue import Outcome
+from gridhe.keyring.release.queue import ReleaseOutcome
 from gridhe.keyring.release.releaser import Releaser
 
 __all__ = ["ReleasedLines"]
@@ -97,7 +97,7 @@ class ReleasedLines:
         if written:
             _log.warning("%s lacked %d released totals: written", self._file.path, written)
 
-    def give(self, outcome: Outcome) -> None:
+    def give(self, outcome: ReleaseOutcome) -> None:
         """Steps 7 and 8 of a release (gridhe.keyring.release.releaser). Raises StateError."""
         letter, total = outcome.letter, outcome.letter.total
         released = outcome.record is not None

@@ -35,7 +35,7 @@ from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.vault import Secrets
 from gridhe.keyring.release.answers import Answer, Answers, digest_of
 from gridhe.keyring.release.decrypt import Decryptor, noise_label
-from gridhe.keyring.release.ledger import START, Head, Ledger, Record
+from gridhe.keyring.release.ledger import START, Head, Ledger, LedgerRecord
 from gridhe.keyring.release.policy import Claim, ReleasePolicy, TotalKey
 from gridhe.plan.names import ancestors
 from gridhe.plan.plan import Plan
@@ -61,7 +61,7 @@ def claim_of(total: Total, plan: Plan | None) -> Claim:
     )
 
 
-def claim_of_record(record: Record) -> Claim:
+def claim_of_record(record: LedgerRecord) -> Claim:
     """The claim in a ledger's record of kind `decided`. Raises StateError."""
     try:
         return Claim(
@@ -80,7 +80,7 @@ def claim_of_record(record: Record) -> Claim:
         raise StateError(f"ledger line {record.get('n')} holds no whole decision") from None
 
 
-def total_of_record(record: Record) -> TotalKey:
+def total_of_record(record: LedgerRecord) -> TotalKey:
     """Which total a record is about."""
     return record["plan"], record["window"], record["group"], record["part"]
 
@@ -146,7 +146,7 @@ class Releaser:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _replay(self, record: Record) -> None:
+    def _replay(self, record: LedgerRecord) -> None:
         if record["kind"] == "decided":
             claim = claim_of_record(record)
             if claim.plan not in self._plans:

@@ -21,7 +21,7 @@ from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.ledger import START
 from gridhe.keyring.release.policy import TotalKey
 from gridhe.keyring.release.publisher import ReleasePublisher
-from gridhe.keyring.release.queue import Outcome, ReleaseQueue
+from gridhe.keyring.release.queue import ReleaseOutcome, ReleaseQueue
 from gridhe.keyring.release.receiver import Receiver
 from gridhe.keyring.release.released_lines import ReleasedLines
 from gridhe.keyring.release.releaser import Releaser
@@ -54,7 +54,7 @@ class ReleaseService:
         authority: AuthorityHome,
         settings: Settings,
         *,
-        emit: Callable[[Outcome], None],
+        emit: Callable[[ReleaseOutcome], None],
         groups: Sequence[str] = (),
         windows: Sequence[str] = (),
         released_too: bool = False,
@@ -153,11 +153,11 @@ class ReleaseService:
         again = self._queue.again(total)
         return None if again is None else again.record
 
-    def offline(self) -> list[Outcome]:
+    def offline(self) -> list[ReleaseOutcome]:
         """Release what the inbox holds."""
         return self._queue.work(states=self._first_states, give=self._give)
 
-    def _give(self, outcome: Outcome) -> None:
+    def _give(self, outcome: ReleaseOutcome) -> None:
         """Steps 7 and 8 of a release, and the hand-over to 10 (gridhe.keyring.release.releaser)."""
         if self._lines is not None:
             self._lines.give(outcome)
@@ -165,14 +165,14 @@ class ReleaseService:
         if self._publisher is not None and outcome.record is not None:
             self._publisher.note(outcome.letter.total)
 
-    def online(self, *, idle_s: float, follow: bool) -> list[Outcome]:
+    def online(self, *, idle_s: float, follow: bool) -> list[ReleaseOutcome]:
         """Take totals in until none has come for `idle_s`, then release; `follow`: again until stopped.
 
         SIGTERM and SIGINT end `follow`; what has arrived is stored by then. The outcomes are returned, but
         not with `follow`: they would pile up. Raises BrokerError when the broker stays away at the start, or
         (without `follow`) has not acknowledged what was to be published.
         """
-        outcomes: list[Outcome] = []
+        outcomes: list[ReleaseOutcome] = []
         with EventLoop() as loop, self._stopped_by_signals(loop, follow) as stopping:
             receiver = self._receiver(loop)
             receiver.connect(self._settings.broker.connect_timeout_s)

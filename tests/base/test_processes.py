@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gridhe.base.processes import ChildFailed, Children, clean_environment, start_process, stop_process
-from gridhe.demo.progress import Progress
+from gridhe.demo.progress import DemoProgress
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at through /proc")
 
@@ -153,7 +153,7 @@ def test_gridhes_own_variables_do_not_reach_the_children(monkeypatch: pytest.Mon
 
 def test_progress_off_a_terminal_is_a_line_now_and_then_and_one_at_the_end() -> None:
     text, now = io.StringIO(), [0.0]
-    with Progress(10, 2, to=text, clock=lambda: now[0]) as progress:
+    with DemoProgress(10, 2, to=text, clock=lambda: now[0]) as progress:
         progress.step("begin")
         progress.update(batches=1, totals=0)
         now[0] = 0.1
@@ -178,7 +178,7 @@ class Terminal(io.StringIO):
 def test_progress_on_a_terminal_is_bars_that_start_with_the_first_update() -> None:
     text = Terminal()
     before = threading.active_count()
-    with Progress(10, 2, to=text) as progress:
+    with DemoProgress(10, 2, to=text) as progress:
         progress.step("begin")
         assert threading.active_count() == before  # processes are started here
         progress.update(batches=3, totals=1)

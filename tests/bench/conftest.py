@@ -16,7 +16,7 @@ import pytest
 from gridhe.bench.influx_store import InfluxSettings, InfluxStore
 from gridhe.bench.local_store import LocalStore
 from gridhe.bench.record import Figures, Record
-from gridhe.bench.recorder import Progress, Recorder, Setup
+from gridhe.bench.recorder import Recorder, Setup, SuiteProgress
 from gridhe.bench.store import new_run
 
 VERSION = "1.8.10"
@@ -176,7 +176,7 @@ class Measuring:
     def __init__(self, folder: Path) -> None:
         self._kept, self._run = LocalStore(folder / "kept"), new_run(time.time())
         recorder = Recorder(self._kept, self._run)
-        self.setup = Setup(recorder=recorder, progress=Progress(), quick=True, seed=1, folder=folder)
+        self.setup = Setup(recorder=recorder, progress=SuiteProgress(), quick=True, seed=1, folder=folder)
 
     def records(self) -> list[Record]:
         """What was recorded."""

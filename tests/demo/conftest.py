@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gridhe.config.settings import MeterSettings, PlanSettings, QuantitySettings, Settings
-from gridhe.demo.proof import Oracle, Plaintext, plaintext_of_cells
+from gridhe.demo.proof import ExpectedTotals, Plaintext, plaintext_of_cells
 from gridhe.demo.releases import Release, release_of
 from gridhe.demo.workload import Workload, from_sample
 from gridhe.keyring.release.answers import Answer
@@ -71,14 +71,18 @@ class SmallRun:
     plan: Plan
     plain: Plaintext
     releases: list[Release]
-    oracle: Oracle
+    oracle: ExpectedTotals
 
 
 def _make(**quantity: Any) -> SmallRun:
     workload, plan, plain = _run(**quantity)
     releases = _honest_releases(workload, plan, plain)
     return SmallRun(
-        workload=workload, plan=plan, plain=plain, releases=releases, oracle=Oracle(workload, plan, plain)
+        workload=workload,
+        plan=plan,
+        plain=plain,
+        releases=releases,
+        oracle=ExpectedTotals(workload, plan, plain),
     )
 
 

@@ -15,7 +15,7 @@ from gridhe.config.settings import MeterSettings
 from gridhe.demo.picture import draw
 from gridhe.demo.proof import compare
 from gridhe.demo.releases import profile_of
-from gridhe.demo.report import Outcome, as_record, print_report, write_profile_csv, write_record
+from gridhe.demo.report import DemoOutcome, as_record, print_report, write_profile_csv, write_record
 from gridhe.errors import ConfigError
 
 
@@ -23,10 +23,10 @@ def profiles_of(run: Any) -> dict[str, Any]:
     return {g: profile_of(run.workload, run.plan, g, run.releases) for g in run.workload.members()}
 
 
-def outcome_of(run: Any, **changes: Any) -> Outcome:
+def outcome_of(run: Any, **changes: Any) -> DemoOutcome:
     proof = compare(run.oracle, run.plan, run.releases, minimum_meters=2)
     return replace(
-        Outcome(
+        DemoOutcome(
             workload=run.workload, plan=run.plan, broker="mosquitto", profiles=profiles_of(run), proof=proof,
             policy_counts={"good": 576, "absent": 0, "negative": 2}, policies=MeterSettings(),
             batches_sent=24, batches_folded=24,

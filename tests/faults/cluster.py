@@ -20,7 +20,7 @@ from typing import Any, Self
 from faults.authority import Authority
 from faults.backlog import Backlog, Drains
 from faults.oracle import Oracle
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from faults.program import Program, ProgramFailed
 from faults.world import World
 from gridhe.broker.client.loop import EventLoop
@@ -269,7 +269,9 @@ class Cluster:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def finish(self, *, timeout_s: float = 300.0, quiet_s: float = 10.0, expect_all: bool = True) -> Outcome:
+    def finish(
+        self, *, timeout_s: float = 300.0, quiet_s: float = 10.0, expect_all: bool = True
+    ) -> CaseOutcome:
         """Wait until every batch is settled and released, stop, and judge.
 
         `quiet_s` without a total, and no more is waited for: longer than the aggregator's `redeliver_s`.
@@ -305,7 +307,7 @@ class Cluster:
             return True
         return False
 
-    def outcome(self, faults: Sequence[str] = (), *, expect_all: bool = True) -> Outcome:
+    def outcome(self, faults: Sequence[str] = (), *, expect_all: bool = True) -> CaseOutcome:
         """What was found."""
         lost = self.oracle.lost() if expect_all else []
         doubled = self.oracle.duplicated()
@@ -321,7 +323,7 @@ class Cluster:
                 self.figures[f"{name}_p50"] = round(_percentile(taken, 0.5), 2)
                 self.figures[f"{name}_p99"] = round(_percentile(taken, 0.99), 2)
         self.figures["load"] = round(os.getloadavg()[0], 1)  # of the whole machine: figures are only as good
-        return Outcome(
+        return CaseOutcome(
             case=self.case,
             seed=self.seed,
             sent=self.world.batches,

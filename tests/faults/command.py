@@ -12,19 +12,19 @@ import click
 from faults.cases import CASES
 from faults.cases.full_disk import can_mount
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from gridhe.errors import GridHEError
 
 __all__ = ["faults", "run_case"]
 
 
-def run_case(name: str, options: Options) -> Outcome:
+def run_case(name: str, options: Options) -> CaseOutcome:
     """One case; a process that failed is a fault of the run, not of this program."""
     begun = time.monotonic()
     try:
         outcome = CASES[name](replace(options, say=lambda line: options.say(f"{name}: {line}")))
     except GridHEError as error:
-        outcome = Outcome.without_a_run(name, options.seed, faults=(str(error),))
+        outcome = CaseOutcome.without_a_run(name, options.seed, faults=(str(error),))
     return replace(outcome, seconds=round(time.monotonic() - begun, 1))
 
 
@@ -101,7 +101,7 @@ def faults(
     for name in CASES if every else names:
         if name == "full-disk" and not can_mount():
             why = "it mounts small disks, and for that one has to be root"
-            outcome = Outcome.without_a_run(name, seed, skipped=why)
+            outcome = CaseOutcome.without_a_run(name, seed, skipped=why)
         else:
             outcome = run_case(name, options)
         click.echo(outcome.to_json() if as_json else outcome.line())

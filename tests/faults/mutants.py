@@ -30,26 +30,26 @@ def _dedup() -> Patches:
 
 
 def _early_receipt() -> Patches:
-    from gridhe.aggregator.service import Service
+    from gridhe.aggregator.service import AggregatorService
     from gridhe.broker.client.session import Message
 
-    original = Service._on_message
+    original = AggregatorService._on_message
 
-    def hear(self: Service, topic: str, payload: bytes) -> None:
+    def hear(self: AggregatorService, topic: str, payload: bytes) -> None:
         original(self, topic, payload)
         for one in self._engine._receipts():
             self._session.publish(Message(topic=one.topic, payload=one.payload))
 
-    return [patch.object(Service, "_on_message", hear)]
+    return [patch.object(AggregatorService, "_on_message", hear)]
 
 
 def _no_outbox() -> Patches:
     from gridhe.meter_agent.agent import Agent
     from gridhe.meter_agent.outbox import Settled, Waiting
-    from gridhe.meter_agent.service import Service
+    from gridhe.meter_agent.service import MeterService
 
     gone: list[Settled] = []
-    published, work = Agent.published, Service._work
+    published, work = Agent.published, MeterService._work
 
     def forget(self: Agent, batch: Waiting, now_s: float) -> None:
         published(self, batch, now_s)
@@ -57,14 +57,14 @@ def _no_outbox() -> Patches:
         self._due_s = 0.0
         gone.append(Settled(meter=self.meter, plan=batch.plan, window=batch.window))
 
-    def settle(self: Service) -> None:
+    def settle(self: MeterService) -> None:
         if gone:
             self._settled += gone
             gone.clear()
             self._since()
         work(self)
 
-    return [patch.object(Agent, "published", forget), patch.object(Service, "_work", settle)]
+    return [patch.object(Agent, "published", forget), patch.object(MeterService, "_work", settle)]
 
 
 def _two_steps() -> Patches:

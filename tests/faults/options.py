@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.cluster import Cluster
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from faults.world import LARGE_RING, SMALL_RING, World
 
 __all__ = ["Options"]
@@ -74,11 +74,11 @@ class Options:
                 yield cluster
 
     @staticmethod
-    def require(outcome: Outcome, held: bool, otherwise: str) -> Outcome:
+    def require(outcome: CaseOutcome, held: bool, otherwise: str) -> CaseOutcome:
         """The outcome, with a fault more unless a case's own figure was held."""
         return outcome if held else replace(outcome, faults=(*outcome.faults, otherwise))
 
     @staticmethod
-    def aim(outcome: Outcome, hit: bool, otherwise: str) -> Outcome:
+    def aim(outcome: CaseOutcome, hit: bool, otherwise: str) -> CaseOutcome:
         """The outcome, marked idle unless the faults hit what they were aimed at: it proves too little."""
         return outcome if hit else replace(outcome, idle=otherwise)

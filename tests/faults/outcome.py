@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-__all__ = ["Outcome"]
+__all__ = ["CaseOutcome"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class CaseOutcome:
     """One run of one case. `passed` is the case's own figure and all of: lost 0, duplicated 0, no faults."""
 
     case: str

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gridhe.errors import StateError
-from gridhe.keyring.release.ledger import START, Head, Ledger, Record, verify_ledger
+from gridhe.keyring.release.ledger import START, Head, Ledger, LedgerRecord, verify_ledger
 
 
 def clock() -> Callable[[], str]:
@@ -27,7 +27,7 @@ def written(path: Path, count: int = 4) -> Head:
 def test_records_come_back_in_order_with_their_fields(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     head = written(path)
-    seen: list[Record] = []
+    seen: list[LedgerRecord] = []
     with Ledger(path, now=clock(), on_record=seen.append) as ledger:
         assert ledger.head == head
     assert [(record["n"], record["window"]) for record in seen] == [(1, 0), (2, 1), (3, 2), (4, 3)]
@@ -118,7 +118,7 @@ def test_a_line_torn_by_a_crash_at_any_byte_is_cut_off_and_recorded(
     for end in range(start + 1, len(whole)):
         path.write_bytes(whole[:end])
         caplog.clear()
-        seen: list[Record] = []
+        seen: list[LedgerRecord] = []
         with caplog.at_level(logging.WARNING), Ledger(path, now=clock(), on_record=seen.append) as ledger:
             ledger.append("decided", window=9)
         assert "cut off" in caplog.text

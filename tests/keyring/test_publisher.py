@@ -19,7 +19,7 @@ from gridhe.errors import BrokerError
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.policy import TotalKey
 from gridhe.keyring.release.publisher import ReleasePublisher
-from gridhe.keyring.release.queue import Outcome
+from gridhe.keyring.release.queue import ReleaseOutcome
 from gridhe.keyring.release.service import ReleaseService
 from gridhe.wire import topics
 from gridhe.wire.total import open_total
@@ -62,7 +62,7 @@ def settings_of(small: Any, broker: EmbeddedBroker) -> Settings:
     return changed
 
 
-def release_once(small: Any, broker: EmbeddedBroker) -> list[Outcome]:
+def release_once(small: Any, broker: EmbeddedBroker) -> list[ReleaseOutcome]:
     with ReleaseService(small.authority, settings_of(small, broker), emit=lambda outcome: None) as service:
         return service.online(idle_s=0.2, follow=False)
 
@@ -108,7 +108,7 @@ def test_repro_a_release_larger_than_the_broker_takes_ends_nothing_and_is_publis
     small_authority: Any, broker_of: Callable[..., EmbeddedBroker]
 ) -> None:
     arrive(small_authority, *(small_authority.total("north/f1", window=window) for window in (100, 101)))
-    seen: list[Outcome] = []
+    seen: list[ReleaseOutcome] = []
     with broker_of() as broker:
         settings = settings_of(small_authority, broker)
         with ReleaseService(small_authority.authority, settings, emit=seen.append) as service:

@@ -16,7 +16,7 @@ from gridhe.config.settings import BrokerSettings, ReleaseSettings, Settings
 from gridhe.errors import BrokerError
 from gridhe.keyring.home.inspection import inspect_home, lines_of
 from gridhe.keyring.release.inbox import Inbox
-from gridhe.keyring.release.queue import Outcome
+from gridhe.keyring.release.queue import ReleaseOutcome
 from gridhe.keyring.release.receiver import Receiver
 from gridhe.keyring.release.service import ReleaseService, publish_bundles, utc_now
 from gridhe.wire import topics
@@ -206,7 +206,7 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
         assert loop.run_until(lambda: peer.session.connected, WAIT_S)
         publish_bundles(small_authority.authority, with_broker(small_authority.settings, broker))
         assert loop.run_until(lambda: topics.ROSTER_CURRENT in peer.heard, WAIT_S)
-        seen: list[Outcome] = []
+        seen: list[ReleaseOutcome] = []
         settings = with_broker(small_authority.settings, broker)
         thread = threading.Thread(target=loop.run)
         thread.start()
@@ -275,7 +275,7 @@ def test_following_releases_as_totals_come_publishes_them_and_takes_up_enrolment
             steps.append("never online")
         listener.publish(topics.total("north/f1"), first, qos=1)
 
-    def emit(outcome: Outcome) -> None:
+    def emit(outcome: ReleaseOutcome) -> None:
         released[f"{outcome.letter.group}/{outcome.letter.window}"] = outcome.record
         if outcome.letter.window == 100:
             authority.enrolment.enrol_meters([("anna", "north/f1")])
@@ -320,14 +320,14 @@ def test_repro_a_follower_drops_a_retired_key_and_tells_the_aggregators(
     first, second = (small_authority.total("north/f1", window=window) for window in (100, 101))
     authority.rotate(small_authority.settings, 1_000, now_s=0.0)
     settings = with_broker(small_authority.settings, broker)
-    outcomes: list[Outcome] = []
+    outcomes: list[ReleaseOutcome] = []
 
     def retire() -> None:
         beside = AuthorityHome.open(small_authority.home, small_authority.passphrase.encode())
         beside.retire(old.key_id, now_s=1e9)
         beside.close()
 
-    def emit(outcome: Outcome) -> None:
+    def emit(outcome: ReleaseOutcome) -> None:
         outcomes.append(outcome)
         if len(outcomes) == 1:
             retire()
@@ -370,7 +370,7 @@ def test_a_follower_releases_although_totals_never_pause(
     settings = with_broker(small_authority.settings, broker)
     released: list[str] = []
 
-    def emit(outcome: Outcome) -> None:
+    def emit(outcome: ReleaseOutcome) -> None:
         released.append(outcome.letter.group)
         os.kill(os.getpid(), signal.SIGTERM)
 

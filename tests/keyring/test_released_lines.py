@@ -18,7 +18,7 @@ from gridhe.errors import StateError
 from gridhe.keyring.cli.command import cli
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.out_file import OutFile
-from gridhe.keyring.release.queue import Outcome
+from gridhe.keyring.release.queue import ReleaseOutcome
 from gridhe.keyring.release.service import ReleaseService
 from gridhe.wire.total import open_total
 
@@ -280,7 +280,7 @@ def test_repro_a_file_that_is_moved_away_is_opened_anew_and_not_filled_again(
     out, moved = tmp_path / "released.jsonl", tmp_path / "released.jsonl.1"
     arrive(small_authority, *(small_authority.total("north/f1", window=window) for window in range(4)))
 
-    def move(outcome: Outcome) -> None:
+    def move(outcome: ReleaseOutcome) -> None:
         if outcome.letter.window == 1:
             out.rename(moved)
 
@@ -367,12 +367,12 @@ def test_a_total_stays_waiting_until_it_was_given_out(small_authority: Any) -> N
     arrive(small_authority, *(small_authority.total("north/f1", window=window) for window in (100, 101)))
     seen: list[int] = []
 
-    def full_at_the_second(outcome: Outcome) -> None:
+    def full_at_the_second(outcome: ReleaseOutcome) -> None:
         if len(seen) == 1:
             raise StateError("cannot write to stdout: No space left on device")
         seen.append(outcome.letter.window)
 
-    def again(emit: Callable[[Outcome], None]) -> None:
+    def again(emit: Callable[[ReleaseOutcome], None]) -> None:
         with ReleaseService(small_authority.authority, small_authority.settings, emit=emit) as service:
             service.offline()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gridhe.aggregator.service import Service
+from gridhe.aggregator.service import AggregatorService
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.broker.server.mosquitto_config import acl
@@ -56,7 +56,7 @@ class World:
         self.grid = grid
         self.settings = BrokerSettings(url=broker.url)
         self.entries = [RosterEntry(meter, grid.group_of(meter)) for meter in grid.meters]
-        self.service = Service(
+        self.service = AggregatorService(
             settings=Settings(
                 broker=self.settings, aggregator=AggregatorSettings(commit_interval_s=0.1, redeliver_s=3_600)
             ),

@@ -17,9 +17,9 @@ from faults.cases import CASES
 from faults.cases.kills import _ready_again
 from faults.command import faults
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 
-GOOD = Outcome(
+GOOD = CaseOutcome(
     case="x", seed=1, sent=1, accepted=1, lost=0, duplicated=0, released=1, recovery_s=0.0, seconds=1.0
 )
 

@@ -5,12 +5,12 @@ import pytest
 from faults.cases.full_disk import can_mount
 from faults.command import run_case
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 
-def _passed(case: str, options: Options) -> Outcome:
+def _passed(case: str, options: Options) -> CaseOutcome:
     outcome = run_case(case, options)
     assert outcome.passed, outcome.line() + "".join(f"\n{fault}" for fault in outcome.faults)
     return outcome

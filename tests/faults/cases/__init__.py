@@ -15,11 +15,11 @@ from faults.cases.slow import outbox_bound, slow_aggregator
 from faults.cases.soak import soak
 from faults.cases.traffic import traffic
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 
 __all__ = ["CASES"]
 
-CASES: dict[str, Callable[[Options], Outcome]] = {
+CASES: dict[str, Callable[[Options], CaseOutcome]] = {
     "everybody": everybody_killed,
     "aggregator-kills": aggregator_kills,
     "commit-points": commit_points,

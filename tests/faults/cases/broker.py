@@ -2,24 +2,24 @@
 
 from faults.cases.kills import SLOW
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 
 __all__ = ["broker_kills"]
 
 _DRAINED_S = 30.0
 
 
-def broker_kills(options: Options) -> Outcome:
+def broker_kills(options: Options) -> CaseOutcome:
     """SIGKILL `kills` times (20) and SIGTERM 5 times; nothing persistent, as Mosquitto's default is."""
     return _kills(options, "broker-kills", persistence=False)
 
 
-def persistent_broker_kills(options: Options) -> Outcome:
+def persistent_broker_kills(options: Options) -> CaseOutcome:
     """The same with a broker that saves its memory now and then, and comes back with an old one."""
     return _kills(options, "persistent-broker-kills", persistence=True)
 
 
-def _kills(options: Options, case: str, *, persistence: bool) -> Outcome:
+def _kills(options: Options, case: str, *, persistence: bool) -> CaseOutcome:
     kinds = [False] * options.count(20) + [True] * options.count(5)
     with options.cluster(case, batches=6_000, meters=40, persistence=persistence, **SLOW) as cluster:
         cluster.start()

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from faults.cases.kills import SLOW
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from faults.simulation import Envelopes, Simulation
 from faults.world import World
 from gridhe.base.clock import PlausibleClock
@@ -24,7 +24,7 @@ _AHEAD = 8  # windows
 _FAR_AHEAD_S = 800 * 86_400.0
 
 
-def clock(options: Options) -> Outcome:
+def clock(options: Options) -> CaseOutcome:
     """Jumps of an hour and of 800 days, steps back, a daylight-saving fold, a millisecond at every edge."""
     begun = time.monotonic()
     faults: list[str] = []
@@ -73,7 +73,7 @@ def clock(options: Options) -> Outcome:
         simulation.drain()
         simulation.crash()
         faults += simulation.oracle.faults + _edges() + _folds()
-        outcome = Outcome(
+        outcome = CaseOutcome(
             case="clock",
             seed=options.seed,
             sent=len(envelopes.sealed),
@@ -146,7 +146,7 @@ def _time_zone(zone: str) -> Iterator[None]:
         time.tzset()
 
 
-def rotations(options: Options) -> Outcome:
+def rotations(options: Options) -> CaseOutcome:
     """20 new keys and plans in 10,000 batches, with kills of aggregator and fleet in between."""
     count = options.count(20)
     with options.cluster(

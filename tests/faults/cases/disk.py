@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from faults.bad_disk import BadDisk, BadOs, Mode, installed
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from faults.simulation import Envelopes, Simulation
 from faults.world import World
 from gridhe.config.settings import MeterSettings
@@ -41,7 +41,7 @@ def _scenario(simulation: Simulation) -> None:
             simulation.commit()
 
 
-def aggregator_disk(options: Options) -> Outcome:
+def aggregator_disk(options: Options) -> CaseOutcome:
     """The aggregator's state with the nth write, sync or truncation failing, for every n and each kind."""
     begun, rng = time.monotonic(), random.Random(options.seed)
     every = max(1, round(1 / options.scale))
@@ -72,7 +72,7 @@ def aggregator_disk(options: Options) -> Outcome:
                     break  # the run has fewer operations than that
             options.say(f"{mode}: {counts[mode]} runs, up to operation {at}")
     batches = world.batches * counts["points"]
-    return Outcome(
+    return CaseOutcome(
         case="aggregator-disk",
         seed=options.seed,
         sent=batches,
@@ -137,7 +137,7 @@ def _outbox_life(outbox: Outbox, told: dict[tuple[str, int], bytes], gone: set[t
             outbox.commit(settled=[word])
 
 
-def outbox_disk(options: Options) -> Outcome:
+def outbox_disk(options: Options) -> CaseOutcome:
     """The outbox and the ledger with the nth operation failing: what was told safe is, byte for byte."""
     begun, rng = time.monotonic(), random.Random(options.seed)
     counts: Counter[str] = Counter()
@@ -162,7 +162,7 @@ def outbox_disk(options: Options) -> Outcome:
                 state.mkdir()
                 survived = _ledger_run(state, mode, at, disk, rng, faults)
                 counts[f"ledger_{mode}"] += 1
-    return Outcome(
+    return CaseOutcome(
         case="outbox-disk",
         seed=options.seed,
         sent=12 * sum(counts[mode] for mode in _MODES),

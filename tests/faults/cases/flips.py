@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from faults.simulation import Envelopes, Simulation
 from faults.world import World
 from gridhe.config.settings import MeterSettings
@@ -22,7 +22,7 @@ _METERS, _WINDOWS = 4, 4
 _AUTHORITY = "a0123456789abcdef"
 
 
-def flipped_bytes(options: Options) -> Outcome:
+def flipped_bytes(options: Options) -> CaseOutcome:
     """One bit of a state file changed while nobody ran: told or harmless, never a wrong total."""
     begun, rng = time.monotonic(), random.Random(options.seed)
     counts: Counter[str] = Counter()
@@ -40,7 +40,7 @@ def flipped_bytes(options: Options) -> Outcome:
             kept = _outbox(source, clean=clean)
             _flip(source, tries // 8, rng, counts, faults, partial(_reread, kept=kept))
             options.say(f"{'stopped cleanly' if clean else 'killed'}: {dict(counts)}")
-    return Outcome(
+    return CaseOutcome(
         case="flipped-bytes",
         seed=options.seed,
         sent=sum(counts[what] for what in ("told", "harmless", "wrong")),

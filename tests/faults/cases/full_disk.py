@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from gridhe.config.settings import AggregatorSettings, MeterSettings
 from gridhe.errors import StateError
 
@@ -53,7 +53,7 @@ def _fill(folder: Path) -> Path:
     return filler
 
 
-def full_disk(options: Options) -> Outcome:
+def full_disk(options: Options) -> CaseOutcome:
     """The aggregator ends with one clear line and 6; the fleet waits. With room again nothing is lost."""
     with options.cluster(
         "full-disk",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from gridhe.config.settings import AggregatorSettings, MeterSettings
 
 __all__ = ["SLOW", "aggregator_kills", "commit_points", "everybody_killed"]
@@ -27,7 +27,7 @@ COMMIT_POINTS = (
 )
 
 
-def everybody_killed(options: Options) -> Outcome:
+def everybody_killed(options: Options) -> CaseOutcome:
     """Aggregator, fleet and broker, each `kills` times (5) at random moments of one run."""
     kills = options.count(5)
     with options.cluster("everybody", batches=2_000, meters=40, **SLOW) as cluster:
@@ -48,7 +48,7 @@ def everybody_killed(options: Options) -> Outcome:
         return cluster.finish()
 
 
-def aggregator_kills(options: Options) -> Outcome:
+def aggregator_kills(options: Options) -> CaseOutcome:
     """The aggregator `kills` times (50) at random points of 10,000 batches."""
     kills = options.count(50)
     with options.cluster("aggregator-kills", batches=10_000, meters=40) as cluster:
@@ -62,7 +62,7 @@ def aggregator_kills(options: Options) -> Outcome:
         return _ready_again(options, cluster.finish())
 
 
-def commit_points(options: Options) -> Outcome:
+def commit_points(options: Options) -> CaseOutcome:
     """The aggregator killed by itself before, inside and after each numbered step of the commit."""
     points = [failpoint for failpoint in COMMIT_POINTS for _ in range(options.count(2))]
     with options.cluster("commit-points", batches=2_000, meters=40) as cluster:
@@ -84,7 +84,7 @@ def commit_points(options: Options) -> Outcome:
         return options.require(outcome, hit == len(points), f"{hit} of {len(points)} points were reached")
 
 
-def _ready_again(options: Options, outcome: Outcome) -> Outcome:
+def _ready_again(options: Options, outcome: CaseOutcome) -> CaseOutcome:
     """The outcome, with a fault more where a full run's aggregator took too long to be ready again.
 
     A short run has too few kills for a p99: there one slow start of a busy machine is all of it.

@@ -4,7 +4,7 @@ import hashlib
 
 from faults.cases.kills import SLOW
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from gridhe.wire.envelope import open_envelope
 from gridhe.wire.topics import PREFIX
 
@@ -43,7 +43,7 @@ class _Bytes:
             self.differing.append(name)
 
 
-def meter_kills(options: Options) -> Outcome:
+def meter_kills(options: Options) -> CaseOutcome:
     """A fleet and a lone device with a journal, 50 times in all, half at random and half at each step."""
     wire = _Bytes()
     kills = options.count(50)

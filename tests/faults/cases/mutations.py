@@ -10,14 +10,14 @@ from faults.cases.flips import flipped_bytes
 from faults.cases.kills import SLOW
 from faults.mutants import mutated
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from faults.program import ProgramFailed
 from gridhe.config.settings import AggregatorSettings, MeterSettings
 
 __all__ = ["MUTANTS", "is_red", "mutants"]
 
 
-def mutants(options: Options) -> Outcome:
+def mutants(options: Options) -> CaseOutcome:
     """Each safeguard taken out in turn: it is a fault if that is not noticed."""
     begun = time.monotonic()
     red: dict[str, str] = {}
@@ -32,7 +32,7 @@ def mutants(options: Options) -> Outcome:
         red[name] = verdict
         if not noticed:
             faults.append(f"nobody noticed that {name} was switched off")
-    return Outcome(
+    return CaseOutcome(
         case="mutants",
         seed=options.seed,
         sent=0,
@@ -47,7 +47,7 @@ def mutants(options: Options) -> Outcome:
     )
 
 
-def is_red(name: str, outcome: Outcome) -> bool:
+def is_red(name: str, outcome: CaseOutcome) -> bool:
     """Whether the outcome shows what this mutation does, and not only that a run was slow."""
     said = " ".join(outcome.faults)
     if name == "dedup":
@@ -57,7 +57,7 @@ def is_red(name: str, outcome: Outcome) -> bool:
     return outcome.lost > 0 and "did not finish" not in said
 
 
-def dedup(options: Options) -> Outcome:
+def dedup(options: Options) -> CaseOutcome:
     """Without (a): a killed broker makes meters repeat themselves."""
     with options.cluster(
         "without-dedup", batches=300, meters=20, whole=True, mutate={"aggregator": "dedup"}, **SLOW
@@ -69,7 +69,7 @@ def dedup(options: Options) -> Outcome:
         return cluster.finish(timeout_s=90, quiet_s=5)
 
 
-def early_receipt(options: Options) -> Outcome:
+def early_receipt(options: Options) -> CaseOutcome:
     """Without (b): what was receipted and not committed dies with the process."""
     with options.cluster(
         "early-receipt",
@@ -87,7 +87,7 @@ def early_receipt(options: Options) -> Outcome:
         return cluster.finish(timeout_s=90, quiet_s=5)
 
 
-def no_outbox(options: Options) -> Outcome:
+def no_outbox(options: Options) -> CaseOutcome:
     """Without (c), the control run: a broker killed without a memory must cost batches."""
     with options.cluster(
         "without-outbox",
@@ -106,7 +106,7 @@ def no_outbox(options: Options) -> Outcome:
         return cluster.finish(timeout_s=90, quiet_s=5)
 
 
-def two_steps(options: Options) -> Outcome:
+def two_steps(options: Options) -> CaseOutcome:
     """Without (d): a crash between totals and members makes them disagree."""
     with options.cluster(
         "two-steps", batches=400, meters=20, whole=True, mutate={"aggregator": "two-steps"}, **SLOW
@@ -122,19 +122,19 @@ def two_steps(options: Options) -> Outcome:
             return cluster.outcome([str(failed)])
 
 
-def no_sync(options: Options) -> Outcome:
+def no_sync(options: Options) -> CaseOutcome:
     """Without synchronous=FULL: only a power cut shows it."""
     with installed(), mutated("no-sync"):
         return aggregator_disk(replace(options, scale=0.04))
 
 
-def no_count(options: Options) -> Outcome:
+def no_count(options: Options) -> CaseOutcome:
     """Without the second count: a damaged log is taken for a short one."""
     with mutated("no-count"):
         return flipped_bytes(replace(options, scale=0.05, batches=None))
 
 
-MUTANTS: dict[str, Callable[[Options], Outcome]] = {
+MUTANTS: dict[str, Callable[[Options], CaseOutcome]] = {
     "dedup": dedup,
     "early-receipt": early_receipt,
     "no-outbox": no_outbox,

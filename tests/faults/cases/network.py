@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from faults.cluster import Cluster
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from faults.processes import resident_mb
 from faults.proxy import Proxy
 from gridhe.config.settings import AggregatorSettings, MeterSettings
@@ -18,7 +18,7 @@ _BACK_S = 10.0
 _GROWTH = 0.10
 
 
-def network(options: Options) -> Outcome:
+def network(options: Options) -> CaseOutcome:
     """Cuts of 10 and 30 s, half-open, resets, a slow drip, 1-byte chunks, latency, while batches flow."""
     long = options.scale >= 1
     with options.cluster(
@@ -76,7 +76,7 @@ def _memory(cluster: Cluster) -> dict[str, float]:
     return {each.name: resident_mb(each.pid) for each in (cluster.aggregator, cluster.fleets[0])}
 
 
-def reconnect_storm(options: Options) -> Outcome:
+def reconnect_storm(options: Options) -> CaseOutcome:
     """1,000 agents cut off at once: how their connections come back, and that none starves."""
     meters = options.count(1_000)
     with options.cluster(

@@ -3,13 +3,13 @@
 import signal
 
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from gridhe.config.settings import AggregatorSettings, BrokerSettings, MeterSettings
 
 __all__ = ["outbox_bound", "slow_aggregator"]
 
 
-def slow_aggregator(options: Options) -> Outcome:
+def slow_aggregator(options: Options) -> CaseOutcome:
     """Frozen, then away, while meters publish far more than the broker's queue of 1 MB takes."""
     frozen_s = 20.0 if options.scale >= 1 else 5.0
     with options.cluster(
@@ -38,7 +38,7 @@ def slow_aggregator(options: Options) -> Outcome:
         return options.require(outcome, kept * 24_576 > 1 << 20, "the queue was never too small")
 
 
-def outbox_bound(options: Options) -> Outcome:
+def outbox_bound(options: Options) -> CaseOutcome:
     """No aggregator until every outbox has overflowed: exactly the newest (or oldest) windows are left."""
     most, meters, windows = 8, 10, 40
     drop_oldest = options.seed % 2 == 1

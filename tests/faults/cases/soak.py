@@ -7,7 +7,7 @@ from collections import Counter
 
 from faults.cluster import Cluster
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from faults.processes import open_files, resident_mb
 from faults.program import Program
 from faults.proxy import Proxy
@@ -20,7 +20,7 @@ _FLAT_MB, _FLAT_FILES = 1.15, 3  # the last third against the first: this many t
 _SETTLED_S = 6.0  # a process this old has grown as far as starting makes it grow
 
 
-def soak(options: Options) -> Outcome:
+def soak(options: Options) -> CaseOutcome:
     """One window a second of `minutes`; a fault every few seconds; rotations; every total checked."""
     seconds = max(30, int(options.minutes * 60))
     with options.cluster(

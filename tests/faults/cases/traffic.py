@@ -4,14 +4,14 @@ import time
 from dataclasses import replace
 
 from faults.options import Options
-from faults.outcome import Outcome
+from faults.outcome import CaseOutcome
 from faults.simulation import Envelopes, Simulation
 from faults.world import World
 
 __all__ = ["traffic"]
 
 
-def traffic(options: Options) -> Outcome:
+def traffic(options: Options) -> CaseOutcome:
     """1,000 lost receipts, 30 % duplicates, reordered up to 500 places: the same state as in order."""
     begun = time.monotonic()
     batches, lost_receipts, depth = options.batches or options.count(10_000), options.count(1_000), 500
@@ -55,7 +55,7 @@ def traffic(options: Options) -> Outcome:
         same_bytes = crooked.oracle.content == straight.oracle.content
         for each in (crooked, straight):
             each.crash()
-        outcome = Outcome(
+        outcome = CaseOutcome(
             case="traffic",
             seed=options.seed,
             sent=len(order),

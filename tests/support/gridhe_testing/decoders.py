@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 
 from gridhe.aggregator.state.database import Database
-from gridhe.aggregator.state.enrolment import Enrolment
+from gridhe.aggregator.state.enrolment import RosterTable
 from gridhe.aggregator.state.totals import TotalKey, TotalRow, Totals
 from gridhe.config.settings import CkksSettings, MeterSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import BundleError, CredentialError, EnvelopeError, StateError
@@ -285,7 +285,7 @@ def state(directory: Path) -> Decoder:
     def read_meter(data: bytes) -> None:
         insert("DELETE FROM meters")
         insert("INSERT INTO meters VALUES ('m1', ?, ?, ?, ?, ?)", *columns(data, 5))
-        Enrolment(database).meter("m1")
+        RosterTable(database).meter("m1")
 
     def read_plans(data: bytes) -> None:
         insert("DELETE FROM plans")
