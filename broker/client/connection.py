@@ -125,7 +125,7 @@ def _variable_number(packet: bytearray, at: int) -> tuple[int, int]:
 
 
 class Connection:
-    """Sends CONNECT when made; tells `hearer` the rest. After `close` it tells nothing more."""
+    """Sends CONNECT when it is made, and reports to `listener`. After `close` it reports nothing more."""
 
     def __init__(
         self, *, stream: Stream, greeting: ConnectOptions, loop: EventLoop, listener: ConnectionListener
@@ -228,7 +228,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Drop the connection and tell nobody anything any more."""
+        """Drop the connection without a goodbye, and report nothing any more."""
         self._open = False
         self._events.clear()
         self._unacknowledged.clear()
@@ -291,7 +291,7 @@ class Connection:
             self._read()
 
     def _read(self) -> None:
-        """Take what has arrived, up to a turn's allowance; the rest comes in the next turn."""
+        """Read what has arrived, up to a turn's allowance; the rest is read in the next turn."""
         self._reading_soon = False
         if not self._open:
             return
@@ -315,7 +315,7 @@ class Connection:
                 return
 
     def _write_soon(self) -> None:
-        """Write in the next turn, what gathered until then at once; most writes fit and need no watching."""
+        """Write in the next turn, everything that was gathered by then; most writes fit at once."""
         if not self._writing_soon:
             self._writing_soon = True
             self._loop.soon(self._write)
@@ -342,7 +342,7 @@ class Connection:
                 self._loop.remove_writer(self._stream.fileno())
 
     def _settle(self, why: str) -> bool:
-        """Hand out the events; True while the connection stands, else `why` (or better) is told."""
+        """Hand out the events. Returns False, after reporting the reason, if the connection is gone."""
         while self._events:
             self._events.popleft()()
         if self._open and self._client.socket() is None:
@@ -353,6 +353,6 @@ class Connection:
         return self._open
 
     def _unwatch(self) -> None:
-        """Before the stream is closed: its descriptor's number may serve another connection at once."""
+        """Stop watching before the stream is closed: the kernel may give its number to another socket."""
         self._watch_writer(False)
         self._loop.remove_reader(self._stream.fileno())

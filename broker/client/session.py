@@ -1,4 +1,4 @@
-"""One client's session with the broker, on a EventLoop, for as long as the process lives.
+"""One client's session with the broker, on an EventLoop, for as long as the process lives.
 
     away --timer--> dialling --TCP, TLS--> greeting --CONNACK--> connected
      ^                 |                      |                      |
@@ -214,7 +214,7 @@ class Session:
         self._failed(f"no answer from {self.url} within {self._settings.connect_timeout_s:g} s")
 
     def _refuse(self, why: str) -> None:
-        """What only somebody's change can mend: fatal before and on the first connection, patience later."""
+        """For errors that need a configuration change: fatal on the first connection, retried later."""
         if self._connections <= (1 if self._connected else 0):
             self._drop()
             self.last_error = why
@@ -294,7 +294,7 @@ class Session:
             self._failed(f"{self.url} refuses the connection: {code}")
 
     def _refused_version(self) -> None:
-        """Only this answer, which every version of MQTT has, makes us speak 3.1.1: a hang-up says nothing."""
+        """Change to 3.1.1 if the settings allow it. Only this answer does; a hang-up may mean anything."""
         if not self._mqtt5:
             self._refuse(f"{self.url} refuses MQTT 3.1.1; set broker.protocol: auto, or 5")
         elif self._settings.protocol == 5:

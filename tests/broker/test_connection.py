@@ -22,6 +22,7 @@ class Script:
         self.answers: Callable[[int, bytes], bytes | None] = lambda _count, _packet: b""
         self.accepted_at: list[float] = []
         self.packets: list[bytes] = []
+        self.hang_ups = 0  # connections that the session has closed
         self._socks = [socket.create_server(("127.0.0.1", 0))]
         self.url = f"mqtt://127.0.0.1:{self._socks[0].getsockname()[1]}"
         loop.add_reader(self._socks[0].fileno(), lambda: self._accept())
@@ -38,6 +39,8 @@ class Script:
         answer = self.answers(count, packet) if packet else None
         if packet:
             self.packets.append(packet)
+        else:
+            self.hang_ups += 1
         if answer is None:
             self.loop.remove_reader(peer.fileno())
             peer.close()
@@ -175,6 +178,24 @@ def test_a_silent_broker_is_given_up_after_the_connect_timeout(
     meter = client(settings, "m1")
     assert loop.run_until(lambda: len(script.accepted_at) > 1, 10.0)
     assert "within 0.1 s" in str(meter.session.last_error)
+
+
+def test_a_broker_that_falls_silent_in_the_tls_handshake_is_given_up_and_its_socket_closed(
+    script: Script, client: Callable, loop: EventLoop
+) -> None:
+    settings = BrokerSettings(
+        url=script.url.replace("mqtt:", "mqtts:"),
+        connect_timeout_s=0.1,
+        reconnect_min_s=0.01,
+        reconnect_max_s=0.01,
+    )
+    meter = client(settings, "m1")
+    assert loop.run_until(lambda: script.hang_ups == 2, 10.0)
+    assert script.packets[0][0] == 0x16, "TLS's handshake"
+    assert "within 0.1 s" in str(meter.session.last_error)
+    assert loop.run_until(lambda: len(script.packets) == 3, 10.0)
+    loop.remove(meter.session)  # in the middle of a handshake
+    assert loop.run_until(lambda: script.hang_ups == 3, 10.0)
 
 
 def test_a_connection_without_answers_to_pings_is_dropped(
