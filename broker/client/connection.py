@@ -288,11 +288,18 @@ class Connection:
 
     def _on_readable(self) -> None:
         if not self._reading_soon:
+            self._read_and_answer()
+
+    def _read_and_answer(self) -> None:
+        self._reading_soon = False
+        self._writing_soon = True  # what handlers and acknowledgements write goes out below, at once
+        try:
             self._read()
+        finally:
+            self._write()
 
     def _read(self) -> None:
         """Read what has arrived, up to a turn's allowance; the rest is read in the next turn."""
-        self._reading_soon = False
         if not self._open:
             return
         stream, clock = self._stream, self._loop.clock
@@ -311,7 +318,7 @@ class Connection:
                 return
             if stream.spent or clock() >= deadline:
                 self._reading_soon = True
-                self._loop.soon(self._read)
+                self._loop.soon(self._read_and_answer)
                 return
 
     def _write_soon(self) -> None:

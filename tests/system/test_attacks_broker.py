@@ -10,12 +10,14 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gridhe.aggregator.service import AggregatorService
+from gridhe.base import clock
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.broker.server.mosquitto_config import acl
@@ -157,7 +159,12 @@ only_guarded = pytest.mark.parametrize("guarded", [GUARDED], indirect=True)
 
 
 @pytest.fixture
-def world(make_grid: Any, guarded: bool, tmp_path: Path, mosquitto: Path) -> Iterator[World]:
+def world(
+    make_grid: Any, guarded: bool, tmp_path: Path, mosquitto: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    monkeypatch.setattr(
+        clock, "BUILT", datetime(2001, 1, 1, tzinfo=UTC)
+    )  # the grid's time is earlier than ours
     groups = {"north/f1": ["a0", "a1"], "north/f2": ["b0"], "south/f1": ["c0"]}
     grid = make_grid(
         groups=groups,
