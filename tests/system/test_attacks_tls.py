@@ -146,9 +146,12 @@ def refused_without_a_fitting_certificate(shell: Shell) -> None:
     )
     tls = shell.folder / "authority/broker/tls"
     own = shell.folder / "authority/credentials"
+    stolen = shell.folder / "stolen.key"  # the broker's group may read the original, so we would refuse it
+    stolen.write_bytes((tls / "server.key").read_bytes())
+    stolen.chmod(0o600)
     cases = {
         "none": {},
-        "the broker's own": {"cert_file": tls / "server.crt", "key_file": tls / "server.key"},
+        "the broker's own": {"cert_file": tls / "server.crt", "key_file": stolen},
         "m1's": {"cert_file": own / "m1.crt", "key_file": own / "m1.key"},
     }
     heard: list[str] = []
