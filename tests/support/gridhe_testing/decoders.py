@@ -13,9 +13,10 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
+from gridhe.aggregator.fold.rows import TotalKey, TotalRow
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.enrolment import RosterTable
-from gridhe.aggregator.state.totals import TotalKey, TotalRow, Totals
+from gridhe.aggregator.state.totals import Totals
 from gridhe.config.settings import CkksSettings, MeterSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import BundleError, CredentialError, EnvelopeError, StateError
 from gridhe.keyring.release.answers import Answer

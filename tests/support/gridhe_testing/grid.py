@@ -1,9 +1,10 @@
 """A small grid with real keys: an authority, a plan, enrolled meters and their real envelopes."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Grid(MadeUpAuthority):
     directory: Path
     minimum_meters: int = 3
     aggregator_settings: AggregatorSettings = field(default_factory=AggregatorSettings)
-    groups: dict[str, Sequence[str]] = field(
+    groups: Mapping[str, Sequence[str]] = field(
         default_factory=lambda: {
             "north/f1": [f"a{i}" for i in range(5)],
             "north/f2": [f"b{i}" for i in range(4)],
@@ -121,7 +122,7 @@ class Grid(MadeUpAuthority):
     def ciphertext(self, meter: str) -> bytes:
         return self.encryptor.encrypt({"import_wh": self.readings(meter)})
 
-    def forged(self, meter: str, *, ciphertext: bytes, **changes: object) -> bytes:
+    def forged(self, meter: str, *, ciphertext: bytes, **changes: Any) -> bytes:
         """An envelope with a valid tag around any header and ciphertext."""
         header = Header(
             **{
@@ -146,7 +147,10 @@ class Grid(MadeUpAuthority):
 
     def expected(self, meters: Sequence[str], window: int = FIRST_WINDOW) -> np.ndarray:
         """The slots' integer sums over these meters, from their plaintext."""
-        return sum(self.plan.layout.encode({"import_wh": self.readings(meter, window)}) for meter in meters)
+        slots = np.zeros(self.plan.layout.used, np.int64)
+        for meter in meters:
+            slots += self.plan.layout.encode({"import_wh": self.readings(meter, window)})
+        return slots
 
     def decrypted(self, total: Total) -> np.ndarray:
         """All used slots of a total, by plain TenSEAL."""

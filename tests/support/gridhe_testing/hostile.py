@@ -23,6 +23,7 @@ import numpy as np
 from gridhe.wire import topics
 from gridhe.wire.codec import pack, tag
 from gridhe.wire.ingest import derive_key
+from gridhe.wire.total import Total
 from gridhe_testing.grid import FIRST_WINDOW, Grid
 
 ROGUE = "rogue"
@@ -155,13 +156,12 @@ class Attacker:
         return self._forged(self.grid.planes.pack(residues))
 
     def other_header(self) -> tuple[str, bytes]:
-        changes: dict[str, object] = self.rng.choice(
-            (
-                {"plan": "p" + f"{self.rng.getrandbits(64):016x}"},
-                {"key": "k" + f"{self.rng.getrandbits(64):016x}"},
-                {"window": self.rng.choice((0, FIRST_WINDOW - 1, FIRST_WINDOW + 1, 2**48 - 1))},
-            )
+        kinds: tuple[dict[str, object], ...] = (
+            {"plan": "p" + f"{self.rng.getrandbits(64):016x}"},
+            {"key": "k" + f"{self.rng.getrandbits(64):016x}"},
+            {"window": self.rng.choice((0, FIRST_WINDOW - 1, FIRST_WINDOW + 1, 2**48 - 1))},
         )
+        changes = self.rng.choice(kinds)
         return self._forged(self.sound, **changes)
 
 
@@ -195,7 +195,7 @@ def attack(
     started = time.perf_counter()
     settled_mb = maximum_mb = 0.0
     receipts: Counter[str] = Counter()
-    totals = {}
+    totals: dict[tuple[str, int, int], Total] = {}
     for sent in range(count):
         if sent in arrivals:
             grid.deliver(arrivals[sent], attacker.overheard[arrivals[sent]])
