@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 from gridhe.aggregator.counters import Counters
 from gridhe.aggregator.fold.plans import ActivePlan
-from gridhe.aggregator.fold.rows import TotalKey, TotalRow
+from gridhe.aggregator.fold.rows import TotalRow
 from gridhe.aggregator.state.totals import Totals
 from gridhe.wire import topics
 from gridhe.wire.receipt import TRANSIENT_TOTAL_REASONS, TotalReceipt
 from gridhe.wire.signing import SigningKey
-from gridhe.wire.total import seal_total
+from gridhe.wire.total import TotalKey, seal_total
 
 __all__ = ["Delivery", "Outgoing"]
 
@@ -92,14 +92,14 @@ class Delivery:
 
     def take_receipt(self, receipt: TotalReceipt) -> int:
         """Forget what is stored, leave out what is refused; how many totals are delivered by it."""
-        stored = [TotalKey(plan, window, group, part) for plan, group, window, part in receipt.stored]
+        stored = [TotalKey(*each) for each in receipt.stored]
         delivered = self._totals.forget(stored)
         self._counters.delivered += delivered
         for key in stored:
             self._refused.pop(key, None)
         for plan, group, window, part, reason in receipt.refused:
             self._counters.refused[reason] += 1
-            key = TotalKey(plan, window, group, part)
+            key = TotalKey(plan, group, window, part)
             if key in self._refused or not self._totals.is_waiting(key):
                 continue
             for_now = reason in TRANSIENT_TOTAL_REASONS

@@ -23,7 +23,7 @@ from gridhe.aggregator.delivery import Delivery, Outgoing
 from gridhe.aggregator.fold.closing import Closing
 from gridhe.aggregator.fold.groups import GroupTree
 from gridhe.aggregator.fold.parts import Node, OpenParts, member_digest
-from gridhe.aggregator.fold.rows import TotalKey, TotalRow
+from gridhe.aggregator.fold.rows import TotalRow
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.enrolment import RosterTable
 from gridhe.aggregator.state.quarantine import Quarantine, Quarantined
@@ -39,6 +39,7 @@ from gridhe.wire.envelope import Header
 from gridhe.wire.receipt import Receipt, TotalReceipt
 from gridhe.wire.roster import RosterReader
 from gridhe.wire.signing import SigningKey
+from gridhe.wire.total import TotalKey
 
 __all__ = ["Engine", "Outgoing"]
 
@@ -200,7 +201,7 @@ class Engine:
                     return
                 raise
             assert now is not None  # noqa: S101 - for the type checker: `place` has refused it
-            node = header.plan, header.window, header.group
+            node = header.plan, header.group, header.window
             reported = self._reported_of(node)
             if reported.has(place.number) or (
                 self._enrolment.has_moved(header.meter) and self._counted(header)
@@ -232,7 +233,7 @@ class Engine:
     def _counted(self, header: Header) -> bool:
         """Whether this meter's window is counted, wherever the meter was enrolled at the time."""
         for place in self._enrolment.places(header.meter):
-            node = (header.plan, header.window, place.group)
+            node = (header.plan, place.group, header.window)
             reported = self._reported.get(node) or _Reported(self._totals.reported(*node))
             if reported.has(place.number):
                 return True

@@ -10,6 +10,7 @@ from gridhe.errors import ConfigError, EnvelopeError
 from gridhe.plan.names import ROOT_GROUP, check_group, check_name
 from gridhe.wire.codec import field, pack, plan_id, tag, tag_matches, unpack, unpack_bins
 from gridhe.wire.envelope import WINDOW_MAX
+from gridhe.wire.total import TotalKey
 
 __all__ = [
     "LATE",
@@ -19,7 +20,6 @@ __all__ = [
     "TRANSIENT_TOTAL_REASONS",
     "Receipt",
     "RefusedTotal",
-    "TotalPlace",
     "TotalReceipt",
 ]
 
@@ -105,19 +105,18 @@ def _check_total_group(group: str) -> None:
         check_group(group)
 
 
-TotalPlace = tuple[str, str, int, int]  # plan, group, window, part
-RefusedTotal = tuple[str, str, int, int, str]  # the same, and the reason
+RefusedTotal = tuple[str, str, int, int, str]  # the fields of its TotalKey, and the reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalReceipt:
-    """Totals that the authority has stored, and those that it refused: each refused place with its reason.
+    """Totals that the authority has stored, and those that it refused: each with its reason.
 
     `refused` is left out of the bytes while it is empty, as it was before there were refusals.
     """
 
     aggregator: str
-    stored: tuple[TotalPlace, ...] = ()
+    stored: tuple[TotalKey, ...] = ()
     refused: tuple[RefusedTotal, ...] = ()
 
     def encode(self, ingest_key: bytes) -> bytes:
@@ -132,17 +131,17 @@ class TotalReceipt:
     def decode(cls, data: bytes, ingest_key: bytes) -> "TotalReceipt":
         """The receipt in these bytes, if its tag is right. Raises EnvelopeError."""
         record = _open(data, ingest_key, _TOTALS)
-        stored = tuple(_total_place(entry) for entry in field(record, "stored", tuple))
+        stored = tuple(_total_key(entry) for entry in field(record, "stored", tuple))
         refused = []
         for entry in field({"refused": (), **record}, "refused", tuple):
             if not (isinstance(entry, tuple) and len(entry) == 5 and type(entry[4]) is str):
                 raise EnvelopeError("malformed", "refused must be lists of a total and a reason")
-            refused.append((*_total_place(entry[:4]), entry[4]))
+            refused.append((*_total_key(entry[:4]), entry[4]))
         aggregator = field(record, "aggregator", str, check=check_name)
         return cls(aggregator=aggregator, stored=stored, refused=tuple(refused))
 
 
-def _total_place(entry: object) -> TotalPlace:
+def _total_key(entry: object) -> TotalKey:
     if not isinstance(entry, tuple) or [type(part) for part in entry] != [str, str, int, int]:
         raise EnvelopeError("malformed", "a total must be a list of plan, group, window and part")
     plan, group, window, part = entry
@@ -152,4 +151,4 @@ def _total_place(entry: object) -> TotalPlace:
         _check_total_group(group)
     except ConfigError as error:
         raise EnvelopeError("malformed", str(error)) from None
-    return plan, group, window, part
+    return TotalKey(plan, group, window, part)

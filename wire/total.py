@@ -6,6 +6,7 @@ parts it sums, [(group, part, meters), ...]; `members` is the digest of its memb
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gridhe.errors import BundleError, ConfigError, EnvelopeError
 from gridhe.plan.names import ROOT_GROUP, check_group, check_name
@@ -19,6 +20,7 @@ __all__ = [
     "Piece",
     "Total",
     "TotalHeader",
+    "TotalKey",
     "open_total",
     "seal_total",
 ]
@@ -27,6 +29,18 @@ VERSION = 1
 DIGEST_BYTES = 32
 TOTAL_HEADER_BYTES_MAX = 8 << 20  # a roll-up names each leaf part it sums: about 30 bytes each
 _DOMAIN = b"gridhe/v1/total\0"
+
+
+class TotalKey(NamedTuple):
+    """Names one part of a (plan, group, window). This is the order everywhere."""
+
+    plan: str
+    group: str
+    window: int
+    part: int
+
+    def __str__(self) -> str:
+        return f"{self.group} window {self.window} part {self.part}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -142,7 +142,7 @@ class Closing:
     # when
 
     def _look_at(self, node: Node) -> None:
-        self._look.setdefault(depth(node[2]), set()).add(node)
+        self._look.setdefault(depth(node[1]), set()).add(node)
 
     def _close_if_due(self, node: Node, now: float) -> None:
         self._counters.looked_at += 1
@@ -157,7 +157,7 @@ class Closing:
         self._plan(node, at)
 
     def _is_outdated(self, node: Node) -> bool:
-        return node[1] < self._outdated.get(node[0], 0)
+        return node[2] < self._outdated.get(node[0], 0)
 
     def _due_at(self, node: Node) -> float | None:
         """When the group's open parts are due; None without any."""
@@ -166,7 +166,7 @@ class Closing:
             return None
         if self._is_outdated(node):
             return _AT_ONCE
-        plan_id, window, group = node
+        plan_id, group, window = node
         plan, closed = self._plans[plan_id].plan, self._closed_meters(node)
         start_s = plan.window_start_s(window)
         children = self._tree.children(group, start_s) if group not in closed else set()
@@ -193,12 +193,12 @@ class Closing:
 
     def _closed_meters(self, node: Node) -> dict[str, int]:
         """Meters in the closed parts of a window, by group, rests with their group."""
-        window = node[0], node[1]
+        window = node[0], node[2]
         closed = self._closed.get(window)
         if closed is None:
             closed = {}
             for name, meters in self._store.closed_meters(*window).items():
-                group = group_node((*window, name))[2]
+                group = group_node((node[0], name, node[2]))[1]
                 closed[group] = closed.get(group, 0) + meters
             self._closed[window] = closed
             if len(self._closed) > _WINDOWS_CACHED:
@@ -247,7 +247,7 @@ class Closing:
         closed = self._closed_meters(node)
         self._store.save(row)
         self._parts.remove(part)
-        closed[node[2]] = closed.get(node[2], 0) + part.meters
+        closed[node[1]] = closed.get(node[1], 0) + part.meters
         self._counters.closed += 1
         _log.info(
             "closed",
@@ -293,5 +293,5 @@ class Closing:
 
     def _wider(self, node: Node) -> Node | None:
         """The node of the next wider group, if there is one."""
-        wider = self._tree.parent(node[2])
-        return None if wider is None else (node[0], node[1], wider)
+        wider = self._tree.parent(node[1])
+        return None if wider is None else (node[0], wider, node[2])

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.aggregator.fold.plans import ActivePlan
-from gridhe.aggregator.fold.rows import PartStore, TotalKey, TotalRow
+from gridhe.aggregator.fold.rows import PartStore, TotalRow
 from gridhe.wire.planes import PlaneViews
-from gridhe.wire.total import Piece
+from gridhe.wire.total import Piece, TotalKey
 
 __all__ = ["Node", "OpenParts", "Part", "group_node", "member_digest", "rest_node"]
 
@@ -18,17 +18,17 @@ _DIGEST_MODULUS = 1 << 256
 # group's name can hold it.
 _REST = "~"
 
-Node = tuple[str, int, str]  # plan id, window, group: where at most one part is open
+Node = tuple[str, str, int]  # plan id, group, window: where at most one part is open
 
 
 def group_node(node: Node) -> Node:
     """The node of the group itself: ... `north~` -> ... `north`."""
-    return node[0], node[1], node[2].rstrip(_REST)
+    return node[0], node[1].rstrip(_REST), node[2]
 
 
 def rest_node(node: Node, number: int) -> Node:
     """Where the group's rest number 1, 2, ... is open."""
-    return node[0], node[1], node[2] + _REST * number
+    return node[0], node[1] + _REST * number, node[2]
 
 
 def member_digest(meter: str) -> int:
@@ -50,7 +50,7 @@ class Part:
     @property
     def node(self) -> Node:
         """Where it is open."""
-        return self.key.plan, self.key.window, self.key.group
+        return self.key.plan, self.key.group, self.key.window
 
     def all_pieces(self) -> tuple[Piece, ...]:
         """The leaf parts it sums."""

@@ -4,19 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from gridhe.wire.total import DIGEST_BYTES, Piece, TotalHeader
+from gridhe.wire.total import DIGEST_BYTES, Piece, TotalHeader, TotalKey
 
-__all__ = ["PartStore", "TotalKey", "TotalRow"]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class TotalKey:
-    """Names one part."""
-
-    plan: str
-    window: int
-    group: str
-    part: int
+__all__ = ["PartStore", "TotalRow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +56,7 @@ class PartStore(Protocol):
     def delete(self, key: TotalKey) -> None:
         """Forget a part that another one has absorbed."""
 
-    def next_part(self, plan: str, window: int, group: str) -> int:
+    def next_part(self, plan: str, group: str, window: int) -> int:
         """The number of the next part of a (group, window)."""
 
     def closed_meters(self, plan: str, window: int) -> dict[str, int]:

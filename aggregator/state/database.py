@@ -19,7 +19,7 @@ __all__ = ["Database"]
 
 # 2: transactions are counted, small values carry a checksum. 3: counted in a table. 4: former places.
 # 5: closed totals are kept unsigned
-_SCHEMA_VERSION = 5
+_SCHEMA_VERSION = 6
 _CHECK_MAX_BYTES = 256 << 20  # a larger file is not read through at every start: about a second
 _SCHEMA = """
 CREATE TABLE plans (plan TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -33,11 +33,11 @@ CREATE TABLE former (
     until_s INTEGER NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (grp, number)
 ) WITHOUT ROWID;
 CREATE TABLE reported (
-    plan TEXT, window INTEGER, grp TEXT, members BLOB NOT NULL, checksum BLOB NOT NULL,
+    plan TEXT, grp TEXT, window INTEGER, members BLOB NOT NULL, checksum BLOB NOT NULL,
     PRIMARY KEY (plan, window, grp)
 ) WITHOUT ROWID;
 CREATE TABLE totals (
-    plan TEXT, window INTEGER, grp TEXT, part INTEGER, closed INTEGER NOT NULL, meters INTEGER NOT NULL,
+    plan TEXT, grp TEXT, window INTEGER, part INTEGER, closed INTEGER NOT NULL, meters INTEGER NOT NULL,
     first_at REAL NOT NULL, digest BLOB NOT NULL, pieces BLOB NOT NULL, ciphertext BLOB,
     checksum BLOB NOT NULL
 );

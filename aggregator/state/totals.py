@@ -7,9 +7,9 @@ from typing import Any
 
 import msgpack
 
-from gridhe.aggregator.fold.rows import TotalKey, TotalRow
+from gridhe.aggregator.fold.rows import TotalRow
 from gridhe.aggregator.state.database import Database
-from gridhe.wire.total import Piece
+from gridhe.wire.total import Piece, TotalKey
 
 __all__ = ["Totals"]
 
@@ -31,17 +31,13 @@ def _checksum(row: TotalRow) -> bytes:
     """
     ciphertext = row.ciphertext
     size = None if ciphertext is None else len(ciphertext)
-    digest = hashlib.sha256(msgpack.packb((*_key_columns(row.key), *_columns(row), size)))
+    digest = hashlib.sha256(msgpack.packb((*row.key, *_columns(row), size)))
     digest.update(ciphertext or b"")
     return digest.digest()[:16]
 
 
-def _key_columns(key: TotalKey) -> tuple[str, int, str, int]:
-    return key.plan, key.window, key.group, key.part
-
-
-def _members_checksum(plan: str, window: int, group: str, members: bytes) -> bytes:
-    return hashlib.blake2b(msgpack.packb((plan, window, group, members)), digest_size=16).digest()
+def _members_checksum(plan: str, group: str, window: int, members: bytes) -> bytes:
+    return hashlib.blake2b(msgpack.packb((plan, group, window, members)), digest_size=16).digest()
 
 
 class Totals:
@@ -53,33 +49,33 @@ class Totals:
         # Per plan, the first window whose counted meters are known. It is stored and only ever rises.
         self.pruned_before: dict[str, int] = msgpack.unpackb(stored) if stored else {}
 
-    def reported(self, plan: str, window: int, group: str) -> bytearray:
+    def reported(self, plan: str, group: str, window: int) -> bytearray:
         """The set of a leaf's meters that are counted for a window: bit `number % 8` of byte `number // 8`.
 
         It must hold as many meters as the leaf's parts do, or something is missing.
         """
         rows = self._db.query(
-            "SELECT members, checksum FROM reported WHERE plan = ? AND window = ? AND grp = ?",
+            "SELECT members, checksum FROM reported WHERE plan = ? AND grp = ? AND window = ?",
             plan,
-            window,
             group,
+            window,
         )
-        members, checksum = rows[0] if rows else (b"", _members_checksum(plan, window, group, b""))
+        members, checksum = rows[0] if rows else (b"", _members_checksum(plan, group, window, b""))
         # (SQLite gives back a value of any type where the file says so.)
         if (
             not isinstance(members, bytes)
-            or checksum != _members_checksum(plan, window, group, members)
-            or int.from_bytes(members, "little").bit_count() != self._counted(plan, window, group)
+            or checksum != _members_checksum(plan, group, window, members)
+            or int.from_bytes(members, "little").bit_count() != self._counted(plan, group, window)
         ):
             raise self._db.damaged(f"the members of {group}, window {window} fail their checksum")
         return bytearray(members)
 
-    def save_reported(self, plan: str, window: int, group: str, members: bytearray) -> None:
+    def save_reported(self, plan: str, group: str, window: int, members: bytearray) -> None:
         """Keep that set; inside a transaction."""
         kept = bytes(members)
-        checksum = _members_checksum(plan, window, group, kept)
+        checksum = _members_checksum(plan, group, window, kept)
         self._db.write(
-            "INSERT OR REPLACE INTO reported VALUES (?, ?, ?, ?, ?)", plan, window, group, kept, checksum
+            "INSERT OR REPLACE INTO reported VALUES (?, ?, ?, ?, ?)", plan, group, window, kept, checksum
         )
 
     def save(self, row: TotalRow) -> None:
@@ -89,7 +85,7 @@ class Totals:
             "ON CONFLICT (plan, window, grp, part) DO UPDATE SET closed = excluded.closed, "
             "meters = excluded.meters, first_at = excluded.first_at, digest = excluded.digest, "
             "pieces = excluded.pieces, ciphertext = excluded.ciphertext, checksum = excluded.checksum",
-            *_key_columns(row.key),
+            *row.key,
             *_columns(row),
             row.ciphertext,
             _checksum(row),
@@ -99,8 +95,8 @@ class Totals:
         """A part. Raises StateError when it is not there or fails its checksum."""
         rows = self._db.query(
             "SELECT closed, meters, first_at, digest, pieces, ciphertext, checksum FROM totals "
-            "WHERE plan = ? AND window = ? AND grp = ? AND part = ?",
-            *_key_columns(key),
+            "WHERE plan = ? AND grp = ? AND window = ? AND part = ?",
+            *key,
         )
         if not rows:
             raise self._db.damaged(f"{key} is missing")
@@ -128,20 +124,20 @@ class Totals:
 
     def open_totals(self) -> Iterator[TotalRow]:
         """The parts that are still open."""
-        keys = self._db.query("SELECT plan, window, grp, part FROM totals WHERE closed = 0")
-        for plan, window, group, part in keys:
-            yield self.total(TotalKey(plan, window, group, part))
+        keys = self._db.query("SELECT plan, grp, window, part FROM totals WHERE closed = 0")
+        for key in keys:
+            yield self.total(TotalKey(*key))
 
-    def _counted(self, plan: str, window: int, group: str) -> int:
+    def _counted(self, plan: str, group: str, window: int) -> int:
         """Meters in all parts of a (group, window), open and closed."""
-        sql = "SELECT COALESCE(SUM(meters), 0) FROM totals WHERE plan = ? AND window = ? AND grp = ?"
-        meters: int = self._db.query(sql, plan, window, group)[0][0]
+        sql = "SELECT COALESCE(SUM(meters), 0) FROM totals WHERE plan = ? AND grp = ? AND window = ?"
+        meters: int = self._db.query(sql, plan, group, window)[0][0]
         return meters
 
-    def next_part(self, plan: str, window: int, group: str) -> int:
+    def next_part(self, plan: str, group: str, window: int) -> int:
         """The number of the next part of a (group, window)."""
-        sql = "SELECT COALESCE(MAX(part) + 1, 0) FROM totals WHERE plan = ? AND window = ? AND grp = ?"
-        number: int = self._db.query(sql, plan, window, group)[0][0]
+        sql = "SELECT COALESCE(MAX(part) + 1, 0) FROM totals WHERE plan = ? AND grp = ? AND window = ?"
+        number: int = self._db.query(sql, plan, group, window)[0][0]
         return number
 
     def closed_meters(self, plan: str, window: int) -> dict[str, int]:
@@ -151,16 +147,14 @@ class Totals:
 
     def delete(self, key: TotalKey) -> None:
         """Forget a part that another one has absorbed; inside a transaction."""
-        self._db.write(
-            "DELETE FROM totals WHERE plan = ? AND window = ? AND grp = ? AND part = ?", *_key_columns(key)
-        )
+        self._db.write("DELETE FROM totals WHERE plan = ? AND grp = ? AND window = ? AND part = ?", *key)
 
     def undelivered(self, limit: int, *, after: TotalKey | None = None) -> list[TotalKey]:
         """At most `limit` closed totals that wait for a receipt: those behind `after`, then from the start.
 
         The order is that of windows, oldest first.
         """
-        sql = f"SELECT plan, window, grp, part FROM totals WHERE {_WAITING}"  # noqa: S608 - a constant
+        sql = f"SELECT plan, grp, window, part FROM totals WHERE {_WAITING}"  # noqa: S608 - a constant
         order = "ORDER BY window, grp, part, plan LIMIT ?"
         if after is None:
             rows = self._db.query(f"{sql} {order}", limit)
@@ -180,10 +174,10 @@ class Totals:
     def is_waiting(self, key: TotalKey) -> bool:
         """Whether this is a closed total that no receipt has come for."""
         sql = (
-            "SELECT 1 FROM totals WHERE plan = ? AND window = ? AND grp = ? AND part = ? "  # noqa: S608
+            "SELECT 1 FROM totals WHERE plan = ? AND grp = ? AND window = ? AND part = ? "  # noqa: S608
             f"AND {_WAITING}"
         )
-        return bool(self._db.query(sql, *_key_columns(key)))
+        return bool(self._db.query(sql, *key))
 
     def forget(self, keys: Iterable[TotalKey]) -> int:
         """Forget the content of these totals; how many had one. A transaction of its own."""

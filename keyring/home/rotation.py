@@ -13,9 +13,9 @@ from gridhe.errors import ConfigError
 from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.ledger import LedgerRecord, verify_ledger
-from gridhe.keyring.release.policy import TotalKey
 from gridhe.plan.plan import Plan
 from gridhe.plan.succession import Succession, last_arrival_s
+from gridhe.wire.total import TotalKey
 
 __all__ = ["Counted", "check_retirement", "read_counted"]
 
@@ -51,12 +51,12 @@ def read_counted(paths: HomePaths, plans: Mapping[str, Plan]) -> Counted:
         if record["kind"] == "decided":
             see(record["plan"], record["window"])
         elif record["kind"] == "answered":
-            answered.add((record["plan"], record["window"], record["group"], record["part"]))
+            answered.add(TotalKey(record["plan"], record["group"], record["window"], record["part"]))
 
     if paths.ledger.exists():
         verify_ledger(paths.ledger, on_record=on_record)
     ends = [(window + 1) * plans[plan_id].window_s for plan_id, window in newest.items() if plan_id in plans]
-    unanswered = Counter(total[0] for total in waiting if total not in answered)
+    unanswered = Counter(total.plan for total in waiting if total not in answered)
     return Counted(until_s=max(ends, default=0), waiting=unanswered)
 
 

@@ -18,7 +18,7 @@ from gridhe.base.sqlite import SqliteDatabase
 from gridhe.errors import StateError
 from gridhe.keyring.release.family import WITHHELD
 from gridhe.keyring.release.ledger import START, Head
-from gridhe.keyring.release.policy import TotalKey
+from gridhe.wire.total import TotalKey
 
 __all__ = ["Answer", "Answers"]
 
@@ -111,7 +111,9 @@ class Answers:
                 if not self._db.query("SELECT 1 FROM sqlite_master WHERE name = 'given'"):
                     self._db.write(_GIVEN)
                     # A home from before this table: what was released then was given out at once.
-                    self._db.write("INSERT INTO given SELECT plan, win, grp, part FROM answers")
+                    self._db.write(
+                        "INSERT INTO given (plan, grp, win, part) SELECT plan, grp, win, part FROM answers"
+                    )
         except BaseException:
             self._db.close()
             raise
@@ -133,34 +135,36 @@ class Answers:
     def store(self, total: TotalKey, body: bytes, head: Head, versions: Mapping[str, int] = {}) -> None:
         """Keep an answer, the ledger's head and other files' versions; on the disk when this returns."""
         with self._db.transaction():
-            self._db.write("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", *total, body)
+            self._db.write(
+                "INSERT INTO answers (plan, grp, win, part, body) VALUES (?, ?, ?, ?, ?)", *total, body
+            )
             self._db.write("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", head.count, head.hash)
             self._db.write_many("INSERT OR REPLACE INTO versions VALUES (?, ?)", versions.items())
 
     def get(self, total: TotalKey) -> bytes | None:
         """The encoded answer of a total."""
-        query = "SELECT body FROM answers WHERE plan = ? AND win = ? AND grp = ? AND part = ?"
+        query = "SELECT body FROM answers WHERE plan = ? AND grp = ? AND win = ? AND part = ?"
         rows = self._db.query(query, *total)
         return bytes(rows[0][0]) if rows else None
 
     def totals(self) -> Iterator[TotalKey]:
         """Every total that has an answer."""
-        yield from self._db.stream("SELECT plan, win, grp, part FROM answers")
+        yield from (TotalKey(*row) for row in self._db.stream("SELECT plan, grp, win, part FROM answers"))
 
     def given(self, total: TotalKey) -> bool:
         """Whether the `--out` file was given this total's line."""
-        query = "SELECT 1 FROM given WHERE plan = ? AND win = ? AND grp = ? AND part = ?"
+        query = "SELECT 1 FROM given WHERE plan = ? AND grp = ? AND win = ? AND part = ?"
         return bool(self._db.query(query, *total))
 
     def not_given(self) -> list[TotalKey]:
         """The answered totals whose line the `--out` file was not given, by window, group and part."""
         rows = self._db.query(
-            "SELECT plan, win, grp, part FROM answers EXCEPT SELECT plan, win, grp, part FROM given"
+            "SELECT plan, grp, win, part FROM answers EXCEPT SELECT plan, grp, win, part FROM given"
             " ORDER BY win, grp, part, plan"
         )
-        return [(plan, window, group, part) for plan, window, group, part in rows]
+        return [TotalKey(*row) for row in rows]
 
     def mark_given(self, total: TotalKey) -> None:
         """Note that the `--out` file has this total's line; on the disk when this returns."""
         with self._db.transaction():
-            self._db.write("INSERT OR IGNORE INTO given VALUES (?, ?, ?, ?)", *total)
+            self._db.write("INSERT OR IGNORE INTO given (plan, grp, win, part) VALUES (?, ?, ?, ?)", *total)

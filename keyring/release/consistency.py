@@ -32,7 +32,6 @@ from gridhe.errors import StateError
 from gridhe.keyring.release.answers import Answers
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.ledger import START
-from gridhe.keyring.release.policy import TotalKey
 from gridhe.keyring.release.releaser import Releaser
 
 __all__ = ["INBOX", "ROSTER", "check_released", "check_roster", "open_inbox"]
@@ -76,12 +75,12 @@ def check_released(inbox: Inbox, releaser: Releaser) -> None:
     for total in inbox.released():
         if releaser.policy.decided(total) is None:
             raise StateError(
-                f"{inbox.path.name} has {_name(total)} as released, and {releaser.ledger.path} never decided "
+                f"{inbox.path.name} has {total} as released, and {releaser.ledger.path} never decided "
                 "it: the ledger is older than the inbox; restore newer copies of ledger and answers"
             )
         if not releaser.answered(total):
             raise StateError(
-                f"{inbox.path.name} has {_name(total)} as released, and {releaser.answers.path} has no "
+                f"{inbox.path.name} has {total} as released, and {releaser.answers.path} has no "
                 "answer: it is older than the inbox; restore a newer copy of it"
             )
 
@@ -94,8 +93,3 @@ def check_roster(path: Path, version: int, answers: Answers) -> None:
             f"{path} is older than {answers.path.name}: its roster is version {version}, and was {before} "
             "when an answer was stored, so it may trust whom you have revoked; restore a newer copy"
         )
-
-
-def _name(total: TotalKey) -> str:
-    _, window, group, part = total
-    return f"{group} window {window} part {part}"

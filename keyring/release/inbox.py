@@ -14,8 +14,7 @@ from pathlib import Path
 
 from gridhe.base.sqlite import SqliteDatabase
 from gridhe.keyring.release.ledger import START, Head
-from gridhe.keyring.release.policy import TotalKey
-from gridhe.wire.total import Total, TotalHeader, open_total
+from gridhe.wire.total import Total, TotalHeader, TotalKey, open_total
 
 __all__ = ["Inbox", "StoredTotal"]
 
@@ -48,7 +47,7 @@ class StoredTotal:
     @property
     def total(self) -> TotalKey:
         """Which total this is."""
-        return self.plan, self.window, self.group, self.part
+        return TotalKey(self.plan, self.group, self.window, self.part)
 
 
 class Inbox:
@@ -127,8 +126,8 @@ class Inbox:
 
     def released(self) -> list[TotalKey]:
         """Every total that is noted as released."""
-        rows = self._db.query("SELECT plan, win, grp, part FROM totals WHERE state = 'released'")
-        return [(plan, window, group, part) for plan, window, group, part in rows]
+        rows = self._db.query("SELECT plan, grp, win, part FROM totals WHERE state = 'released'")
+        return [TotalKey(*row) for row in rows]
 
     def mark(self, digest: bytes, state: str, head: Head, *, rule: str = "", message: str = "") -> None:
         """Note a total's fate and the ledger's head; a released one's bytes go."""

@@ -36,8 +36,9 @@ from gridhe.keyring.release.family import WITHHELD, Family, Member, PieceKey
 from gridhe.plan.names import ROOT_GROUP
 from gridhe.plan.plan import Plan
 from gridhe.plan.succession import Succession
+from gridhe.wire.total import TotalKey
 
-__all__ = ["RULES", "Claim", "ReleasePolicy", "TotalKey"]
+__all__ = ["RULES", "Claim", "ReleasePolicy"]
 
 RULES = (
     "signature",
@@ -54,8 +55,6 @@ RULES = (
     "budget",
     "inconsistent",
 )
-
-TotalKey = tuple[str, int, str, int]  # plan id, window, group, part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +75,7 @@ class Claim:
     @property
     def total(self) -> TotalKey:
         """Which total this is."""
-        return self.plan, self.window, self.group, self.part
+        return TotalKey(self.plan, self.group, self.window, self.part)
 
     @property
     def piece_meters(self) -> dict[PieceKey, int]:

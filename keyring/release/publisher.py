@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 
 from gridhe.broker.client.session import Message, Session
 from gridhe.errors import BrokerError
-from gridhe.keyring.release.policy import TotalKey
 from gridhe.wire import topics
+from gridhe.wire.total import TotalKey
 
 __all__ = ["ReleasePublisher"]
 
@@ -41,13 +41,13 @@ class ReleasePublisher:
         self._session, self._start_of, self._payload_of = session, start_of, payload_of
         self._released: dict[str, list[TotalKey]] = {}
         for total in sorted(released, key=self._order):
-            self._released.setdefault(total[2], []).append(total)
+            self._released.setdefault(total.group, []).append(total)
         self._unpublished = set(self._released)
         self._sent: dict[str, TotalKey] = {}
         self._refused: set[str] = set()
 
     def _order(self, total: TotalKey) -> tuple[int, int]:
-        return self._start_of(total), total[3]
+        return self._start_of(total), total.part
 
     @property
     def unpublished(self) -> list[str]:
@@ -61,12 +61,12 @@ class ReleasePublisher:
 
     def note(self, total: TotalKey) -> None:
         """This total was released."""
-        known = self._released.setdefault(total[2], [])
+        known = self._released.setdefault(total.group, [])
         if known and self._order(total) < self._order(known[-1]):
             return
-        self._released[total[2]] = [total]
-        self._unpublished.add(total[2])
-        self._refused.discard(total[2])
+        self._released[total.group] = [total]
+        self._unpublished.add(total.group)
+        self._refused.discard(total.group)
         self.publish()
 
     def on_connect(self, session_present: bool) -> None:
@@ -116,7 +116,7 @@ class ReleasePublisher:
             self._sent[group] = total
 
     def _on_puback(self, total: TotalKey, accepted: bool) -> None:
-        group = total[2]
+        group = total.group
         if self._sent.get(group) != total:
             return  # a newer one is on its way
         del self._sent[group]

@@ -9,10 +9,10 @@ from gridhe.base.timings import timed
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import ReleaseRefused
 from gridhe.keyring.release.inbox import Inbox, StoredTotal
-from gridhe.keyring.release.policy import TotalKey
 from gridhe.keyring.release.releaser import Releaser, claim_of
 from gridhe.keyring.release.report import record_of
 from gridhe.plan.plan import Plan
+from gridhe.wire.total import TotalKey
 
 __all__ = ["ReleaseOutcome", "ReleaseQueue"]
 

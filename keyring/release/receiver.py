@@ -25,9 +25,9 @@ from gridhe.errors import BrokerError, EnvelopeError
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle
-from gridhe.wire.receipt import RefusedTotal, TotalPlace, TotalReceipt
+from gridhe.wire.receipt import RefusedTotal, TotalReceipt
 from gridhe.wire.status import Status
-from gridhe.wire.total import TOTAL_HEADER_BYTES_MAX, Total, open_total
+from gridhe.wire.total import TOTAL_HEADER_BYTES_MAX, Total, TotalKey, open_total
 
 __all__ = ["Receiver"]
 
@@ -66,7 +66,7 @@ class Receiver:
         self._incarnation = secrets.token_hex(8)
         self._buffer: list[tuple[Total, bytes]] = []
         self._buffered_bytes = 0
-        self._dropped: dict[tuple[str, TotalPlace], str] = {}  # (aggregator, total): reason, to be told
+        self._dropped: dict[tuple[str, TotalKey], str] = {}  # (aggregator, total): reason, to be told
         self.counts: Counter[str] = Counter()
         self.stored = 0
         self.last_arrival_s = loop.clock()
@@ -130,7 +130,7 @@ class Receiver:
             self.counts[error.reason] += 1
             _log.warning("total dropped", extra={"reason": error.reason, "detail": str(error)[:200]})
             if total is not None and len(self._dropped) < _RECEIPT_TOTALS:
-                self._dropped[total.header.aggregator, _place_of(total)] = error.reason
+                self._dropped[total.header.aggregator, _key_of(total)] = error.reason
             return
         self._buffer.append((total, payload))
         self._buffered_bytes += len(payload)
@@ -170,11 +170,11 @@ class Receiver:
         return new
 
     def _send_receipts(
-        self, batch: Sequence[tuple[Total, bytes]], dropped: Mapping[tuple[str, TotalPlace], str]
+        self, batch: Sequence[tuple[Total, bytes]], dropped: Mapping[tuple[str, TotalKey], str]
     ) -> None:
-        stored: dict[str, list[TotalPlace]] = {}
+        stored: dict[str, list[TotalKey]] = {}
         for total, _ in batch:
-            stored.setdefault(total.header.aggregator, []).append(_place_of(total))
+            stored.setdefault(total.header.aggregator, []).append(_key_of(total))
         receipts = [
             TotalReceipt(aggregator=aggregator, stored=tuple(places[start : start + _RECEIPT_TOTALS]))
             for aggregator, places in stored.items()
@@ -213,6 +213,6 @@ class Receiver:
         self._loop.remove(self.session)
 
 
-def _place_of(total: Total) -> TotalPlace:
+def _key_of(total: Total) -> TotalKey:
     header = total.header
-    return header.plan, header.group, header.window, header.part
+    return TotalKey(header.plan, header.group, header.window, header.part)

@@ -22,9 +22,9 @@ from typing import Any
 from gridhe.base.failpoints import failpoint
 from gridhe.errors import StateError
 from gridhe.keyring.release.out_file import OutFile
-from gridhe.keyring.release.policy import TotalKey
 from gridhe.keyring.release.queue import ReleaseOutcome
 from gridhe.keyring.release.releaser import Releaser
+from gridhe.wire.total import TotalKey
 
 __all__ = ["ReleasedLines"]
 
@@ -56,7 +56,7 @@ class ReleasedLines:
             missing: list[TotalKey] = []
             if not complete:
                 unmarked = self._answers.not_given()
-                missing = [each for each in unmarked if releaser.knows_plan(each[0]) and wanted(each)]
+                missing = [each for each in unmarked if releaser.knows_plan(each.plan) and wanted(each)]
             if complete or missing:
                 self._held = self._lines_of(self._file.lines(), releaser)
             else:
@@ -74,9 +74,9 @@ class ReleasedLines:
             if line is None:
                 continue
             total, refused = line
-            if not refused and releaser.knows_plan(total[0]) and not releaser.answered(total):
+            if not refused and releaser.knows_plan(total.plan) and not releaser.answered(total):
                 raise StateError(
-                    f"{self._file.path} holds {total[2]} window {total[1]} part {total[3]}, and "
+                    f"{self._file.path} holds {total}, and "
                     f"{self._answers.path} does not know it: the home is older than the file; restore a "
                     "newer copy of the whole home"
                 )
@@ -121,7 +121,9 @@ class ReleasedLines:
 
 def _line_of(record: Mapping[str, Any]) -> _Line | None:
     try:
-        total = str(record["plan"]), int(record["window"]), str(record["group"]), int(record["part"])
+        total = TotalKey(
+            str(record["plan"]), str(record["group"]), int(record["window"]), int(record["part"])
+        )
         return total, str(record["message"]) if "refused" in record else ""
     except (KeyError, TypeError, ValueError):
         return None

@@ -36,10 +36,10 @@ from gridhe.keyring.home.vault import Secrets
 from gridhe.keyring.release.answers import Answer, Answers, digest_of
 from gridhe.keyring.release.decrypt import Decryptor, noise_label
 from gridhe.keyring.release.ledger import START, Head, Ledger, LedgerRecord
-from gridhe.keyring.release.policy import Claim, ReleasePolicy, TotalKey
+from gridhe.keyring.release.policy import Claim, ReleasePolicy
 from gridhe.plan.names import ancestors
 from gridhe.plan.plan import Plan
-from gridhe.wire.total import Total
+from gridhe.wire.total import Total, TotalKey
 
 __all__ = ["Releaser", "claim_of", "claim_of_record"]
 
@@ -82,12 +82,11 @@ def claim_of_record(record: LedgerRecord) -> Claim:
 
 def total_of_record(record: LedgerRecord) -> TotalKey:
     """Which total a record is about."""
-    return record["plan"], record["window"], record["group"], record["part"]
+    return TotalKey(record["plan"], record["group"], record["window"], record["part"])
 
 
 def _fields(total: TotalKey) -> dict[str, str | int]:
-    plan, window, group, part = total
-    return {"plan": plan, "window": window, "group": group, "part": part}
+    return {"plan": total.plan, "window": total.window, "group": total.group, "part": total.part}
 
 
 class Releaser:
@@ -158,7 +157,7 @@ class Releaser:
         elif record["kind"] == "answered":
             total = total_of_record(record)
             self._digests[total] = record["answer"]
-            self._unloaded.setdefault(total[:2], []).append(total)
+            self._unloaded.setdefault((total.plan, total.window), []).append(total)
         elif record["kind"] == "refused":
             self._refusals[total_of_record(record)] = record["refusal"]
 
@@ -177,7 +176,7 @@ class Releaser:
             )
         for total in totals - self._digests.keys():
             self._close_answer(total, digest_of(self._body(total) or b""))
-            self._unloaded.setdefault(total[:2], []).append(total)
+            self._unloaded.setdefault((total.plan, total.window), []).append(total)
 
     def _close_answer(self, total: TotalKey, digest: str) -> None:
         self.ledger.append("answered", **_fields(total), answer=digest)
@@ -208,7 +207,7 @@ class Releaser:
             return self._release(total)
         except ReleaseRefused as refused:
             header = total.header
-            key = (header.plan, header.window, header.group, header.part)
+            key = TotalKey(header.plan, header.group, header.window, header.part)
             if self._refusals.get(key) != str(refused):
                 self.ledger.append("refused", **_fields(key), rule=refused.rule, refusal=str(refused))
                 self._refusals[key] = str(refused)
@@ -275,12 +274,13 @@ class Releaser:
     def answered_totals(self) -> list[TotalKey]:
         """Every answered total, by window, widest group first, name and part."""
         return sorted(
-            self._digests, key=lambda total: (total[1], len(ancestors(total[2])), total[2], total[3])
+            self._digests,
+            key=lambda total: (total.window, len(ancestors(total.group)), total.group, total.part),
         )
 
     def again(self, total: TotalKey) -> tuple[Plan, Claim, Answer]:
         """The stored answer of a released total. Raises StateError when there is none."""
-        claim, body, plan = self.policy.decided(total), self._body(total), self._plans.get(total[0])
+        claim, body, plan = self.policy.decided(total), self._body(total), self._plans.get(total.plan)
         if claim is None or body is None or plan is None:
             raise StateError(
                 f"there is no stored answer for {total}; restore answers.db and plans/ from a backup"

@@ -19,7 +19,6 @@ from gridhe.keyring.home.authority import AuthorityHome
 from gridhe.keyring.release.consistency import INBOX, ROSTER, check_released, check_roster, open_inbox
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.ledger import START
-from gridhe.keyring.release.policy import TotalKey
 from gridhe.keyring.release.publisher import ReleasePublisher
 from gridhe.keyring.release.queue import ReleaseOutcome, ReleaseQueue
 from gridhe.keyring.release.receiver import Receiver
@@ -29,6 +28,7 @@ from gridhe.keyring.release.report import parse_window
 from gridhe.plan.plan import Plan
 from gridhe.wire import topics
 from gridhe.wire.ingest import derive_key
+from gridhe.wire.total import TotalKey
 
 __all__ = ["ReleaseService", "publish_bundles", "utc_now"]
 
@@ -141,13 +141,12 @@ class ReleaseService:
         return {each.name: each.verify_key for each in self._authority.enrolment.aggregators()}
 
     def _wanted(self, total: TotalKey) -> bool:
-        plan_id, window, group, _ = total
-        if self._groups and group not in self._groups:
+        if self._groups and total.group not in self._groups:
             return False
-        plan = self._plans.get(plan_id)
+        plan = self._plans.get(total.plan)
         if not self._windows:
             return True
-        return plan is not None and window in {parse_window(w, plan.window_s) for w in self._windows}
+        return plan is not None and total.window in {parse_window(w, plan.window_s) for w in self._windows}
 
     def _record_of(self, total: TotalKey) -> dict[str, Any] | None:
         again = self._queue.again(total)
@@ -243,8 +242,8 @@ class ReleaseService:
             totals = self._releaser.answered_totals()
             self._publisher = ReleasePublisher(
                 receiver.session,
-                [total for total in totals if total[0] in self._plans],
-                start_of=lambda total: self._plans[total[0]].window_start_s(total[1]),
+                [total for total in totals if total.plan in self._plans],
+                start_of=lambda total: self._plans[total.plan].window_start_s(total.window),
                 payload_of=self._payload_of,
             )
             loop.every(_PUBLISH_S, self._publisher.publish)

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from gridhe.aggregator.engine import Engine, Outgoing
 from gridhe.aggregator.fold.closing import due_at
 from gridhe.aggregator.fold.parts import Part
-from gridhe.aggregator.fold.rows import TotalKey
 from gridhe.aggregator.state.database import Database
 from gridhe.config.settings import AggregatorSettings
 from gridhe.plan.parameters import CkksParameters
@@ -36,7 +35,7 @@ from gridhe.wire.planes import Planes
 from gridhe.wire.receipt import Receipt, TotalReceipt
 from gridhe.wire.roster import Roster, RosterEntry
 from gridhe.wire.signing import SigningKey, authority_id
-from gridhe.wire.total import Piece, Total, open_total
+from gridhe.wire.total import Piece, Total, TotalKey, open_total
 
 WINDOW, LATER = 480_000, 480_100
 PUBLIC_KEY = b"what the aggregator never looks into"
@@ -365,7 +364,7 @@ END_S = 3_600.0 * (WINDOW + 1)
 def part(meters: int, first_at: float = END_S + 5, *, leaf: bool = False) -> Part:
     """An open part."""
     pieces = [] if leaf else [Piece("a/x", 0, meters)]
-    return Part(key=TotalKey("p", WINDOW, "a", 0), first_at=first_at, meters=meters, pieces=pieces)
+    return Part(key=TotalKey("p", "a", WINDOW, 0), first_at=first_at, meters=meters, pieces=pieces)
 
 
 @pytest.mark.parametrize(

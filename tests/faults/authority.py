@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from faults.oracle import Oracle, Place
+from faults.oracle import Oracle
 from faults.world import World
 from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
@@ -17,6 +17,7 @@ from gridhe.wire import topics
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.receipt import TotalReceipt
 from gridhe.wire.status import Status
+from gridhe.wire.total import TotalKey
 
 __all__ = ["Authority"]
 
@@ -43,7 +44,7 @@ class Authority:
         self.online_at: list[tuple[str, float]] = []  # the aggregator's incarnations, monotonic seconds
         self.last_total_at = time.monotonic()
         self.junk = 0
-        self._stored: list[Place] = []
+        self._stored: list[TotalKey] = []
         self.session = Session(
             settings=settings,
             client_id="authority",

@@ -12,12 +12,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from faults.world import World
-from gridhe.wire.total import Total, open_total
+from gridhe.wire.total import Total, TotalKey, open_total
 
 __all__ = ["Oracle"]
 
 _DIGEST = 1 << 256
-Place = tuple[str, str, int, int]  # plan, group, window, part
 
 
 class Oracle:
@@ -25,18 +24,18 @@ class Oracle:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.totals: dict[Place, frozenset[str]] = {}
-        self.content: dict[Place, bytes] = {}  # SHA-256 of each total's bytes
+        self.totals: dict[TotalKey, frozenset[str]] = {}
+        self.content: dict[TotalKey, bytes] = {}  # SHA-256 of each total's bytes
         self.faults: list[str] = []  # whatever no run may show
         self.repeats = 0
         self.counted: dict[tuple[str, int], Counter[str]] = {}  # (group, window): meter -> times
 
-    def take(self, payload: bytes) -> Place:
+    def take(self, payload: bytes) -> TotalKey:
         """Judge a total's bytes. Raises EnvelopeError for what the aggregator did not sign."""
         total = open_total(payload, len(payload))
         total.check_signature(self.world.aggregator_key.verify_key)
         head = total.header
-        place = (head.plan, head.group, head.window, head.part)
+        place = TotalKey(head.plan, head.group, head.window, head.part)
         digest = hashlib.sha256(payload).digest()
         known = self.content.setdefault(place, digest)
         if known != digest:

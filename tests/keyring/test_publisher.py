@@ -182,8 +182,9 @@ def test_repro_a_broker_that_lost_its_state_gets_the_newest_windows_again(
 def test_repro_a_publisher_sends_until_the_broker_has_acknowledged(
     small_authority: Any, broker_of: Callable[..., EmbeddedBroker]
 ) -> None:
-    first: TotalKey = ("p", 100, "north/f1", 0)
-    later, older, part = ("p", 101, "north/f1", 0), ("p", 99, "north/f1", 0), ("p", 101, "north/f1", 1)
+    first, later, older, part = (
+        TotalKey("p", "north/f1", window, part) for window, part in ((100, 0), (101, 0), (99, 0), (101, 1))
+    )
     heard: dict[str, Any] = {}
 
     def window_and_part() -> list[int] | None:

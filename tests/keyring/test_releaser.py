@@ -16,7 +16,7 @@ from gridhe.keyring.release.releaser import Releaser
 from gridhe.plan.slots import MISSING
 from gridhe.wire.credential import load_aggregator
 from gridhe.wire.signing import SigningKey
-from gridhe.wire.total import open_total
+from gridhe.wire.total import TotalKey, open_total
 
 Open = Callable[..., Releaser]
 
@@ -116,7 +116,7 @@ def test_the_same_request_gets_the_stored_answer_without_a_decryption(
     with open_releaser() as releaser:
         assert release(releaser, payload) == first
         assert releaser.policy.used(small_authority.plan.key_id) == 1
-        assert releaser.again((small_authority.plan.plan_id, 100, "north/f1", 0))[2] == first
+        assert releaser.again(TotalKey(small_authority.plan.plan_id, "north/f1", 100, 0))[2] == first
     assert kinds(small_authority.home) == ["decided", "answered"]
 
 

@@ -20,6 +20,7 @@ from gridhe.keyring.release import ledger as ledger_module
 from gridhe.keyring.release.answers import Answers, digest_of
 from gridhe.keyring.release.ledger import Ledger
 from gridhe.meter_agent.outbox import Outbox, SealedBatch, Settled
+from gridhe.wire.total import TotalKey
 
 __all__ = ["aggregator_disk", "outbox_disk"]
 
@@ -249,7 +250,7 @@ def _ledger_run(
                 ledger.append("decided", plan="p", window=window, group="g", part=0)
                 decided += 1
                 body = b"answer %d" % window
-                answers.store(("p", window, "g", 0), body, ledger.head)
+                answers.store(TotalKey("p", "g", window, 0), body, ledger.head)
                 ledger.append("answered", plan="p", window=window, group="g", part=0, answer=digest_of(body))
                 given[window] = body
         survived = disk.failed == 0
@@ -274,7 +275,7 @@ def _ledger_run(
         faults.append(f"ledger, {mode} at {at}: no recovery: {error}")
         return survived
     for window, body in given.items():
-        if answers.get(("p", window, "g", 0)) != body:
+        if answers.get(TotalKey("p", "g", window, 0)) != body:
             faults.append(f"ledger, {mode} at {at}: the answer of window {window} is missing")
     if kinds["decided"] < decided or kinds["answered"] < len(given):
         faults.append(

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from gridhe.aggregator.fold.rows import TotalKey, TotalRow
+from gridhe.aggregator.fold.rows import TotalRow
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.enrolment import RosterTable
 from gridhe.aggregator.state.totals import Totals
@@ -42,7 +42,7 @@ from gridhe.wire.receipt import Receipt, TotalReceipt
 from gridhe.wire.roster import Roster, RosterEntry, RosterPlan
 from gridhe.wire.signing import SigningKey, authority_id, sign_record
 from gridhe.wire.status import Status
-from gridhe.wire.total import Piece, TotalHeader, open_total, seal_total
+from gridhe.wire.total import Piece, TotalHeader, TotalKey, open_total, seal_total
 
 MAX_BYTES = 1 << 20
 KEY = bytes(range(32))
@@ -123,7 +123,7 @@ def envelope() -> Decoder:
 
 def receipt() -> Decoder:
     batches = Receipt(plan="p" + "0" * 16, meter="m1", committed=(1, 2), refused=((3, "late"),)).encode(KEY)
-    total = ("p" + "0" * 16, "grid", 7, 0)
+    total = TotalKey("p" + "0" * 16, "grid", 7, 0)
     totals = TotalReceipt(aggregator="main", stored=(total,), refused=((*total, "size"),)).encode(KEY)
     status = Status(online=True, version="1", incarnation="abc", backlog=3).encode()
 
@@ -237,7 +237,7 @@ def credential(directory: Path) -> Decoder:
 def state(directory: Path) -> Decoder:
     """Rows as a damaged disk could give them back: those that pass their checksum, and those that don't."""
     database = Database(directory / "state", authority="a", aggregator="main")
-    totals, key = Totals(database), TotalKey("p" + "0" * 16, 7, "north", 0)
+    totals, key = Totals(database), TotalKey("p" + "0" * 16, "north", 7, 0)
     row = TotalRow(
         key=key,
         closed=False,
@@ -280,8 +280,8 @@ def state(directory: Path) -> Decoder:
     def read_members(data: bytes) -> None:
         insert("DELETE FROM totals")
         insert("DELETE FROM reported")
-        insert("INSERT INTO reported VALUES (?, ?, ?, ?, ?)", key.plan, 7, "north", *columns(data, 2))
-        totals.reported(key.plan, 7, "north")
+        insert("INSERT INTO reported VALUES (?, ?, ?, ?, ?)", key.plan, "north", 7, *columns(data, 2))
+        totals.reported(key.plan, "north", 7)
 
     def read_meter(data: bytes) -> None:
         insert("DELETE FROM meters")

@@ -18,7 +18,7 @@ from gridhe.wire.credential import DeviceCredential
 from gridhe.wire.envelope import Header, seal_envelope
 from gridhe.wire.receipt import Receipt, TotalReceipt
 from gridhe.wire.roster import RosterEntry
-from gridhe.wire.total import Total, open_total
+from gridhe.wire.total import Total, TotalKey, open_total
 
 WINDOW_S = 3_600
 FIRST_WINDOW = 480_000
@@ -180,7 +180,7 @@ class Grid(MadeUpAuthority):
         """The authority's receipt for totals (group, window, part)."""
         receipt = TotalReceipt(
             aggregator="main",
-            stored=tuple((self.plan.plan_id, group, window, part) for group, window, part in keys),
+            stored=tuple(TotalKey(self.plan.plan_id, group, window, part) for group, window, part in keys),
         )
         self.engine.take_total_receipt(receipt.encode(self.ingest_key_of("aggregator/main")))
 
