@@ -124,7 +124,8 @@ def check_home(home: Path) -> Iterator[Check]:
             yield Check(name="home", state="fail", text=f"{home} is no folder", hint=anew)
             return
         names = {path.name for path in home.iterdir()}
-        handed_out = sorted((home / "credentials").iterdir()) if "credentials" in names else []
+        held = sorted((home / "credentials").iterdir()) if "credentials" in names else []
+        handed_out = [path for path in held if path.suffix != ".crt"]  # a certificate is no secret
     except OSError as error:
         yield Check(name="home", state="fail", text=f"{home}: {error.strerror or error}", hint=anew)
         return

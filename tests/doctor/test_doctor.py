@@ -429,6 +429,20 @@ def test_a_home_in_order_passes_and_counts_the_credentials_in_it(
     assert found["credentials"][0]["text"].startswith("1 still in")
 
 
+def test_repro_a_certificate_is_no_secret_and_its_key_is(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    ca = CertificateAuthority(home, bytes(32), authority="a1", now=lambda: datetime.now(UTC))
+    (issued,) = ca.issue_clients(["m1"], home / "credentials")
+    assert issued.cert_file.stat().st_mode & 0o777 == 0o644
+    code, found = examine(capsys, "--home", home)
+    assert (code, "credential" in found) == (0, False)
+    issued.key_file.chmod(0o644)
+    code, found = examine(capsys, "--home", home)
+    assert code == 1
+    assert [check["text"].split()[0] for check in found["credential"]] == [str(issued.key_file)]
+
+
 @pytest.mark.parametrize(
     ("name", "path", "mode"),
     [("home", ".", 0o755), ("vault", "vault", 0o640), ("credential", "credentials/m1.json", 0o604)],
