@@ -107,3 +107,31 @@ def test_a_database_of_somebody_else_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="run this as that user"):
         SqliteDatabase(path, "CREATE TABLE IF NOT EXISTS t (x)")
     assert {each.name: each.stat().st_uid for each in tmp_path.iterdir()} == before
+
+
+def test_repro_a_working_directory_that_may_not_be_entered_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `sudo -u gridhe` finds /root: there may be a gridhe.yaml, and it must not go unread silently."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o700)
+    os.seteuid(SOMEBODY)
+    try:
+        with pytest.raises(ConfigError, match=r"cannot look for gridhe\.yaml.*Permission denied.*--config"):
+            load_settings(environ={})
+    finally:
+        os.seteuid(0)
+    tmp_path.chmod(0o755)
+
+
+def test_a_working_directory_that_is_gone_holds_no_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    try:
+        assert load_settings(environ={}) == Settings()
+    finally:
+        os.chdir(tmp_path)

@@ -4,8 +4,8 @@ The condition (a full standard output, no HOME, an encoding ...) is made by whoe
 starts under it as a user's does. Every command then runs in a fork of its own, which saves it the import of
 everything. What each ended with and said on standard error goes to files.
 
-JOBS.json: {"commands": [[program, argument, ...], ...], "results": folder, "uid": number or null,
-            "cwd": folder or null, "delete_cwd": true or false}
+JOBS.json: {"commands": [[program, argument, ...], ...], "results": folder, "cwd": folder,
+            "delete_cwd": true or false}
 """
 
 import importlib
@@ -56,17 +56,12 @@ def _become(command: list[str], job: dict[str, object], stderr: Path) -> None:
         handle = os.open(stderr, os.O_WRONLY | os.O_CREAT, 0o644)
         os.dup2(handle, 2)
         os.close(handle)
-    if job["cwd"] is not None:
-        os.chdir(str(job["cwd"]))
+    os.chdir(str(job["cwd"]))
     if job["delete_cwd"]:
         gone = stderr.with_suffix(".cwd")
         gone.mkdir()
         os.chdir(gone)
         gone.rmdir()
-    if job["uid"] is not None:
-        os.setgroups([])
-        os.setgid(int(str(job["uid"])))
-        os.setuid(int(str(job["uid"])))
     if command[0] in _DAEMONS:
         signal.signal(signal.SIGALRM, lambda _number, _frame: os.kill(os.getpid(), signal.SIGTERM))
         signal.alarm(_RUN_S)
