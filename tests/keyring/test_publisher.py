@@ -204,8 +204,8 @@ def test_repro_a_publisher_sends_until_the_broker_has_acknowledged(
         publisher = ReleasePublisher(
             session,
             [first, older],
-            start_of=lambda total: total[1] * 3_600,
-            payload_of=lambda total: json.dumps({"window": total[1], "part": total[3]}).encode(),
+            start_of=lambda total: total.window * 3_600,
+            payload_of=lambda total: json.dumps({"window": total.window, "part": total.part}).encode(),
         )
         publisher.note(older)  # not connected
         assert publisher.unpublished == ["north/f1"]
