@@ -1,11 +1,12 @@
-"""When a total is the integer sum, and how far a ring goes.
+"""Conditions under which a decrypted total is the exact integer sum, and the limits of a ring.
 
-With N the ring degree, K the most meters ever summed, v the largest slot of one meter, Q the
-product of the data primes and `bound` what a slot's error stays below (`gridhe.plan.noise`):
+K is the largest number of meters in a total, v the largest slot value of one meter, Q the product of the
+data primes. `bound` is the slot error that is exceeded with probability below 2^-64 (`gridhe.plan.noise`).
+A total is exact if
 
-    bound / scale + K * v * 2^-50 <= 1/2           noise, and what doubles lose in encoding and decoding
-    scale * K * v + noise < Q / 2                  no wrap: one that wraps gives garbage, no error
-    K * v <= 2^46                                  doubles carry it
+    bound / scale + K * v * 2^-50 <= 1/2           noise, and the rounding of doubles in encoding and decoding
+    scale * K * v + noise < Q / 2                  no wrap-around: a wrapped total is garbage without an error
+    K * v <= 2^46                                  the range in which doubles are precise enough
 """
 
 import math
@@ -23,20 +24,20 @@ _DOUBLES_LOSE_BITS = 50  # encoding and decoding lose up to max * 2^-50.7 (measu
 
 
 def rounding_room(meters: int, largest: int) -> float:
-    """How far noise may move a slot, in units of the reading; 0 or less when doubles lose it all."""
+    """The noise that a slot may have, in units of the reading; 0 or less if doubles leave no room."""
     return 0.5 - meters * largest * 2.0**-_DOUBLES_LOSE_BITS
 
 
 def scale_range(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSettings) -> tuple[int, int]:
-    """The least and the greatest log2(scale) that are exact; least > greatest when none is."""
+    """The smallest and the largest exact log2(scale); smallest > largest if no scale is exact."""
     room = rounding_room(meters, largest)
     if room <= 0:
         return 1, 0
     flood = flooding_sigma(parameters.ring_degree, meters, ckks.flooding_bits, ckks.decryptions)
     minimum = math.ceil(math.log2(slot_error_bound(parameters.ring_degree, meters, flood) / room))
     # The largest power of two with scale * K * v + noise < Q / 2, in integers: Q may have hundreds of bits.
-    # A coefficient is at most the largest slot; only the ciphertexts' own noise is in it (the flooding is
-    # added after decryption), normal: a coefficient sums N products with the secret.
+    # A coefficient is at most the largest slot. Its noise is that of the ciphertexts only, because flooding
+    # is added after decryption. The noise is normal: a coefficient sums N products with the secret.
     noise = math.ceil(FLOODING_TAIL * fresh_error_sigma(parameters.ring_degree) * math.sqrt(meters))
     spare = max(0, parameters.modulus - 1 - 2 * noise)
     greatest = (spare // (2 * meters * largest)).bit_length() - 1
@@ -59,7 +60,7 @@ def check_exact(
 
 
 def limit(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSettings) -> str | None:
-    """Why no scale is exact for so many meters, or None when one is."""
+    """The reason why no scale is exact for so many meters; None if some scale is exact."""
     if meters * largest > 2**_DOUBLE_BITS:
         return "doubles"
     minimum, greatest = scale_range(parameters, meters, largest, ckks)
@@ -67,7 +68,7 @@ def limit(parameters: CkksParameters, meters: int, largest: int, ckks: CkksSetti
 
 
 def _maximum(exact: Callable[[int], bool]) -> int:
-    """The largest number that is exact, 0 if none: every limit only tightens, so a bisection finds it."""
+    """The largest exact number, 0 if none. Bisection works because every limit tightens with the number."""
     low, high = 0, 2**_DOUBLE_BITS + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,12 +1,16 @@
-"""Names of meters, aggregators and groups: what may stand in a topic, an ACL and a file name."""
+"""Names of meters, aggregators and groups. A legal name is safe in a topic, an ACL and a file name."""
 
 import re
 
 from gridhe.errors import ConfigError
 
 __all__ = [
+    "AUTHORITY_USER",
+    "FLEET_USER",
     "NAME_PATTERN",
+    "OPERATOR_USER",
     "ROOT_GROUP",
+    "aggregator_user",
     "ancestors",
     "check_group",
     "check_meter",
@@ -15,13 +19,18 @@ __all__ = [
 ]
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-ROOT_GROUP = "grid"  # the roll-up of everything; no user's group may be called that
+ROOT_GROUP = "grid"  # the roll-up of all groups; reserved, so no configured group may have this name
 _LEVELS_MAX = 8
-_RESERVED_METERS = frozenset({"authority", "aggregator", "fleet", "operator"})
+# Broker users of the other roles, which no meter may be called.
+AUTHORITY_USER = "authority"
+FLEET_USER = "fleet"
+OPERATOR_USER = "operator"  # dashboards and people: may read releases, plans and the status of every role
+_AGGREGATOR_PREFIX = "aggregator-"
+_RESERVED_METERS = frozenset({"aggregator", AUTHORITY_USER, FLEET_USER, OPERATOR_USER})
 
 
 def check_name(name: str, what: str = "name") -> str:
-    """Return `name`: 1 to 64 of a-z, 0-9, `-` and `_`, led by a letter or digit. Raises ConfigError."""
+    """Return `name`: 1 to 64 of a-z, 0-9, `-` and `_`, first a letter or digit. Raises ConfigError."""
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
         raise ConfigError(
             f"{what} {str(name)[:80]!r} is not a legal name: use 1 to 64 of a-z, 0-9, '-' and '_', "
@@ -31,11 +40,16 @@ def check_name(name: str, what: str = "name") -> str:
 
 
 def check_meter(name: str) -> str:
-    """Return a legal meter name. Raises ConfigError, also for names that roles use."""
+    """Return a legal meter name. Raises ConfigError, also for the broker users of other roles."""
     check_name(name, "meter")
-    if name in _RESERVED_METERS or name.startswith("aggregator-"):
+    if name in _RESERVED_METERS or name.startswith(_AGGREGATOR_PREFIX):
         raise ConfigError(f"meter {name!r} is the name of a role; choose another")
     return name
+
+
+def aggregator_user(aggregator: str) -> str:
+    """The broker user (and client id) of an aggregator. Raises ConfigError for an illegal name."""
+    return _AGGREGATOR_PREFIX + check_name(aggregator, "aggregator")
 
 
 def check_group(group: str) -> str:
@@ -46,7 +60,7 @@ def check_group(group: str) -> str:
     for level in levels:
         check_name(level, "group level")
     if levels[0] == ROOT_GROUP:
-        raise ConfigError(f"group {group!r}: {ROOT_GROUP!r} is the name of the roll-up of everything")
+        raise ConfigError(f"group {group!r}: {ROOT_GROUP!r} is reserved for the roll-up of all groups")
     return group
 
 
@@ -60,9 +74,9 @@ def parent_group(group: str) -> str | None:
 
 def ancestors(group: str) -> tuple[str, ...]:
     """Every wider group, narrowest first: `north/f12` -> (`north`, `grid`)."""
-    found: list[str] = []
+    groups: list[str] = []
     wider = parent_group(group)
     while wider is not None:
-        found.append(wider)
+        groups.append(wider)
         wider = parent_group(wider)
-    return tuple(found)
+    return tuple(groups)

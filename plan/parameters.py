@@ -1,4 +1,4 @@
-"""CKKS parameters: a ring, its primes, and what a ciphertext of it weighs on the wire."""
+"""CKKS parameters: a ring, its primes, and the size of its ciphertexts on the wire."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ MODULUS_BITS_MAX = {2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881}
 
 
 def _is_prime(candidate: int) -> bool:
-    """Miller-Rabin with the 12 bases that are proof for every candidate below 2**64."""
+    """Miller-Rabin with 12 bases, which is exact for every candidate below 2**64."""
     bases = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
     for base in bases:
         if candidate % base == 0:
@@ -37,9 +37,9 @@ def _is_prime(candidate: int) -> bool:
 
 @functools.cache
 def _seal_primes(ring_degree: int, prime_bits: tuple[int, ...]) -> tuple[int, ...]:
-    """The primes SEAL's CoeffModulus::Create picks.
+    """The primes that SEAL's CoeffModulus::Create selects.
 
-    Per bit size it takes the largest primes that are 1 modulo 2N, and deals them out smallest first.
+    For each bit size SEAL takes the largest primes that are 1 modulo 2N, and assigns the smallest first.
     """
     step = 2 * ring_degree
     pools: dict[int, list[int]] = {}
@@ -65,7 +65,7 @@ def plane_bytes(bits: int) -> int:
 class CkksParameters:
     """A ring degree N and the bit sizes of its primes; the last prime is never in a ciphertext.
 
-    Raises PlanError when the ring is not one of SEAL's 128-bit secure ones.
+    Raises PlanError if SEAL has no such ring with 128 bits of security.
     """
 
     ring_degree: int
@@ -76,7 +76,7 @@ class CkksParameters:
         if limit is None:
             raise PlanError(f"ring degree {self.ring_degree} is not one of {sorted(MODULUS_BITS_MAX)}")
         if len(self.prime_bits) < 2:
-            raise PlanError("a ring needs at least two primes: data primes, then one to switch down from")
+            raise PlanError("a ring needs at least two primes: data primes, and last the special prime")
         if any(not 14 <= bits <= 60 for bits in self.prime_bits):
             raise PlanError(f"prime sizes {list(self.prime_bits)} must each be 14 to 60 bits")
         if sum(self.prime_bits) > limit:
@@ -84,7 +84,7 @@ class CkksParameters:
                 f"primes {list(self.prime_bits)} have {sum(self.prime_bits)} bits; 128-bit security at ring "
                 f"degree {self.ring_degree} allows {limit}"
             )
-        # (A last prime too small to switch the encryption noise away does not exist: it is 1 modulo 2N.)
+        # Every legal last prime is 1 modulo 2N, so it is large enough to divide the encryption noise away.
         _seal_primes(self.ring_degree, self.prime_bits)
 
     @property
@@ -111,13 +111,13 @@ class CkksParameters:
         return f"ring {self.ring_degree} {list(self.prime_bits)}"
 
 
-# What the planner chooses from, smallest on the wire first. Adding needs no relinearisation or Galois
-# keys, and a last prime of 14 bits or more leaves only rounding noise in a fresh ciphertext.
+# The rings that the planner chooses from, smallest on the wire first. Addition needs no relinearisation or
+# Galois keys, and a last prime of 14 bits or more leaves only rounding noise in a fresh ciphertext.
 RINGS = (
     CkksParameters(2048, (40, 14)),
     CkksParameters(4096, (32, 32, 20)),
     CkksParameters(4096, (48, 41, 20)),
-    # The same bytes and 4 bits more room; its fresh error was measured equal.
+    # Same bytes, 4 bits more room; its fresh error was measured to be equal.
     CkksParameters(4096, (48, 45, 16)),
     CkksParameters(8192, (48, 41, 20)),
     CkksParameters(8192, (48, 48, 48, 20)),
@@ -125,7 +125,7 @@ RINGS = (
     CkksParameters(32768, (48, 48, 48, 20)),
 )
 
-# Fixed rings for comparison; from `medium` on they leave room to multiply ciphertexts.
+# Fixed rings for comparison; `medium` and larger leave room for multiplications of ciphertexts.
 PRESETS = {
     "light": CkksParameters(4096, (48, 41, 20)),
     "medium": CkksParameters(8192, (60, 40, 40, 60)),

@@ -1,4 +1,4 @@
-"""The plan: what is collected and how. An immutable record whose id is the hash of its content."""
+"""The plan: an immutable record of the collected quantities and their encryption. Its id is its hash."""
 
 import hashlib
 import math
@@ -18,7 +18,7 @@ __all__ = ["Plan"]
 _VERSION = 1
 
 
-# What msgpack must hold: a float where an integer is meant (4096.0) would pass every comparison.
+# The exact types in the msgpack record: a float in place of an integer (4096.0) would pass every comparison.
 _PLAN_TYPES: dict[str, type[Any]] = {
     **dict.fromkeys(("authority", "key"), str),
     **dict.fromkeys(("first_window", "window_s", "interval_s", "largest_group", "largest_rollup"), int),
@@ -31,7 +31,7 @@ _QUANTITY_TYPES: dict[str, type[Any]] = {
     **dict.fromkeys(("largest", "square_shift"), int),
     **dict.fromkeys(("statistics", "bin_edges"), list),
 }
-# The largest legal values, those of the settings (`gridhe.config.settings`): a signed plan goes no further.
+# The largest legal values, equal to those of the settings (`gridhe.config.settings`).
 _LARGEST: dict[str, int] = {
     "window_s": 31 * 86_400,
     "interval_s": 86_400,
@@ -46,7 +46,7 @@ _LARGEST: dict[str, int] = {
     "decryptions": 2**40,
 }
 _QUANTITIES_MAX = 16
-_START_MAX_S = 253_402_300_800  # the year 10000: later is no date
+_START_MAX_S = 253_402_300_800  # the year 10000: Python has no later date
 _ITEM_TYPES: dict[str, type[Any]] = {"prime_bits": int, "statistics": str, "bin_edges": int}
 
 
@@ -54,18 +54,17 @@ def _check_types(record: dict[str, Any], types: dict[str, type[Any]]) -> None:
     if record.keys() != types.keys():
         raise PlanError(f"a plan record has the fields {sorted(types)}")
     for name, value in record.items():
-        # (of lists, the items' type too)
-        item = _ITEM_TYPES.get(name)
+        item = _ITEM_TYPES.get(name)  # the type of a list's items
         if type(value) is not types[name] or (item and any(type(one) is not item for one in value)):
             raise PlanError(f"{name} of this plan record is not of type {types[name].__name__}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What all roles agree on. Times are in seconds; windows count from the UTC epoch.
+    """The parameters that all roles share. Times are in seconds; windows count from the UTC epoch.
 
-    Raises PlanError when a field is out of range. Whether the plan is *exact* is the planner's
-    question (`gridhe.plan.planner`), asked before a plan is signed.
+    Raises PlanError when a field is out of range. Exactness is not checked here: the planner checks it
+    before a plan is signed (`gridhe.plan.planner.make_plan`).
     """
 
     authority: str
@@ -93,7 +92,7 @@ class Plan:
         if self.window_s < 1 or self.interval_s < 1 or self.window_s % self.interval_s:
             raise PlanError(f"window_s {self.window_s} must be a multiple of interval_s {self.interval_s}")
         if not self.quantities or len({q.name for q in self.quantities}) != len(self.quantities):
-            raise PlanError("a plan needs quantities, each with a name of its own")
+            raise PlanError("a plan needs quantities with different names")
         if self.minimum_meters < 2 or not 1 <= self.largest_group <= self.largest_rollup:
             raise PlanError("minimum_meters must be at least 2, and 1 <= largest_group <= largest_rollup")
         if self.minimum_meters > self.largest_rollup:
@@ -124,7 +123,7 @@ class Plan:
 
     @property
     def scale(self) -> float:
-        """What readings are multiplied with before encryption."""
+        """The factor by which readings are multiplied before encryption."""
         return 2.0**self.scale_bits
 
     @property
@@ -134,7 +133,7 @@ class Plan:
 
     @property
     def layout(self) -> SlotLayout:
-        """Which number stands in which slot."""
+        """The slots of this plan's ciphertexts."""
         return SlotLayout(self.quantities, self.intervals)
 
     @property
@@ -146,19 +145,19 @@ class Plan:
 
     @property
     def start_s(self) -> int:
-        """When the first window starts, UTC epoch seconds. It ends where the next plan starts."""
+        """Start of the first window, UTC epoch seconds. The plan ends where the next plan starts."""
         return self.first_window * self.window_s
 
     def window_of(self, at_s: float) -> int:
-        """The index of the window that holds this moment (UTC epoch seconds)."""
+        """The index of the window that contains `at_s` (UTC epoch seconds)."""
         return int(at_s // self.window_s)
 
     def window_start_s(self, window: int) -> int:
-        """When a window starts, UTC epoch seconds."""
+        """Start of a window, UTC epoch seconds."""
         return window * self.window_s
 
     def encode(self) -> bytes:
-        """The plan as canonical msgpack: the same plan is the same bytes for ever."""
+        """The plan as canonical msgpack: equal plans always have equal bytes."""
         record = {
             "v": _VERSION,
             "authority": self.authority,
@@ -195,7 +194,7 @@ class Plan:
 
     @classmethod
     def decode(cls, data: bytes) -> "Plan":
-        """The plan in these bytes. Raises PlanError for anything but what `encode` writes."""
+        """The plan in these bytes. Raises PlanError unless `encode` writes exactly these bytes."""
         try:
             record: dict[str, Any] = msgpack.unpackb(data)
             if record.pop("v") != _VERSION:
@@ -218,7 +217,7 @@ class Plan:
             plan = cls(key_id=record.pop("key"), quantities=quantities, parameters=parameters, **record)
         except PlanError:
             raise
-        # msgpack raises many kinds for junk, and a wrong type shows up wherever it is first used.
+        # msgpack raises many kinds of error for junk, and a wrong type fails at its first use.
         except Exception as error:
             raise PlanError(f"this is not a plan record ({type(error).__name__})") from None
         if plan.encode() != data:

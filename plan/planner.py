@@ -1,7 +1,7 @@
-"""From what a user wants to the smallest ring that gives it exactly.
+"""Choose the smallest ring that gives exact totals for the settings.
 
-A ring will do when it has the slots and some scale makes the total exact (`gridhe.plan.exactness`).
-What cannot be exact is refused, with the least change after which it can.
+A ring fits if it has enough slots and some scale makes the totals exact (`gridhe.plan.exactness`).
+If no ring fits, the plan is refused, and the error names the smallest change after which one does.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,27 +19,27 @@ from gridhe.plan.slots import SlotLayout
 
 __all__ = ["Choice", "choose", "make_plan", "nearest", "quantities_of"]
 
-_INTERVAL_MAX_S = 86_400  # what settings allow
-_SHIFT_MAX = 12  # squares coarser than this say little; a larger ring is better
+_INTERVAL_MAX_S = 86_400  # the limit of plan.interval_s
+_SHIFT_MAX = 12  # coarser squares carry little information; a larger ring is better
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A ring, a scale and the quantities as they will be collected, with the reasons."""
+    """A ring, a scale and the quantities to collect (with their square shifts), with the reasons."""
 
     parameters: CkksParameters
     scale_bits: int
     quantities: tuple[Quantity, ...]
     slots_used: int
-    meters: int  # K: the widest roll-up asked for
-    capacity: int  # the most meters this ring sums exactly, at any scale
-    limit: str  # what forbids one meter more: "doubles", or "noise against wrap"
+    meters: int  # K: meters in the widest roll-up
+    capacity: int  # the largest number of meters that this ring sums exactly, at any scale
+    limit: str  # the limit that one more meter exceeds: "doubles" or "noise against wrap"
     error_sigma: float  # of a released slot at K meters, before rounding, in units of the reading
-    failure_log2: float  # log2 of the chance that one slot of a total rounds wrongly
-    rejected: tuple[str, ...]  # smaller rings, and why not
+    failure_log2: float  # log2 of the probability that one slot of a total rounds wrongly
+    rejected: tuple[str, ...]  # one line for each smaller ring, with the reason
 
     def explain(self) -> dict[str, Any]:
-        """The choice and why, ready to be printed or written as JSON."""
+        """The choice and its reasons, ready to be printed or written as JSON."""
         return {
             "ring_degree": self.parameters.ring_degree,
             "prime_bits": list(self.parameters.prime_bits),
@@ -67,7 +67,7 @@ def _edges(settings: QuantitySettings) -> tuple[int, ...]:
 
 
 def quantities_of(plan: PlanSettings) -> tuple[Quantity, ...]:
-    """The plan's quantities as asked for, squares unshifted. Raises PlanError."""
+    """The quantities of the settings, with square_shift 0. Raises PlanError."""
     return tuple(
         Quantity(name=q.name, unit=q.unit, largest=q.largest, statistics=q.statistics, bin_edges=_edges(q))
         for q in plan.quantities
@@ -75,20 +75,20 @@ def quantities_of(plan: PlanSettings) -> tuple[Quantity, ...]:
 
 
 def _largest_slot_of(quantity: Quantity, square_shift: int) -> int:
-    """`Quantity.largest_slot`, had it this square shift."""
+    """`Quantity.largest_slot` with another square shift."""
     return max(quantity.largest, (quantity.largest >> square_shift) ** 2 if quantity.squares else 0)
 
 
 def _shifted(quantities: Iterable[Quantity], bound: int) -> tuple[Quantity, ...] | None:
-    """The quantities with the least square shifts that keep every slot within `bound`; None if none do."""
-    kept = []
+    """The quantities with the smallest square shifts that keep every slot within `bound`; None if none do."""
+    shifted = []
     for quantity in quantities:
         shifts = range(_SHIFT_MAX + 1 if quantity.squares else 1)
         minimum = next((shift for shift in shifts if _largest_slot_of(quantity, shift) <= bound), None)
         if minimum is None:
             return None
-        kept.append(replace(quantity, square_shift=minimum) if minimum else quantity)
-    return tuple(kept)
+        shifted.append(replace(quantity, square_shift=minimum) if minimum else quantity)
+    return tuple(shifted)
 
 
 def _rings(ckks: CkksSettings) -> tuple[CkksParameters, ...]:
@@ -102,11 +102,11 @@ def _slots_used(plan: PlanSettings, wanted: Iterable[Quantity]) -> int:
 
 
 def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity, ...]) -> Choice | str:
-    """A choice in this ring, or why there is none."""
+    """A choice in this ring, or the reason why there is none."""
     plan, ckks = settings.plan, settings.ckks
     used = _slots_used(plan, wanted)
     if used > parameters.slots:
-        return f"{parameters}: {used} slots needed, it has {parameters.slots}"
+        return f"{parameters}: the plan needs {used} slots, the ring has {parameters.slots}"
     bound = largest_slot(parameters, plan.largest_rollup, ckks)
     quantities = _shifted(wanted, bound)
     if quantities is None:
@@ -116,7 +116,7 @@ def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity,
         )
     largest = max(q.largest_slot for q in quantities)
     minimum, greatest = scale_range(parameters, plan.largest_rollup, largest, ckks)
-    # Half of the spare room goes to each side: lower failure probability, and distance to a wrap.
+    # Half of the spare bits lower the failure probability, the other half keep distance from a wrap-around.
     scale_bits = (minimum + greatest) // 2
     n, meters = parameters.ring_degree, plan.largest_rollup
     flood = flooding_sigma(n, meters, ckks.flooding_bits, ckks.decryptions)
@@ -137,53 +137,53 @@ def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity,
 
 
 def choose(settings: Settings) -> Choice:
-    """The smallest ring on the wire that gives the settings' plan exactly.
+    """The smallest ring on the wire that gives exact totals for the settings.
 
     Raises PlanError with the reasons and the nearest plan that can be exact.
     """
-    found = _search(settings)
-    if isinstance(found, Choice):
-        return found
+    result = _search(settings)
+    if isinstance(result, Choice):
+        return result
     change = nearest(settings)
     way_out = (
-        f"Nearest plan that can: {change[0]}"
+        f"Nearest exact plan: {change[0]}"
         if change
-        else "No plan nearby can: use fewer quantities or shorter windows"
+        else "No similar plan is exact: use fewer quantities or shorter windows"
     )
-    raise PlanError(f"no exact plan. {'; '.join(found)}. {way_out}")
+    raise PlanError(f"no exact plan. {'; '.join(result)}. {way_out}")
 
 
 def _search(settings: Settings) -> Choice | list[str]:
-    """The best choice, or why each ring was rejected."""
+    """The best choice, or the reason for each rejected ring."""
     rejected: list[str] = []
-    found: list[Choice] = []
+    fitting: list[Choice] = []
     wanted = quantities_of(settings.plan)
     for parameters in _rings(settings.ckks):
-        if found and parameters.wire_bytes > found[0].parameters.wire_bytes:
+        if fitting and parameters.wire_bytes > fitting[0].parameters.wire_bytes:
             break
         fit = _fit(parameters, settings, wanted)
         if isinstance(fit, Choice):
-            found.append(fit)
+            fitting.append(fit)
         else:
             rejected.append(fit)
-    if not found:
+    if not fitting:
         return rejected
-    # Of rings that weigh the same, the one that keeps squares finest; of those, the first listed.
-    best = min(found, key=lambda choice: sum(q.square_shift for q in choice.quantities))
+    # Of rings of the same size, the one with the smallest square shifts; of those, the first in the list.
+    best = min(fitting, key=lambda choice: sum(q.square_shift for q in choice.quantities))
     return replace(best, rejected=tuple(rejected))
 
 
 def nearest(settings: Settings) -> tuple[str, Settings] | None:
-    """The least change after which `choose` accepts, in words and made; None if none is known."""
+    """The smallest change after which `choose` accepts: its text and the new settings; None if unknown."""
     for text, changed in _nearer(settings):
-        found = _search(changed)
-        if isinstance(found, Choice):
-            return f"{text} (in {found.parameters}, exact up to {found.capacity} meters)", changed
+        result = _search(changed)
+        if isinstance(result, Choice):
+            return f"{text} (in {result.parameters}, exact up to {result.capacity} meters)", changed
     return None
 
 
 def _nearer(settings: Settings) -> Iterator[tuple[str, Settings]]:
-    """Changes to try, the least first."""
+    """Changes to try, the smallest first."""
     ckks = settings.ckks
     if ckks.preset == "auto" and ckks.ring_degree is None:
         yield from _smaller_plans(settings)
@@ -198,7 +198,7 @@ def _nearer(settings: Settings) -> Iterator[tuple[str, Settings]]:
 
 
 def _smaller_plans(settings: Settings) -> Iterator[tuple[str, Settings]]:
-    """What fits the slots and rings there are."""
+    """Plans that collect less, so that they fit the slots and the scale of the allowed rings."""
     wanted = quantities_of(settings.plan)
     slots = max(parameters.slots for parameters in _rings(settings.ckks))
     if _slots_used(settings.plan, wanted) <= slots:
@@ -217,7 +217,7 @@ def _with_plan(settings: Settings, **changes: object) -> Settings:
 
 
 def _last(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
-    """The last number in low <= n < high for which it holds, if it holds up to there; None if for none."""
+    """The last n in low <= n < high for which `holds(n)`, by bisection; None if it is false for all."""
     if low >= high or not holds(low):
         return None
     while high - low > 1:
@@ -227,7 +227,7 @@ def _last(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
 
 
 def _smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
-    """Fewer meters; failing that, smaller readings."""
+    """Fewer meters, then smaller readings."""
     plan = settings.plan
 
     def fewer_meters(meters: int) -> Settings:
@@ -256,7 +256,7 @@ def _smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
 
 
 def _longer_intervals(settings: Settings, maximum: int) -> Iterator[tuple[str, Settings]]:
-    """Up to `most` intervals a window, as many as settings allow."""
+    """The longer interval with the most intervals in a window, at most `maximum`."""
     window_s = settings.plan.window_s
     for intervals in range(min(maximum, window_s), 0, -1):
         if window_s % intervals == 0 and window_s // intervals <= _INTERVAL_MAX_S:
@@ -266,7 +266,7 @@ def _longer_intervals(settings: Settings, maximum: int) -> Iterator[tuple[str, S
 
 
 def _fewer_bins(settings: Settings, slots: int) -> Iterator[tuple[str, Settings]]:
-    """As many bins as the slots have room for."""
+    """The most bins that fit the slots."""
     plan = settings.plan
 
     def with_bins(bins: int) -> Settings:
@@ -284,7 +284,7 @@ def _fewer_bins(settings: Settings, slots: int) -> Iterator[tuple[str, Settings]
 
 
 def make_plan(settings: Settings, choice: Choice, *, authority: str, key_id: str, first_window: int) -> Plan:
-    """The plan record of a choice. Raises PlanError."""
+    """The plan record of a choice. Raises PlanError unless its totals are exact."""
     plan = settings.plan
     largest = max(q.largest_slot for q in choice.quantities)
     check_exact(choice.parameters, choice.scale_bits, plan.largest_rollup, largest, settings.ckks)

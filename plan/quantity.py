@@ -1,4 +1,4 @@
-"""A quantity: one thing that is measured, and which statistics of it are collected."""
+"""A quantity: a measured integer per interval, and the statistics that are collected of it."""
 
 import itertools
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ _STATISTICS = ("sum", "mean", "variance", "min", "max", "quantiles")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """One thing that is measured: integers 0..largest per interval. Raises PlanError when not possible."""
+    """A measured integer 0..largest per interval. Raises PlanError for a field that is not valid."""
 
     name: str
     unit: str
     largest: int
     statistics: tuple[str, ...]
     bin_edges: tuple[int, ...] = ()  # m + 1 rising edges from 0 to largest + 1; bin i is [edge i, edge i+1)
-    square_shift: int = 0  # squares are of reading >> square_shift, to leave room
+    square_shift: int = 0  # squares are of reading >> square_shift, so that they fit
 
     def __post_init__(self) -> None:
         try:
@@ -33,17 +33,17 @@ class Quantity:
             raise PlanError(f"{self.name}: square_shift {self.square_shift} must be 0 to 31")
         unknown = [name for name in self.statistics if name not in _STATISTICS]
         if unknown:
-            raise PlanError(f"{self.name}: no statistic {unknown}; there are {', '.join(_STATISTICS)}")
+            raise PlanError(f"{self.name}: unknown statistic {unknown}; use {', '.join(_STATISTICS)}")
         wants_bins = bool({"min", "max", "quantiles"} & set(self.statistics))
         if wants_bins != bool(self.bin_edges):
-            raise PlanError(f"{self.name}: bin edges go with min, max or quantiles, and only with them")
+            raise PlanError(f"{self.name}: min, max and quantiles need bin edges; other statistics have none")
         if self.bin_edges:
             edges = self.bin_edges
             rising = all(low < high for low, high in itertools.pairwise(edges))
             if len(edges) < 3 or not rising or edges[0] != 0 or edges[-1] != self.largest + 1:
                 raise PlanError(
                     f"{self.name}: bin edges must rise from 0 to largest + 1 = {self.largest + 1}, "
-                    "in two bins or more"
+                    "with two bins or more"
                 )
 
     @property
@@ -58,6 +58,6 @@ class Quantity:
 
     @property
     def largest_slot(self) -> int:
-        """The largest number one meter can put in a slot."""
+        """The largest number that one meter can have in a slot."""
         square = (self.largest >> self.square_shift) ** 2 if self.squares else 0
         return max(self.largest, square)

@@ -1,13 +1,13 @@
-"""Which number stands in which slot of a ciphertext.
+"""The layout of a ciphertext's slots.
 
 Per quantity, blocks of B = window_s / interval_s slots, in this order:
 
     reading     the integer, 0 where it is missing
     present     1 where the interval has a reading
-    square      (reading >> square_shift) ** 2, if the plan wants variance
-    bin:0 ...   1 in the bin the reading falls in, if the plan wants min, max or quantiles
+    square      (reading >> square_shift) ** 2, if the plan has variance
+    bin:0 ...   1 in the bin that contains the reading, if the plan has min, max or quantiles
 
-Everything adds up over meters, so the aggregator only adds.
+Every slot is summed over meters, so an aggregator only needs addition.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from gridhe.plan.quantity import Quantity
 
 __all__ = ["MISSING", "SlotLayout"]
 
-MISSING = -1  # a reading that is not there, in arrays of readings
+MISSING = -1  # marks an interval without a reading
 
 
 class SlotLayout:
@@ -49,9 +49,9 @@ class SlotLayout:
     def encode(self, readings: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
         """The slots of one batch: int64[used].
 
-        `readings[name]` is int64[intervals], MISSING (-1) where there is none; a quantity that is not
-        given is missing throughout. Raises ValueError for a wrong shape, an unknown quantity or a reading
-        outside 0..largest: what to do with those is the meter's policy, applied before.
+        `readings[name]` is int64[intervals], MISSING (-1) for an interval without a reading. A quantity that
+        is not in `readings` is missing in all intervals. Raises ValueError for a wrong dtype or shape, an
+        unknown quantity or a reading outside 0..largest: the meter applies its reading policy before.
         """
         unknown = set(readings) - {quantity.name for quantity in self.quantities}
         if unknown:
@@ -61,7 +61,7 @@ class SlotLayout:
             given = readings.get(quantity.name)
             if given is None:
                 continue
-            # A float would be cut to an integer in silence.
+            # numpy would truncate a float to an integer without an error.
             if np.asarray(given).dtype.kind not in "iu":
                 raise ValueError(f"{quantity.name}: readings must be integers, not {np.asarray(given).dtype}")
             values = np.asarray(given, np.int64)
@@ -72,15 +72,15 @@ class SlotLayout:
             present = values != MISSING
             if np.any((values < 0) & present) or np.any(values > quantity.largest):
                 raise ValueError(f"{quantity.name}: a reading is outside 0..{quantity.largest}")
-            kept = np.where(present, values, 0)
-            slots[self.block(quantity.name, "reading")] = kept
+            known = np.where(present, values, 0)
+            slots[self.block(quantity.name, "reading")] = known
             slots[self.block(quantity.name, "present")] = present
             if quantity.squares:
-                slots[self.block(quantity.name, "square")] = (kept >> quantity.square_shift) ** 2
+                slots[self.block(quantity.name, "square")] = (known >> quantity.square_shift) ** 2
             if quantity.bins:
-                # A bin's slots for all intervals are neighbours: bin b of interval i is b * B + i further on.
+                # The slots of a bin are adjacent over intervals: bin b of interval i is at first + b * B + i.
                 first = self.block(quantity.name, "bin:0").start
-                bins = np.searchsorted(np.asarray(quantity.bin_edges), kept, side="right") - 1
+                bins = np.searchsorted(np.asarray(quantity.bin_edges), known, side="right") - 1
                 at = first + bins * self.intervals + np.arange(self.intervals)
                 slots[at[present]] = 1
         return slots

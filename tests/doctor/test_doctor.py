@@ -144,7 +144,7 @@ def test_a_plan_that_cannot_be_exact_fails_with_the_nearest_that_can(
     )
     assert code == 1
     assert found["plan"][0]["state"] == "fail"
-    assert "Nearest plan that can" in found["plan"][0]["text"]
+    assert "Nearest exact plan" in found["plan"][0]["text"]
 
 
 def test_a_missing_package_fails_and_a_missing_extra_warns(monkeypatch: pytest.MonkeyPatch) -> None:

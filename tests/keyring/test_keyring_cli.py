@@ -58,7 +58,7 @@ def test_plan_prints_the_choice_and_why_and_touches_no_disk(run: Run, tmp_path: 
     assert json.loads(out)["ring_degree"] == 4096
     code, _, err = run("plan", "--set", "plan.window_s=2678400", "--set", "plan.interval_s=1")
     assert code == 3
-    assert "Nearest plan that can" in err
+    assert "Nearest exact plan" in err
     assert sorted(tmp_path.iterdir()) == before
 
 

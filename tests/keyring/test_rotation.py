@@ -80,7 +80,7 @@ def test_repro_rotation_into_a_window_that_arrived_or_was_released_is_refused(
 ) -> None:
     """Whatever our own clock says: here it is a week behind."""
     step(small_authority, small_authority.total("north/f1", window=1_168))
-    with pytest.raises(PlanError, match=r"counted already.*--first-window 1169 "):
+    with pytest.raises(PlanError, match=r"already counted.*--first-window 1169 "):
         small_authority.authority.rotate(small_authority.settings, 1_168, now_s=NOW_S)
     assert small_authority.authority.rotate(small_authority.settings, now_s=NOW_S).plan.first_window == 1_169
 
@@ -92,10 +92,10 @@ def test_a_plan_with_other_windows_starts_where_both_meet(small_authority: Any) 
         plan = settings.plan.model_copy(update={"window_s": window_s, "interval_s": 900})
         return settings.model_copy(update={"plan": plan})
 
-    with pytest.raises(PlanError, match=r"cuts a window.*--first-window 2004 "):
+    with pytest.raises(PlanError, match=r"divides a window.*--first-window 2004 "):
         authority.rotate(of(1_800), 2_003, now_s=NOW_S)
     assert authority.rotate(of(1_800), 2_004, now_s=NOW_S).plan.window_s == 1_800
-    with pytest.raises(PlanError, match=r"cuts a window.*--first-window 804 "):
+    with pytest.raises(PlanError, match=r"divides a window.*--first-window 804 "):
         authority.rotate(of(4_500), 803, now_s=NOW_S)  # 4500 and 1800 meet every 9000 s
     assert authority.rotate(of(4_500), 804, now_s=NOW_S).plan.start_s == 804 * 4_500
 

@@ -121,7 +121,7 @@ def test_any_settings_get_an_exact_plan_or_a_refusal_with_a_nearest_plan(wanted:
         return
     assert found is not None, f"there is always some plan nearby: {message}"
     text, changed = found
-    assert f"Nearest plan that can: {text}" in message
+    assert f"Nearest exact plan: {text}" in message
     assert "\n" not in message
     assert_exact(changed, choose(changed))
     applied = choose(as_said(wanted, text))
@@ -184,7 +184,7 @@ def refused(wanted: Settings) -> str:
 def test_too_many_meters_are_refused_with_the_most_that_fit() -> None:
     wanted = settings_of(largest=2**32, statistics=("sum",), largest_rollup=10**7)
     message = refused(wanted)
-    maximum = int(re.search(r"Nearest plan that can: plan\.largest_rollup (\d+) ", message)[1])  # type: ignore[index]
+    maximum = int(re.search(r"Nearest exact plan: plan\.largest_rollup (\d+) ", message)[1])  # type: ignore[index]
     assert maximum == 2**46 // 2**32
     choose(settings_of(largest=2**32, statistics=("sum",), largest_rollup=maximum))
     refused(settings_of(largest=2**32, statistics=("sum",), largest_rollup=maximum + 1))
@@ -238,8 +238,8 @@ def all_changes(wanted: Settings) -> dict[str, Settings]:
 def test_too_many_slots_are_refused_with_the_shortest_interval_that_fits() -> None:
     wanted = settings_of(window_s=31 * 86_400, interval_s=60)
     message = refused(wanted)
-    assert "848160 slots needed" in message
-    interval_s = int(re.search(r"Nearest plan that can: plan\.interval_s (\d+) ", message)[1])  # type: ignore[index]
+    assert "needs 848160 slots" in message
+    interval_s = int(re.search(r"Nearest exact plan: plan\.interval_s (\d+) ", message)[1])  # type: ignore[index]
     choose(settings_of(window_s=31 * 86_400, interval_s=interval_s))
     shorter = max(i for i in range(60, interval_s) if 31 * 86_400 % i == 0)
     refused(settings_of(window_s=31 * 86_400, interval_s=shorter))
@@ -248,16 +248,16 @@ def test_too_many_slots_are_refused_with_the_shortest_interval_that_fits() -> No
 def test_repro_where_no_interval_helps_fewer_bins_are_named() -> None:
     wanted = settings_of(window_s=31 * 86_400, interval_s=86_400, bins=1_024)
     message = refused(wanted)
-    bins = int(re.search(r"Nearest plan that can: quantities with bins (\d+) ", message)[1])  # type: ignore[index]
+    bins = int(re.search(r"Nearest exact plan: quantities with bins (\d+) ", message)[1])  # type: ignore[index]
     choose(settings_of(window_s=31 * 86_400, interval_s=86_400, bins=bins))
     refused(settings_of(window_s=31 * 86_400, interval_s=86_400, bins=bins + 1))
 
 
 def test_a_preset_too_small_is_refused_with_the_planners_own_choice() -> None:
     message = refused(settings_of({"preset": "light"}, largest_rollup=10**6))
-    assert "Nearest plan that can: ckks.preset auto (in ring 4096 [48, 45, 16]" in message
+    assert "Nearest exact plan: ckks.preset auto (in ring 4096 [48, 45, 16]" in message
     message = refused(settings_of({"ring_degree": 2048, "prime_bits": (40, 14)}))
-    assert "Nearest plan that can: ckks.preset auto, without ring_degree and prime_bits (in" in message
+    assert "Nearest exact plan: ckks.preset auto, without ring_degree and prime_bits (in" in message
 
 
 def test_the_refusal_names_every_ring_that_was_tried() -> None:

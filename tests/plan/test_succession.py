@@ -104,10 +104,10 @@ def test_a_start_that_is_allowed_leaves_no_moment_without_a_window(
         (9 * HOUR_S, HOUR_S, 0, "must be after", 101 * HOUR_S),
         (50 * HOUR_S, HOUR_S, 0, "has begun, is over", 101 * HOUR_S),
         (100 * HOUR_S, HOUR_S, 0, "has begun, is over", 101 * HOUR_S),
-        (105 * HOUR_S, HOUR_S, 110 * HOUR_S, "been counted already", 110 * HOUR_S),
-        (105 * HOUR_S + 1_800, 1_800, 0, "cuts a window", 106 * HOUR_S),
+        (105 * HOUR_S, HOUR_S, 110 * HOUR_S, "already counted", 110 * HOUR_S),
+        (105 * HOUR_S + 1_800, 1_800, 0, "divides a window", 106 * HOUR_S),
         (105 * HOUR_S, 7 * HOUR_S, 0, "", 105 * HOUR_S),
-        (106 * HOUR_S, 5_400, 0, "cuts a window", 108 * HOUR_S),
+        (106 * HOUR_S, 5_400, 0, "divides a window", 108 * HOUR_S),
     ],
 )
 def test_a_start_that_will_not_do_is_refused_with_the_nearest_that_will(
