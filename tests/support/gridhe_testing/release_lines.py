@@ -105,11 +105,12 @@ class _Child:
 
     def __init__(self, folder: Path, *more: str) -> None:
         self.started, self._lines = time.monotonic(), 0
+        self._log = folder / "log"
         self.out, writing = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             os.dup2(writing, 1)
-            with (folder / "log").open("ab") as log:
+            with self._log.open("ab") as log:
                 os.dup2(log.fileno(), 2)
             os.environ |= {"GRIDHE_PASSPHRASE": PASSPHRASE, "GRIDHE_RELEASE__PUBLISH": "true"}
             command = ["release", "--home", str(folder / "home"), "--out", str(folder / "released.jsonl")]
@@ -131,7 +132,7 @@ class _Child:
                 raise AssertionError(f"no line within {PATIENCE_S:g} s")
             chunk = os.read(self.out, 1 << 20)
             if not chunk:
-                raise AssertionError("the release ended too early")
+                raise AssertionError(f"the release ended too early: {self._log.read_text()[-500:]}")
             self._lines += chunk.count(b"\n")
         return time.monotonic() - self.started
 
