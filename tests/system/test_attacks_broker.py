@@ -48,7 +48,7 @@ USERS = ("a0", "a1", "b0", "c0", "aggregator-main", "authority")
 
 
 def password(user: str) -> str:
-    return "x" * 16 if user == "aggregator-main" else f"the password of {user}"
+    return f"the password of {user}"
 
 
 class World:
@@ -175,7 +175,8 @@ def world(
         minimum_meters=2,
     )
     entries = [RosterEntry(meter, grid.group_of(meter)) for meter in grid.meters]
-    rules = {"users": {user: password(user) for user in USERS}, "acl": acl(entries, ["main"])}
+    users = {user: password(user) for user in USERS} | {"aggregator-main": grid.credential.password}
+    rules = {"users": users, "acl": acl(entries, ["main"])}
     with EmbeddedBroker(tmp_path / "broker", prefer="mosquitto", **(rules if guarded else {})) as broker:
         made = World(grid, broker, tmp_path)
         yield made
