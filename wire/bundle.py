@@ -1,4 +1,4 @@
-"""The bundle: plan and public key, signed by the authority. All that a meter needs to encrypt."""
+"""The bundle: plan and public key, signed by the authority. A meter needs nothing else to encrypt."""
 
 import hashlib
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ class Bundle:
     public_key: bytes
 
     def encode(self, key: SigningKey) -> bytes:
-        """The signed bundle. Raises BundleError when plan, key and signer do not belong together."""
+        """The signed bundle. Raises BundleError if the plan names another authority or public key."""
         self._check(key.verify_key)
         return sign_record(key, _KIND, msgpack.packb([self.plan.encode(), self.public_key]))
 
     @classmethod
     def decode(cls, data: bytes, verify_key: bytes) -> "Bundle":
-        """The bundle in these bytes, if this authority signed it. Raises BundleError otherwise."""
+        """The bundle in these bytes. Raises BundleError if not valid or not signed by this authority."""
         body = open_record(verify_key, _KIND, data)
         try:
             plan_record, public_key = msgpack.unpackb(body)

@@ -1,4 +1,4 @@
-"""What the decoders share: msgpack read within bounds, fields checked, faults named."""
+"""Helpers of all decoders: bounded msgpack, checked fields, and errors with a reason."""
 
 import hashlib
 import hmac
@@ -24,43 +24,43 @@ def pack(record: Any) -> bytes:
 
 
 def unpack(data: bytes | memoryview) -> Any:
-    """What msgpack bytes hold; nothing can be larger than the bytes. Raises EnvelopeError `malformed`."""
+    """The object in msgpack bytes; no part can be larger than the bytes. Raises EnvelopeError `malformed`."""
     try:
         return msgpack.unpackb(data, use_list=False, max_ext_len=0)
-    # Junk makes msgpack raise its own kinds, ValueError (UTF-8, depth), TypeError (unhashable keys)
+    # For junk msgpack raises its own errors, ValueError (UTF-8, depth), TypeError (unhashable keys)
     # and, on deep nesting, RecursionError.
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
         raise EnvelopeError("malformed", f"not msgpack: {type(error).__name__}") from None
 
 
-# First byte of a msgpack byte string -> bytes of its length, big-endian.
+# First byte of a msgpack byte string -> number of bytes of its length field, big-endian.
 _BIN = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 
 
 def unpack_bins(data: bytes, count: int, max_bytes: int) -> list[memoryview]:
     """The `count` byte strings of a msgpack array, as views into `data`.
 
-    Read by hand, so that nothing is copied and junk of any shape costs no memory: a general unpacker
-    would first build whatever the sender nested. Raises EnvelopeError `size` or `malformed`.
+    Parsed here without msgpack, so that nothing is copied and junk uses no memory: a general unpacker
+    would first build every nested object. Raises EnvelopeError `size` or `malformed`.
     """
     if len(data) > max_bytes:
-        raise EnvelopeError("size", f"{len(data)} bytes, at most {max_bytes} are expected")
+        raise EnvelopeError("size", f"{len(data)} bytes, at most {max_bytes} are allowed")
     if not data or data[0] != 0x90 + count:
         raise EnvelopeError("malformed", f"not an array of {count}")
-    view, at, found = memoryview(data), 1, []
+    view, at, parts = memoryview(data), 1, []
     for _ in range(count):
         width = _BIN.get(data[at]) if at < len(data) else None
         if width is None:
             raise EnvelopeError("malformed", f"not {count} byte strings")
         start = at + 1 + width
         at = start + int.from_bytes(data[start - width : start], "big")
-        # (A length cut short leaves start beyond the end.)
+        # (With a truncated length field, start is beyond the end.)
         if start > len(data) or at > len(data):
             raise EnvelopeError("malformed", "cut short")
-        found.append(view[start:at])
+        parts.append(view[start:at])
     if at != len(data):
         raise EnvelopeError("malformed", f"{len(data) - at} bytes too many")
-    return found
+    return parts
 
 
 def field(record: Any, name: str, kind: type[T], *, check: Callable[[T], Any] | None = None) -> T:
@@ -77,8 +77,8 @@ def field(record: Any, name: str, kind: type[T], *, check: Callable[[T], Any] | 
 
 
 def _check_id(value: str, letter: str) -> None:
-    found = _ID.fullmatch(value)
-    if found is None or found.group(1) != letter:
+    match = _ID.fullmatch(value)
+    if match is None or match.group(1) != letter:
         raise ConfigError(f"{value[:40]!r} is not {letter!r} and 16 hex digits")
 
 
@@ -93,13 +93,13 @@ def key_id(value: str) -> None:
 
 
 def tag(ingest_key: bytes, *parts: bytes | memoryview) -> bytes:
-    """HMAC-SHA256 over the parts, one after the other."""
+    """HMAC-SHA256 over the concatenated parts, 32 bytes."""
     mac = hmac.new(ingest_key, parts[0], hashlib.sha256)
     for part in parts[1:]:
         mac.update(part)
     return mac.digest()
 
 
-def tag_matches(found: bytes | memoryview, ingest_key: bytes, *parts: bytes | memoryview) -> bool:
-    """Whether `found` is the tag of these parts, compared in constant time."""
-    return hmac.compare_digest(found, tag(ingest_key, *parts))
+def tag_matches(received: bytes | memoryview, ingest_key: bytes, *parts: bytes | memoryview) -> bool:
+    """Whether `received` is the tag of these parts, compared in constant time; any length is allowed."""
+    return hmac.compare_digest(received, tag(ingest_key, *parts))

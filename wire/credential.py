@@ -1,4 +1,4 @@
-"""Credentials: the secret files that enrolment hands out, 0600 or refused."""
+"""Credentials: the secret files that enrolment creates. A file that others can read is refused."""
 
 import json
 from collections.abc import Callable
@@ -47,19 +47,19 @@ def _load(path: Path, kind: str, read: Callable[[dict[str, Any]], T]) -> T:
     try:
         record = json.loads(data)
         if not isinstance(record, dict) or record.get("kind") != kind:
-            found = record.get("kind") if isinstance(record, dict) else type(record).__name__
-            raise CredentialError(f"{path} is not a credential of kind {kind!r} (it is {found!r})")
+            actual = record.get("kind") if isinstance(record, dict) else type(record).__name__
+            raise CredentialError(f"{path} is not a credential of kind {kind!r} (it is {actual!r})")
         return read(record)
-    # Never the exception's own text: it may quote the secret that could not be parsed.
+    # Without the exception's own text, which may quote the secret.
     except (ValueError, TypeError, KeyError, RecursionError, ConfigError) as error:
         raise CredentialError(
-            f"{path} is not a whole {kind} credential ({type(error).__name__}); enrol it anew"
+            f"{path} is not a complete {kind} credential ({type(error).__name__}); enrol it again"
         ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceCredential:
-    """What one meter holds: its place, its broker password, its ingest key and whom to trust."""
+    """Secrets of one meter (password, ingest key), its group, and the authority's verify key."""
 
     meter: str
     group: str
@@ -97,15 +97,15 @@ class DeviceCredential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetCredential:
-    """Many devices of one authority in one file, for a simulated fleet."""
+    """Credentials of many devices of one authority in one file, for a simulated fleet."""
 
     devices: tuple[DeviceCredential, ...]
     password: str | None = field(
         default=None, repr=False
-    )  # of broker user `fleet`, for one shared connection
+    )  # of the broker user `fleet`, for one shared connection
 
     def save(self, path: Path) -> None:
-        """Write the credentials, 0600. Raises CredentialError unless all are of one authority."""
+        """Write the credentials, 0600. Raises CredentialError without devices or with two authorities."""
         keys = {device.authority_key for device in self.devices}
         if len(keys) != 1:
             raise CredentialError("a fleet credential needs devices, all of one authority")
@@ -123,7 +123,7 @@ class FleetCredential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregatorCredential:
-    """What an aggregator holds: the ingest secret, its signing key and whom to trust."""
+    """Secrets of an aggregator (password, ingest secret, signing key) and the authority's verify key."""
 
     aggregator: str
     password: str = field(repr=False)
@@ -165,7 +165,7 @@ def load_fleet(path: Path) -> FleetCredential:
         authority_key = _hex_key(record, "authority_key")
         devices = tuple(DeviceCredential._read(device, authority_key) for device in record["devices"])
         if len({device.meter for device in devices}) != len(devices):
-            raise ValueError("a meter stands twice")
+            raise ValueError("a meter occurs twice")
         password = None if record.get("password") is None else _text(record, "password")
         return FleetCredential(devices=devices, password=password)
 

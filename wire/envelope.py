@@ -1,8 +1,8 @@
-"""The envelope: one batch, encrypted and sealed for the wire.
+"""The envelope: one encrypted batch with its header and tag.
 
 msgpack array of three byte strings [header, ciphertext, tag]. The header is a msgpack map
 {v, plan, key, meter, group, window}; the tag is HMAC-SHA256 over header || ciphertext with the
-meter's ingest key. A decoder takes any bytes and returns an envelope or raises EnvelopeError.
+meter's ingest key. For any bytes, the decoder returns an envelope or raises EnvelopeError.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ __all__ = ["HEADER_BYTES_MAX", "OVERHEAD_BYTES", "Envelope", "Header", "open_env
 
 VERSION = 1
 WINDOW_MAX = 2**48
-# A map of six short fields, a group of 8 levels of 64 and a meter of 64 characters.
+# Room for a map of six fields, with a group of 8 levels of 64 characters and a meter of 64 characters.
 HEADER_BYTES_MAX = 768
 OVERHEAD_BYTES = (
     1 + 3 + HEADER_BYTES_MAX + 5 + 2 + TAG_BYTES
-)  # what an envelope adds to its ciphertext, at most
+)  # largest size of an envelope without its ciphertext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """Which batch this is."""
+    """The identity of a batch."""
 
     plan: str
     key: str
@@ -67,17 +67,17 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """A decoded envelope. Nothing in it is to be believed before `check_tag`."""
+    """A decoded envelope. Do not trust its content before `check_tag`."""
 
     header: Header
     header_bytes: bytes
-    ciphertext: memoryview  # into the payload, which it keeps alive
+    ciphertext: memoryview  # a view into the payload, which stays in memory as long
     tag: bytes
 
     def check_tag(self, ingest_key: bytes) -> None:
-        """Raise EnvelopeError `tag` unless the holder of this ingest key sealed the envelope."""
+        """Raise EnvelopeError `tag` unless the tag was made with this ingest key."""
         if not tag_matches(self.tag, ingest_key, self.header_bytes, self.ciphertext):
-            raise EnvelopeError("tag", f"the tag is not {self.header.meter}'s")
+            raise EnvelopeError("tag", f"the tag was not made with the ingest key of {self.header.meter}")
 
 
 def seal_envelope(header: Header, ciphertext: bytes, ingest_key: bytes) -> bytes:
@@ -88,12 +88,14 @@ def seal_envelope(header: Header, ciphertext: bytes, ingest_key: bytes) -> bytes
 
 def open_envelope(payload: bytes, max_bytes: int) -> Envelope:
     """The envelope in these bytes, at most `max_bytes`. Raises EnvelopeError; does not check the tag."""
-    header_bytes, ciphertext, found = unpack_bins(payload, 3, max_bytes)
-    if len(header_bytes) > HEADER_BYTES_MAX or len(found) != TAG_BYTES:
-        raise EnvelopeError("malformed", f"a header of {len(header_bytes)} or a tag of {len(found)} bytes")
+    header_bytes, ciphertext, received_tag = unpack_bins(payload, 3, max_bytes)
+    if len(header_bytes) > HEADER_BYTES_MAX or len(received_tag) != TAG_BYTES:
+        raise EnvelopeError(
+            "malformed", f"a header of {len(header_bytes)} or a tag of {len(received_tag)} bytes"
+        )
     return Envelope(
         header=Header.decode(bytes(header_bytes)),
         header_bytes=bytes(header_bytes),
         ciphertext=ciphertext,
-        tag=bytes(found),
+        tag=bytes(received_tag),
     )

@@ -1,4 +1,4 @@
-"""Ingest keys: what a meter tags its envelopes with, derived from one secret of the aggregator's."""
+"""Ingest keys: the HMAC keys of meters and aggregators, derived from the aggregator's ingest secret."""
 
 import secrets
 

@@ -1,13 +1,13 @@
-"""Residues as planes: how a ciphertext travels and how it is folded.
+"""Residues as planes: the form of a ciphertext on the wire and in the fold.
 
-A ciphertext is residues [component 0..1][prime][coefficient], NTT form, each below its prime. On
-the wire (docs/wire.md):
+A ciphertext consists of residues [component 0..1][prime][coefficient] in NTT form, each below its
+prime. On the wire (docs/wire.md):
 
     low     the low 32 bits of every residue                    uint32   [2][primes][N]
     high16  the next 16 bits, of primes with 33 to 48 bits      uint16   [2][such primes][N]
     high32  the next 28 bits, of primes with 49 to 60 bits      uint32   [2][such primes][N]
 
-all little-endian, one after the other. Folding is then one addition per plane.
+all little-endian, one after the other. A fold is one addition per plane.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _WORD = np.uint64(32)
 
 @dataclass(frozen=True, slots=True)
 class PlaneViews:
-    """The planes of one ciphertext, views into its bytes: each [2][its primes][N]."""
+    """The planes of one ciphertext, as views into its bytes: each [2][its primes][N]."""
 
     low: NDArray[np.uint32]
     high16: NDArray[np.uint16]
@@ -49,7 +49,7 @@ class Planes:
         self._high16_bytes = 2 * len(self.at16) * n * 2
         self.size = self._low_bytes + self._high16_bytes + 2 * len(self.at32) * n * 4
         primes = parameters.primes
-        # Per prime: its low word, and for the wider ones its high word, to compare with.
+        # For the comparison with residues: each prime, split into high and low word above 32 bits.
         self._whole = [(i, primes[i]) for i, size in enumerate(bits) if size <= 32]
         self._split16 = [
             (place, i, primes[i] >> 32, primes[i] & 0xFFFFFFFF) for place, i in enumerate(self.at16)
@@ -97,13 +97,13 @@ class Planes:
         return residues
 
     def check(self, planes: PlaneViews) -> None:
-        """Raise EnvelopeError `residue` if one is not below its prime, `transparent` if a component is zero.
+        """Raise EnvelopeError `residue` if one is not below its prime, `transparent` if it is not encrypted.
 
-        An all-zero second component is no ciphertext but a bare plaintext, readable by anyone.
-        Of a split residue the high word decides, and the low one only where it equals the prime's: so the
-        two planes' maxima settle nearly every batch, and single residues are looked at in the rest.
+        With an all-zero second component a ciphertext is a bare plaintext that anyone can read.
+        A split residue is compared by its high word, and by its low word only if the high words are equal.
+        So the maxima of the two planes decide for nearly every batch; else single residues are compared.
         """
-        # One residue other than zero says it is no bare plaintext, and the first one nearly always is.
+        # One residue other than zero is enough, and nearly always the first one is not zero.
         if not planes.low[1, 0, 0] and not any(
             plane[1].any() for plane in (planes.low, planes.high16, planes.high32)
         ):

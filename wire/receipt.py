@@ -1,7 +1,7 @@
-"""Receipts: the aggregator's word to a meter, and the authority's word to an aggregator.
+"""Receipts: from the aggregator to a meter, and from the authority to an aggregator.
 
 msgpack array of two byte strings [body, tag]; the tag is HMAC-SHA256 over the body with the
-receiver's ingest key, so nobody else can make a meter forget a batch.
+receiver's ingest key, so that nobody else can make a meter delete a batch.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ __all__ = [
 
 VERSION = 1
 RECEIPT_BYTES_MAX = 1 << 20
-# Refusals that time mends: a clock moves on or is set, the aggregator learns of plan or meter, a full part
-# closes. After the plan's end (`after_plan`) it is the meter that must learn of a plan: then it seals the
-# window anew. A meter keeps these batches and sends them again later; any other refusal is for good.
+# Refusals with a cause that can pass: a clock moves on or is set, the aggregator receives the plan or the
+# roster, a full part closes. With `after_plan` the meter waits for the next plan and seals the window again.
+# A meter keeps these batches and sends them again later; any other refusal is final.
 LATE, MOVED = "late", "group"
 TRANSIENT_REASONS = frozenset({"after_plan", "capacity", "clock", "early", LATE, "not_enrolled", "plan"})
-# The same for totals. Anybody who may publish totals can cause this one: no signature vouches for the total.
+# The same for totals. This refusal is not final, because a forged total can cause it.
 TRANSIENT_TOTAL_REASONS = frozenset({"signature"})
-_BATCHES, _TOTALS = "batches", "totals"  # one kind cannot be taken for the other
+_BATCHES, _TOTALS = "batches", "totals"  # `kind`, so that one receipt cannot pass for the other
 
 
 def _seal(body: bytes, ingest_key: bytes) -> bytes:
@@ -40,9 +40,8 @@ def _seal(body: bytes, ingest_key: bytes) -> bytes:
 
 
 def _open(data: bytes, ingest_key: bytes, kind: str) -> dict[str, object]:
-    body, found = unpack_bins(data, 2, RECEIPT_BYTES_MAX)
-    # compare_digest takes tags of any length and says no.
-    if not tag_matches(found, ingest_key, body):
+    body, received_tag = unpack_bins(data, 2, RECEIPT_BYTES_MAX)
+    if not tag_matches(received_tag, ingest_key, body):
         raise EnvelopeError("tag", "the receipt's tag does not match")
     record = unpack(body)
     if field(record, "v", int) != VERSION or field(record, "kind", str) != kind:
@@ -62,7 +61,7 @@ def _is_window(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """Windows of one plan and meter that are committed, and those that are refused, with the reason."""
+    """Committed windows of one plan and meter, and refused ones, each with its reason."""
 
     plan: str
     meter: str
@@ -84,7 +83,7 @@ class Receipt:
 
     @classmethod
     def decode(cls, data: bytes, ingest_key: bytes) -> "Receipt":
-        """The receipt in these bytes, if its tag is right. Raises EnvelopeError."""
+        """The receipt in these bytes. Raises EnvelopeError, also if the tag does not match."""
         record = _open(data, ingest_key, _BATCHES)
         refused = []
         for entry in field(record, "refused", tuple):
@@ -110,9 +109,9 @@ RefusedTotal = tuple[str, str, int, int, str]  # the fields of its TotalKey, and
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalReceipt:
-    """Totals that the authority has stored, and those that it refused: each with its reason.
+    """Totals that the authority has stored, and totals that it refused, each with its reason.
 
-    `refused` is left out of the bytes while it is empty, as it was before there were refusals.
+    An empty `refused` is not encoded, because the field was added later.
     """
 
     aggregator: str
@@ -129,7 +128,7 @@ class TotalReceipt:
 
     @classmethod
     def decode(cls, data: bytes, ingest_key: bytes) -> "TotalReceipt":
-        """The receipt in these bytes, if its tag is right. Raises EnvelopeError."""
+        """The receipt in these bytes. Raises EnvelopeError, also if the tag does not match."""
         record = _open(data, ingest_key, _TOTALS)
         stored = tuple(_total_key(entry) for entry in field(record, "stored", tuple))
         refused = []

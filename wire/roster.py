@@ -1,7 +1,7 @@
-"""The roster: who is enrolled where since when, and which plans there are. Signed, read by aggregators.
+"""The roster: the meters with their groups, and all plans. Signed by the authority, read by aggregators.
 
-A `Roster` has all entries at hand; a `RosterReader` reads them out of the bytes one by one, so that an
-aggregator of a million meters need not hold them.
+A `Roster` has all entries in memory. A `RosterReader` reads them from the bytes one by one, so that an
+aggregator of a million meters does not need memory for all.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ __all__ = ["Roster", "RosterEntry", "RosterPlan", "RosterReader"]
 
 _KIND = "roster"
 _READ = 1 << 16
-_FROM_S_MAX = 2**48  # UTC epoch seconds; a number every database takes
+_FROM_S_MAX = 2**48  # UTC epoch seconds; fits the integers of every database
 _START_S_MAX = 2**62  # a plan's first window goes up to 2^48
 _PLANS_MAX = 65_536
 
@@ -35,7 +35,7 @@ class RosterEntry:
 
 @dataclass(frozen=True, slots=True)
 class RosterPlan:
-    """A plan that starts at `start_s` (UTC epoch seconds). Retired: its totals can never be read any more."""
+    """A plan that starts at `start_s` (UTC epoch seconds). Retired: its totals can no longer be decrypted."""
 
     plan_id: str
     start_s: int
@@ -44,18 +44,18 @@ class RosterPlan:
 
 def _plans(rows: object) -> tuple[RosterPlan, ...]:
     if type(rows) is not list or not 0 < len(rows) <= _PLANS_MAX:
-        raise ValueError("the plans are no list, or none")
-    found = []
+        raise ValueError(f"the plans are not a list of 1 to {_PLANS_MAX}")
+    plans = []
     for row in rows:
         if type(row) is not list or [type(part) for part in row] != [str, int, bool]:
-            raise ValueError("a plan is not an id, a start and whether it is retired")
+            raise ValueError("a plan is not a list of id, start and retired")
         plan_id(row[0])
         if not 0 <= row[1] < _START_S_MAX:
             raise ValueError(f"plan {row[0]} starts at {row[1]}")
-        found.append(RosterPlan(*row))
-    if len({plan.plan_id for plan in found}) != len(found):
-        raise ConfigError("a plan stands twice in the roster")
-    return tuple(found)
+        plans.append(RosterPlan(*row))
+    if len({plan.plan_id for plan in plans}) != len(plans):
+        raise ConfigError("a plan occurs twice in the roster")
+    return tuple(plans)
 
 
 def _entry(groups: list[str], meter: str, at: int, from_s: int) -> RosterEntry:
@@ -70,7 +70,7 @@ def _check_leaves(leaves: set[str]) -> None:
     for leaf in leaves:
         both = leaves.intersection(ancestors(leaf))
         if both:
-            raise ConfigError(f"group {min(both)!r} cannot hold meters and the group {leaf!r} at once")
+            raise ConfigError(f"group {min(both)!r} cannot contain both meters and the group {leaf!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,16 +79,16 @@ class Roster:
 
     version: int
     entries: tuple[RosterEntry, ...]
-    plans: tuple[RosterPlan, ...] = ()  # all there ever were; none: the roster says nothing of plans
+    plans: tuple[RosterPlan, ...] = ()  # all plans ever made; empty: the roster has no list of plans
 
     def __post_init__(self) -> None:
-        """Raise ConfigError: a group with both meters and narrower groups, or a meter that stands twice."""
+        """Raise ConfigError if a group has both meters and narrower groups, or if a meter occurs twice."""
         _check_leaves({entry.group for entry in self.entries})
         if len({entry.meter for entry in self.entries}) != len(self.entries):
-            raise ConfigError("a meter stands twice in the roster")
+            raise ConfigError("a meter occurs twice in the roster")
 
     def encode(self, key: SigningKey) -> bytes:
-        """The signed roster: groups once, the plans if any, then [meter, index of its group, from_s] each."""
+        """The signed roster: version, groups, plans if any, and a row [meter, group index, from_s] each."""
         groups = sorted({entry.group for entry in self.entries})
         index = {group: i for i, group in enumerate(groups)}
         rows = [[entry.meter, index[entry.group], entry.from_s] for entry in self.entries]
@@ -98,19 +98,19 @@ class Roster:
 
     @classmethod
     def decode(cls, data: bytes, verify_key: bytes) -> "Roster":
-        """The roster in these bytes, if this authority signed it. Raises BundleError otherwise."""
+        """The roster in these bytes. Raises BundleError if not valid or not signed by this authority."""
         reader = RosterReader(data, verify_key)
         return cls(version=reader.version, entries=tuple(reader.entries()), plans=reader.plans)
 
     @classmethod
     def of(cls, version: int, entries: Iterable[RosterEntry], plans: Iterable[RosterPlan] = ()) -> "Roster":
-        """A roster with its entries in the order of their names."""
+        """A roster with its entries sorted by meter."""
         rows = tuple(sorted(entries, key=lambda entry: entry.meter))
         return cls(version=version, entries=rows, plans=tuple(plans))
 
 
 class RosterReader:
-    """A signed roster's `version` and `plans`, and its entries as they are asked for."""
+    """A signed roster's `version` and `plans`; `entries` reads its entries one by one."""
 
     def __init__(self, data: bytes, verify_key: bytes) -> None:
         """Check the signature, read version and plans. Raises BundleError."""
@@ -121,16 +121,16 @@ class RosterReader:
             raise _invalid(error) from None
 
     def _begin(self) -> tuple[msgpack.Unpacker, int, list[str], tuple[RosterPlan, ...], int]:
-        """An unpacker that stands before the first row; version, groups, plans and the number of rows."""
+        """An unpacker positioned before the first row; version, groups, plans and the number of rows."""
         unpacker = msgpack.Unpacker(
             BytesIO(self._body), read_size=_READ, max_buffer_size=_READ + len(self._body)
         )
         length = unpacker.read_array_header()
         if length not in (3, 4):
-            raise ValueError("not a version, groups, plans and rows")
+            raise ValueError("not a list of version, groups, plans and rows")
         version, groups = unpacker.unpack(), unpacker.unpack()
         if type(version) is not int or type(groups) is not list:
-            raise ValueError("not a version, groups and rows")
+            raise ValueError("the version is not an integer, or the groups are not a list")
         for group in groups:
             check_group(group)
         plans = _plans(unpacker.unpack()) if length == 4 else ()
@@ -139,8 +139,8 @@ class RosterReader:
     def entries(self) -> Iterator[RosterEntry]:
         """Every entry, in the order of the bytes.
 
-        Raises BundleError where one is not valid, and at the end for what only the end can tell: a meter that
-        stands twice, a group that also holds groups. Do nothing for good before that.
+        Raises BundleError at an entry that is not valid, and at the end if a meter occurs twice or a group
+        has both meters and narrower groups. So make no permanent change before the end.
         """
         try:
             unpacker, _, groups, _, rows = self._begin()
@@ -151,7 +151,7 @@ class RosterReader:
                 entry = _entry(groups, meter, at, from_s)
                 used.add(at)
                 if entry.meter == before:
-                    raise ConfigError("a meter stands twice in the roster")
+                    raise ConfigError("a meter occurs twice in the roster")
                 sorted_so_far = sorted_so_far and entry.meter > before
                 before = entry.meter
                 yield entry
@@ -164,14 +164,14 @@ class RosterReader:
             raise _invalid(error) from None
 
     def _check_names(self, rows: int) -> None:
-        """Of rows in no order only all names together tell whether one stands twice."""
+        """Check unsorted rows for a meter that occurs twice; this needs all names in memory."""
         unpacker, _, _, _, _ = self._begin()
         if len({unpacker.unpack()[0] for _ in range(rows)}) != rows:
-            raise ConfigError("a meter stands twice in the roster")
+            raise ConfigError("a meter occurs twice in the roster")
 
 
-# What msgpack and the checks above raise for bytes that are no roster; OutOfData, for those cut short, is
-# an UnpackException, and RecursionError comes of deep nesting.
+# Errors of msgpack and of the checks above for bytes that are not a roster. OutOfData (truncated bytes) is an
+# UnpackException; deep nesting raises RecursionError.
 _FAULTS = (ConfigError, ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException)
 
 

@@ -1,4 +1,4 @@
-"""Ed25519 signatures, each over a kind and a body, so that no record can pass for another kind."""
+"""Ed25519 signatures (RFC 8032), each over a kind and a body, so that no record can pass for another kind."""
 
 import hashlib
 
@@ -15,7 +15,7 @@ _DOMAIN = b"gridhe/v1/"
 
 
 class SigningKey:
-    """An Ed25519 private key. It never prints itself."""
+    """An Ed25519 private key. Its repr does not show the key."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
@@ -27,7 +27,7 @@ class SigningKey:
 
     @classmethod
     def from_private_bytes(cls, data: bytes) -> "SigningKey":
-        """The key of these 32 bytes. Raises BundleError."""
+        """The key of these 32 bytes. Raises BundleError for another length."""
         if len(data) != 32:
             raise BundleError(f"an Ed25519 private key has 32 bytes, not {len(data)}")
         return cls(Ed25519PrivateKey.from_private_bytes(data))
@@ -47,11 +47,11 @@ class SigningKey:
 
 
 def verify(verify_key: bytes, message: bytes, signature: bytes) -> None:
-    """Raise BundleError unless `signature` is `verify_key`'s over `message`."""
+    """Raise BundleError unless `signature` over `message` is valid for `verify_key`."""
     try:
         Ed25519PublicKey.from_public_bytes(verify_key).verify(signature, message)
     except (InvalidSignature, ValueError, TypeError):
-        raise BundleError("the signature is not its maker's") from None
+        raise BundleError("the signature is not valid for this key") from None
 
 
 def authority_id(verify_key: bytes) -> str:
@@ -72,21 +72,21 @@ def sign_record(key: SigningKey, kind: str, body: bytes) -> bytes:
 def open_record(verify_key: bytes, kind: str, data: bytes) -> bytes:
     """The body of a record of this kind signed by this key. Raises BundleError for any other bytes."""
     try:
-        found = msgpack.unpackb(data, max_array_len=3, max_map_len=0)
+        record = msgpack.unpackb(data, max_array_len=3, max_map_len=0)
     except (ValueError, TypeError, msgpack.exceptions.ExtraData, msgpack.exceptions.UnpackException):
         raise BundleError(f"these {len(data)} bytes are not a signed {kind}") from None
     if (
-        not isinstance(found, list)
-        or len(found) != 3
-        or found[0] != kind
-        or not isinstance(found[1], bytes)
-        or not isinstance(found[2], bytes)
+        not isinstance(record, list)
+        or len(record) != 3
+        or record[0] != kind
+        or not isinstance(record[1], bytes)
+        or not isinstance(record[2], bytes)
     ):
         raise BundleError(f"these {len(data)} bytes are not a signed {kind}")
     try:
-        verify(verify_key, _message(kind, found[1]), found[2])
+        verify(verify_key, _message(kind, record[1]), record[2])
     except BundleError:
         raise BundleError(
-            f"this {kind} is not signed by {authority_id(verify_key)}: it is damaged or another maker's"
+            f"this {kind} is not signed by {authority_id(verify_key)}: it is damaged or of another authority"
         ) from None
-    return found[1]
+    return record[1]

@@ -1,4 +1,4 @@
-"""Status: retained word of who is online, with a last will that says when they are not."""
+"""Status: a retained message for each role that is online or offline; the last will sets it to offline."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ _BYTES_MAX = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """One role's state; `backlog` counts what waits.
+    """The status of one role; `backlog` is the number of waiting batches or totals.
 
-    `incarnation` is new whenever its process starts, and when an aggregator's broker lost its session:
-    what was sent before may be gone then, so meters send again.
+    `incarnation` is new after every start of the process, and after the broker lost the session of an
+    aggregator. Earlier messages may be lost then, so meters send again.
     """
 
     online: bool

@@ -1,7 +1,7 @@
-"""TenSEAL's bytes and ours, both ways, with no TenSEAL at hand.
+"""Conversion between TenSEAL's serialized ciphertexts and our residues, without TenSEAL installed.
 
 A serialized CKKSVector is a protobuf: 1 = sizes (packed varints), 2 = SEAL ciphertext, 3 = scale
-(double). The ciphertext is SEAL 4's save format: a 16-byte header, then, perhaps compressed,
+(double). The ciphertext is SEAL 4's save format: a 16-byte header, then (possibly compressed)
 
     parms_id        32 bytes   BLAKE2b-256 of the 64-bit words (2, N, data primes..., 0)
     is_ntt_form     1 byte     1
@@ -103,7 +103,7 @@ def _fields(data: memoryview) -> dict[int, memoryview]:
         else:
             raise EnvelopeError("tenseal", f"unexpected protobuf wire type {key & 7}")
         if at + size > len(data) or key >> 3 in fields:
-            raise EnvelopeError("tenseal", "the protobuf is cut short, or holds more than one ciphertext")
+            raise EnvelopeError("tenseal", "the protobuf is truncated, or has more than one ciphertext")
         fields[key >> 3] = data[at : at + size]
         at += size
     return fields
@@ -112,21 +112,21 @@ def _fields(data: memoryview) -> dict[int, memoryview]:
 def from_tenseal(data: bytes, parameters: CkksParameters, scale: float | None = None) -> NDArray[np.uint64]:
     """The residues uint64[2][primes][N] (read-only) of a serialized CKKSVector of these parameters.
 
-    With `scale`, also checks that it was encrypted at that scale. Raises EnvelopeError `tenseal` for
-    any other bytes; nothing larger than this ring's ciphertext is ever decompressed.
+    If `scale` is given, it must be the ciphertext's. Raises EnvelopeError `tenseal` for any other bytes.
+    Never decompresses more than one ciphertext of this ring.
     """
     seal = _fields(memoryview(data)).get(2, memoryview(b""))
     array_bytes = 2 * len(parameters.primes) * parameters.ring_degree * 8
     body_bytes = _BODY.size + _SEAL_HEADER.size + _COUNT.size + array_bytes
     if len(seal) < 16:
-        raise EnvelopeError("tenseal", "there is no SEAL ciphertext in it")
+        raise EnvelopeError("tenseal", "the protobuf has no SEAL ciphertext")
     magic, header_bytes, _, _, compression, _, size = _SEAL_HEADER.unpack_from(seal)
     if magic != _MAGIC or header_bytes != 16 or size != len(seal):
-        raise EnvelopeError("tenseal", "the SEAL header is not one")
+        raise EnvelopeError("tenseal", "the SEAL header is not valid")
     body: memoryview | bytes = seal[16:]
     if compression == _ZSTD:
         try:
-            # A frame may announce any size, and the decompressor would allocate it: look first.
+            # A frame may declare any size, and the decompressor would allocate it: check first.
             if zstandard.frame_content_size(body) > body_bytes:
                 raise EnvelopeError("tenseal", f"the ciphertext unpacks to more than {body_bytes} bytes")
             body = zstandard.ZstdDecompressor().decompress(body, max_output_size=body_bytes)
@@ -138,7 +138,7 @@ def from_tenseal(data: bytes, parameters: CkksParameters, scale: float | None = 
         )
     if len(body) != body_bytes:
         raise EnvelopeError("tenseal", f"the ciphertext has {len(body)} bytes, {parameters} has {body_bytes}")
-    parms_id, ntt, components, degree, primes, found_scale, _ = _BODY.unpack_from(body)
+    parms_id, ntt, components, degree, primes, actual_scale, _ = _BODY.unpack_from(body)
     if (parms_id, ntt, components) != (_parms_id(parameters), 1, 2):
         raise EnvelopeError("tenseal", f"the ciphertext is not a fresh one of {parameters}")
     if (degree, primes) != (parameters.ring_degree, len(parameters.primes)):
@@ -148,9 +148,9 @@ def from_tenseal(data: bytes, parameters: CkksParameters, scale: float | None = 
     if (inner[0], inner[1], inner[4], inner[6]) != (_MAGIC, 16, _PLAIN, array_bytes + 24) or (
         count * 8 != array_bytes
     ):
-        raise EnvelopeError("tenseal", "the array in the SEAL ciphertext is not one of plain residues")
-    if scale is not None and found_scale != scale:
-        raise EnvelopeError("tenseal", f"the ciphertext's scale is {found_scale}, expected {scale}")
+        raise EnvelopeError("tenseal", "the array in the SEAL ciphertext is not of uncompressed residues")
+    if scale is not None and actual_scale != scale:
+        raise EnvelopeError("tenseal", f"the ciphertext's scale is {actual_scale}, expected {scale}")
     return np.frombuffer(body, "<u8", offset=body_bytes - array_bytes).reshape(
         2, len(parameters.primes), parameters.ring_degree
     )

@@ -1,4 +1,4 @@
-"""Topics: the one place that knows how they are spelt. All start with `gridhe/v1`."""
+"""MQTT topics. All start with `gridhe/v1`; no other module spells them out."""
 
 from gridhe.errors import ConfigError, EnvelopeError
 from gridhe.plan.names import ROOT_GROUP, check_group, check_meter, check_name
@@ -30,22 +30,22 @@ _TOTAL = f"{PREFIX}/total/"
 
 
 def batch(group: str, meter: str) -> str:
-    """Where a meter publishes its envelopes."""
+    """Topic of a meter's envelopes."""
     return f"{_BATCH}{group}/{meter}"
 
 
 def receipt(name: str) -> str:
-    """Where a meter or an aggregator is told what is committed."""
+    """Topic of the receipts for a meter or an aggregator."""
     return f"{PREFIX}/receipt/{name}"
 
 
 def status_meter(meter: str) -> str:
-    """Retained: whether a meter is online."""
+    """Retained: the status of a meter."""
     return f"{PREFIX}/status/{meter}"
 
 
 def status_aggregator(aggregator: str) -> str:
-    """Retained: whether an aggregator is online, and its incarnation."""
+    """Retained: the status of an aggregator."""
     return f"{PREFIX}/status/aggregator/{aggregator}"
 
 
@@ -55,7 +55,7 @@ def plan(plan_id: str) -> str:
 
 
 def total(group: str) -> str:
-    """Where the totals of a group go."""
+    """Topic of the totals of a group."""
     return f"{_TOTAL}{group}"
 
 
@@ -85,7 +85,7 @@ def parse_total(topic: str) -> str:
 
 
 def check_filter(topic_filter: str) -> str:
-    """Return a filter below `gridhe/v1/batch/`, `+` and `#` where MQTT allows them. Raises ConfigError."""
+    """Return a legal MQTT filter of batch topics (`+` and `#` allowed). Raises ConfigError for others."""
     if not topic_filter.startswith(_BATCH):
         raise ConfigError(
             f"filter {topic_filter!r} must start with {_BATCH}, as in {_BATCH}# or {_BATCH}north/+/+"
@@ -100,7 +100,7 @@ def check_filter(topic_filter: str) -> str:
 
 
 def matches(topic_filter: str, topic: str) -> bool:
-    """Whether an MQTT filter takes a topic (MQTT 5, section 4.7)."""
+    """Whether an MQTT filter matches a topic (MQTT 5, section 4.7)."""
     wanted, levels = topic_filter.split("/"), topic.split("/")
     if topic.startswith("$") and wanted[0] in ("#", "+"):
         return False

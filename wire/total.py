@@ -1,8 +1,8 @@
-"""Totals: a part's encrypted sum, signed by the aggregator. Shaped like a batch.
+"""Totals: the encrypted sum of a part, signed by the aggregator. Same shape as a batch.
 
 msgpack array of three byte strings [header, ciphertext, signature]; the header is a msgpack map
 {v, plan, key, aggregator, group, window, part, meters, members, pieces}. `pieces` lists the leaf
-parts it sums, [(group, part, meters), ...]; `members` is the digest of its member list.
+parts in the sum, [(group, part, meters), ...]; `members` is the digest of the member list.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ __all__ = [
 
 VERSION = 1
 DIGEST_BYTES = 32
-TOTAL_HEADER_BYTES_MAX = 8 << 20  # a roll-up names each leaf part it sums: about 30 bytes each
+TOTAL_HEADER_BYTES_MAX = 8 << 20  # a roll-up lists each of its leaf parts: about 30 bytes each
 _DOMAIN = b"gridhe/v1/total\0"
 
 
@@ -59,7 +59,7 @@ def _check_total_group(group: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalHeader:
-    """Which total this is, and of what."""
+    """The identity of a total, and its members."""
 
     plan: str
     key: str
@@ -133,7 +133,7 @@ def _pieces(entries: tuple[object, ...], meters: int) -> tuple[Piece, ...]:
             )
         pieces.append(Piece(group, part, count))
     if len({(piece.group, piece.part) for piece in pieces}) != len(pieces):
-        raise EnvelopeError("malformed", "a piece stands twice")
+        raise EnvelopeError("malformed", "a piece occurs twice")
     if sum(piece.meters for piece in pieces) != meters:
         raise EnvelopeError("malformed", f"the pieces do not add up to {meters} meters")
     return tuple(pieces)
@@ -141,7 +141,7 @@ def _pieces(entries: tuple[object, ...], meters: int) -> tuple[Piece, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """A decoded total. Nothing in it is to be believed before `check_signature`."""
+    """A decoded total. Do not trust its content before `check_signature`."""
 
     header: TotalHeader
     header_bytes: bytes
@@ -149,7 +149,7 @@ class Total:
     signature: bytes
 
     def is_signed_with(self, verify_key: bytes) -> bool:
-        """Whether the signature is made with the private key of this one."""
+        """Whether the signature is valid for this verify key."""
         try:
             verify(verify_key, _DOMAIN + self.header_bytes + self.ciphertext, self.signature)
         except BundleError:
@@ -157,7 +157,7 @@ class Total:
         return True
 
     def check_signature(self, verify_key: bytes) -> None:
-        """Raise EnvelopeError `signature` unless the aggregator with this key made the total."""
+        """Raise EnvelopeError `signature` unless the signature is valid for this verify key."""
         if not self.is_signed_with(verify_key):
             raise EnvelopeError(
                 "signature", f"the total of {self.header.group} is not signed by {self.header.aggregator}"

@@ -402,8 +402,8 @@ def test_every_kind_of_credential_is_known(capsys: pytest.CaptureFixture[str], t
     ("content", "mode", "told"),
     [
         ("{}", 0o600, "is not a credential of kind"),
-        ('{"kind": "device", "password": "hunter2"', 0o600, "is not a whole device credential"),
-        ('{"kind": "device", "password": "hunter2"}', 0o600, "is not a whole device credential"),
+        ('{"kind": "device", "password": "hunter2"', 0o600, "is not a complete device credential"),
+        ('{"kind": "device", "password": "hunter2"}', 0o600, "is not a complete device credential"),
         ('{"kind": "device"}', 0o644, "run: chmod 600"),
     ],
 )

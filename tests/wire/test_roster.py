@@ -112,7 +112,7 @@ def test_bytes_too_many_or_too_few_are_refused(change: Callable[[bytes], bytes])
 
 @pytest.mark.parametrize(("outer", "inner"), [("north", "north/f1"), ("a", "a/b/c"), ("a/b", "a/b/c")])
 def test_a_group_of_meters_that_also_holds_groups_is_refused(outer: str, inner: str) -> None:
-    with pytest.raises(ConfigError, match=f"group '{outer}' cannot hold"):
+    with pytest.raises(ConfigError, match=f"group '{outer}' cannot contain both"):
         Roster(version=1, entries=(RosterEntry("m1", outer), RosterEntry("m2", inner)))
     with pytest.raises(BundleError):
         Roster.decode(signed([1, [outer, inner], [["m1", 0, 0], ["m2", 1, 0]]]), KEY.verify_key)
