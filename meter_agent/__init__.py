@@ -1,5 +1,5 @@
-"""The meter's room: readings in, encrypted and sealed batches out, each kept until its receipt.
+"""The meter: reads samples, publishes encrypted and sealed batches, and keeps each until its receipt.
 
-Sources give readings, windows gather them, sealing encrypts them, the outbox keeps them safe and
-the agent decides what to publish when. Nothing here can decrypt.
+Sources give readings, windows collect them, sealing encrypts them, the outbox stores them and the agent
+decides when to publish them. No module here can decrypt.
 """

@@ -1,16 +1,16 @@
-"""What one meter publishes when, and what receipts do. No socket, no clock, no disk of its own.
+"""Decides when a meter publishes each batch and what its receipts change. No socket, no clock, no disk.
 
     sealed --(a place among the unreceipted)--> published --receipt--> settled
                                                    |  ^
-                                                   '--'  no receipt: again after a jittered back-off
+                                                   '--'  no receipt: sent again after a jittered back-off
                                                          that doubles from resend_s to resend_max_s
 
 Everything outstanding is due at once after a connect, when an aggregator shows a new incarnation, and
-when a new plan is published (whoever refused for want of it can now take the batch).
+when a new plan is published (an aggregator that lacked the plan can now accept the batch).
 
-A batch that is refused for now is deferred: it gives up its place, so that later ones are not held up, and is
-sent again. However many are deferred, about `unreceipted_max` of them are sent in the time after which one
-batch alone would come again; once one is committed, the others follow.
+A batch that is refused temporarily is deferred: it gives up its place, so that it does not block later
+batches, and is sent again. About `unreceipted_max` deferred batches are sent per back-off of a single batch,
+however many there are. Once one is committed, the next `unreceipted_max` are due at once.
 """
 
 import itertools
@@ -34,19 +34,19 @@ _NEVER = float("inf")
 
 @dataclass(slots=True)
 class AgentCounts:
-    """What went out and what came back."""
+    """Batches published, and receipts received, since the process started."""
 
     published: int = 0  # batches published for the first time by this process
     resent: int = 0
     receipted: int = 0
-    refused: int = 0  # for good; set aside
-    deferred: int = 0  # refused for a reason that time mends; sent again
+    refused: int = 0  # permanently; set aside
+    deferred: int = 0  # refused temporarily; sent again
     junk_receipts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A batch that an aggregator refuses for now."""
+    """A batch that an aggregator refuses temporarily."""
 
     plan: str
     window: int
@@ -58,12 +58,12 @@ class _Outstanding:
     batch: Waiting
     attempts: int = 0
     due_s: float = 0.0
-    reason: str | None = None  # why it was refused for now, if it was
-    deferred: bool = False  # refused for now, and not published since: it takes no place
+    reason: str | None = None  # of the last temporary refusal, if any
+    deferred: bool = False  # refused temporarily and not published since: takes no place
 
 
 class Agent:
-    """One meter's outbox, seen from the wire."""
+    """The publishing state of one meter's batches."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Agent:
     ) -> None:
         """`refill(after_id, limit)` gives the next waiting batches from the outbox, oldest first.
 
-        `moved(plan, window)`: whether a batch was sealed for another group than the meter's present one.
+        `moved(plan, window)`: whether a batch was sealed for a group other than the meter's present one.
         """
         self.meter = meter
         self._ingest_key = ingest_key
@@ -88,34 +88,34 @@ class Agent:
         self._moved = moved
         self.counts = counts if counts is not None else AgentCounts()
         self._outstanding: dict[tuple[str, int], _Outstanding] = {}  # (plan, window), in order of sealing
-        self._deferred = 0  # how many of them are deferred
-        self.news: list[Deferred] = []  # refusals for now, until somebody takes them away
-        self._last_id = 0  # the newest batch that was ever outstanding
-        self._more = True  # whether the outbox may hold later ones
+        self._deferred = 0  # count of deferred batches in `_outstanding`
+        self.news: list[Deferred] = []  # temporary refusals; the caller logs and clears them
+        self._last_id = 0  # id of the newest batch taken from the outbox
+        self._more = True  # whether the outbox may hold newer batches
         self._due_s = 0.0  # no publication is due before this
         self._incarnations: dict[str, str] = {}
 
     @property
     def outstanding(self) -> int:
-        """Batches that wait for a receipt, those that are not due yet included."""
+        """Count of batches that wait for a receipt, including those not due yet."""
         return len(self._outstanding)
 
     @property
     def _places(self) -> int:
-        """How many have a place among the unreceipted."""
+        """Count of batches that hold a place among the unreceipted."""
         return len(self._outstanding) - self._deferred
 
     @property
     def late(self) -> int:
-        """Batches that an aggregator calls late: they wait for its clock, which may be right."""
+        """Count of batches last refused as `late`; they stay refused if the aggregator's clock is right."""
         return sum(entry.reason == LATE for entry in self._outstanding.values())
 
     @property
     def deferred(self) -> int:
-        """Batches that are refused for now, and were not sent again since."""
+        """Count of batches refused temporarily and not sent again since."""
         return self._deferred
 
-    # -- going out -----------------------------------------------------------------------------
+    # -- sending --------------------------------------------------------------------------------
 
     def sealed(self) -> None:
         """The outbox holds a new batch of this meter."""
@@ -124,7 +124,7 @@ class Agent:
             self._due_s = 0.0
 
     def due(self, now_s: float) -> list[Waiting]:
-        """The batches to publish now, oldest first. Whatever is published is told with `published`."""
+        """The batches to publish now, oldest first. Call `published` for each one sent."""
         if now_s < self._due_s:
             return []
         self._fill()
@@ -141,14 +141,14 @@ class Agent:
     def _fill(self) -> None:
         room = self._settings.unreceipted_max - self._places
         if room > 0 and self._more:
-            found = self._refill(self._last_id, room)
-            self._more = len(found) == room
-            for batch in found:
+            batches = self._refill(self._last_id, room)
+            self._more = len(batches) == room
+            for batch in batches:
                 self._last_id = batch.id
                 self._outstanding[batch.plan, batch.window] = _Outstanding(batch)
 
     def published(self, batch: Waiting, now_s: float) -> None:
-        """`batch` went out."""
+        """Record that `batch` was published."""
         entry = self._outstanding.get((batch.plan, batch.window))
         if entry is None:
             return
@@ -164,11 +164,11 @@ class Agent:
     def _back_off(self, attempts: int) -> float:
         settings = self._settings
         wait_s: float = min(settings.resend_s * 2.0 ** min(attempts, 40), settings.resend_max_s)
-        # Never sooner than asked for; spread, so that a fleet that lost its broker is no herd.
+        # Never earlier than the setting; jittered, so that a fleet does not resend at one moment.
         return wait_s * self._rng.uniform(1.0, 1.5)
 
     def forget(self, id_: int) -> None:
-        """The outbox dropped a batch."""
+        """Remove a batch that left the outbox."""
         for key, entry in self._outstanding.items():
             if entry.batch.id == id_:
                 self._drop(key)
@@ -182,13 +182,13 @@ class Agent:
         return entry
 
     def set_aside(self, batch: Waiting, reason: str) -> Settled:
-        """Give a batch up; to be committed to the outbox."""
+        """Give up a batch. Returns the record to commit to the outbox."""
         return self._settle(batch.plan, batch.window, reason)
 
-    # -- coming in -----------------------------------------------------------------------------
+    # -- receiving ------------------------------------------------------------------------------
 
     def hurry(self) -> None:
-        """Everything outstanding is due now; of what is deferred, as much as has a place."""
+        """Make all outstanding batches due now, and up to `unreceipted_max` deferred ones."""
         for entry in self._outstanding.values():
             if not entry.deferred:
                 entry.due_s = 0.0
@@ -201,7 +201,7 @@ class Agent:
         self._due_s = 0.0
 
     def on_aggregator(self, aggregator: str, incarnation: str) -> bool:
-        """An aggregator's status came; whether it is a new incarnation, and everything therefore due."""
+        """Take an aggregator's status. Returns True, and makes all batches due, if its incarnation is new."""
         if self._incarnations.get(aggregator) == incarnation:
             return False
         self._incarnations[aggregator] = incarnation
@@ -209,7 +209,7 @@ class Agent:
         return True
 
     def on_receipt(self, payload: bytes, now_s: float) -> list[Settled]:
-        """What the receipt settles, to be committed to the outbox. Junk settles nothing and is counted."""
+        """The batches that the receipt settles, to commit to the outbox. Counts invalid receipts."""
         try:
             receipt = Receipt.decode(payload, self._ingest_key)
         except EnvelopeError:
@@ -220,7 +220,7 @@ class Agent:
             return []
         settled = [self._settle(receipt.plan, window, None) for window in receipt.committed]
         for window, reason in receipt.refused:
-            # Sealed for our present group, `group` means that the aggregator has to learn of the move yet.
+            # If the batch was sealed for the present group, the aggregator lacks the new roster.
             if reason in TRANSIENT_REASONS or (reason == MOVED and not self._moved(receipt.plan, window)):
                 self._defer(receipt.plan, window, reason, now_s)
             else:

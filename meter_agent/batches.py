@@ -1,4 +1,4 @@
-"""One closed window of one meter becomes a sealed batch: policy, encryption, envelope."""
+"""Turns a closed window of one meter into a sealed batch: policy, encryption, envelope."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ _TIMINGS_MAX = 20_000
 
 
 class BatchSealer:
-    """Seals the windows of all meters of a process, and knows how long that takes."""
+    """Seals the windows of all meters of a process, and measures the time it takes."""
 
     def __init__(self, book: "PlanBook", policy: "ReadingPolicy") -> None:
         self._book, self._policy = book, policy
@@ -34,13 +34,13 @@ class BatchSealer:
 
     @property
     def ms_median(self) -> float:
-        """Milliseconds of sealing one batch."""
+        """Median time to seal one batch, in milliseconds; 0.0 before the first."""
         return statistics.median(self._ms) if self._ms else 0.0
 
     def seal_anew(
         self, credential: "DeviceCredential", feeder: "Feeder | None", places: "list[tuple[Plan, int]]"
     ) -> list[SealedBatch]:
-        """Batches of these windows, in place of others; none if readings are not there any more."""
+        """Batches of these windows, sealed again; empty if any of their readings is no longer available."""
         batches = []
         for plan, window in places:
             closed = None if feeder is None else feeder.again(plan, window)
@@ -58,7 +58,7 @@ class BatchSealer:
         *,
         anew: bool = False,
     ) -> SealedBatch:
-        """The batch of a window; `anew`: in place of one that was refused. Raises SourceError."""
+        """Seal one window; `anew`: it replaces a refused batch. Raises SourceError."""
         readings = {}
         for quantity in plan.quantities:
             raw = closed.readings.get(quantity.name)

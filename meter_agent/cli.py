@@ -65,7 +65,7 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
             "--state-dir",
             required=True,
             type=click.Path(path_type=Path, file_okay=False),
-            help="Where the outbox, the journal and known plans are kept. One process at a time.",
+            help="Folder of the outbox, the journal and the known plans. One process at a time.",
         ),
         click.option("--broker", metavar="URL", help="The same as --set broker.url=URL."),
         click.option(
@@ -73,31 +73,33 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(["synthetic", "replay"]),
             default="synthetic",
             show_default=True,
-            help="Made-up households, or the recorded ones of --csv.",
+            help="Synthetic households, or recorded ones from --csv.",
         ),
         click.option(
             "--csv",
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
             help="CSV or CSV.gz to replay: one column a meter, one row an interval; the first column is a "
-            "label or a time stamp. What becomes of gaps, negatives, text and too large readings is "
-            "settings meter.on_negative, meter.on_too_large and meter.on_text.",
+            "label or a time stamp. Empty cells are missing readings; settings meter.on_negative, "
+            "meter.on_too_large and meter.on_text decide about negative, too large and text cells.",
         ),
         click.option(
-            "--quantity", metavar="NAME", help="Which of the plan's the file holds. Default: the first."
+            "--quantity", metavar="NAME", help="The plan's quantity that the file holds. Default: the first."
         ),
-        click.option("--loop", is_flag=True, help="Start the file over when it ends."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of the synthetic households."),
+        click.option("--loop", is_flag=True, help="Start the file again when it ends."),
+        click.option(
+            "--seed", type=int, default=0, show_default=True, help="Random seed of the synthetic households."
+        ),
         click.option(
             "--start",
             type=_Time(),
             metavar="TIME",
             help="The first window's start: ISO 8601 (UTC) or epoch seconds; row 0 of the file falls on it. "
-            "Kept in the state directory. Default: the present window; with a --speed other than 1, so long "
-            "ago that the last window is just over; for a file with time stamps, those.",
+            "Stored in the state directory. Default: the present window; with another --speed than 1, early "
+            "enough that the last window is just over; for a file with time stamps, its first one.",
         ),
         click.option(
-            "--windows", type=click.IntRange(1), metavar="N", help="Seal N windows of each meter, then end."
+            "--windows", type=click.IntRange(1), metavar="N", help="Seal N windows of each meter, then stop."
         ),
         click.option(
             "--speed",
@@ -105,8 +107,8 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
             default="1",
             show_default=True,
             metavar="X|max",
-            help="How many times faster than real time, never beyond the present. 'max' seals as fast as "
-            "receipts come.",
+            help="Speed relative to real time, never ahead of the wall clock. 'max' seals as fast as "
+            "receipts arrive.",
         ),
         click.option(
             "--stop-when-receipted/--keep-running",
@@ -114,7 +116,7 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
             help="Exit 0 once every window is receipted or refused. Default with --windows.",
         ),
         click.option(
-            "--json", "as_json", is_flag=True, help="End with a summary, one JSON object on one line."
+            "--json", "as_json", is_flag=True, help="Print a summary at the end, one JSON object on one line."
         ),
         trust_clock_option,
         timings_option,
@@ -163,7 +165,7 @@ def _finish(summary: dict[str, Any], as_json: bool) -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @version_option
 def cli() -> None:
-    """Meters: readings in, encrypted batches out, each kept on disk until the aggregator's receipt."""
+    """Encrypt a meter's readings, publish them, and keep each batch on disk until its receipt."""
 
 
 @cli.command()
@@ -177,14 +179,14 @@ def cli() -> None:
 @click.option(
     "--column", metavar="NAME", help="The file's column. Default: the meter's name, else the first."
 )
-@click.option("--partial", is_flag=True, help="When the source ends, seal its last window with what it has.")
+@click.option("--partial", is_flag=True, help="When the source ends, also seal its last, incomplete window.")
 @_source_options
 @common_options
 def run(common: CommonOptions, credential: Path, state_dir: Path, broker: str | None, **given: Any) -> None:
     """Run one device until SIGTERM, or with --windows until all is receipted.
 
-    Survives power cuts and weeks offline: what was read is journalled, what was sealed waits in
-    --state-dir, and a window that was sealed once is published with the same bytes for ever.
+    Survives power cuts and weeks offline: --state-dir holds a journal of the readings and every sealed
+    batch until its receipt. A sealed window is always published with the same bytes.
     """
     settings = common.load({"broker.url": broker})
     ignore_hangups()
@@ -226,7 +228,7 @@ def run(common: CommonOptions, credential: Path, state_dir: Path, broker: str | 
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="Where meters go by the order of columns and not by name: leave out the first N.",
+    help="If columns are assigned by order and not by name: skip the first N.",
 )
 @_source_options
 @common_options
@@ -235,8 +237,8 @@ def fleet(
 ) -> None:
     """Simulate many meters in one process, with one outbox and one encryption context.
 
-    A replayed meter takes the column of its own name; if no column has a meter's name, columns go by
-    order.
+    A replayed meter reads the column with its name. If no column has the name of a meter, columns are
+    assigned in order.
     """
     settings = common.load({"broker.url": broker})
     ignore_hangups()
@@ -262,7 +264,7 @@ def fleet(
 
 
 class _Bar:
-    """A progress bar on a terminal; elsewhere the log tells."""
+    """A progress bar, on a terminal only; otherwise progress is logged."""
 
     def __init__(self) -> None:
         self.wanted = sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""Broker sessions for the meters of one process: one each, as real ones have, or one shared by all."""
+"""Broker sessions for the meters of one process: one for each meter, as in the field, or one shared."""
 
 import random
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ __all__ = ["close_all", "connect_each", "connect_shared"]
 
 _PLANS = f"{topics.PREFIX}/plan/#"
 _AGGREGATORS = topics.status_aggregator("+")
-_CLOSE_S = 5.0  # for all goodbyes together; what is left then goes by its last will
+_CLOSE_S = 5.0  # for all DISCONNECTs; for sessions still open then, the broker publishes the will
 
 
 def connect_each(
@@ -30,7 +30,7 @@ def connect_each(
     version: str,
     incarnation: str,
 ) -> list[Session]:
-    """A session per unit, each with a last will. Plans and aggregators' statuses come to the first alone."""
+    """One session per unit, each with a will. Only the first subscribes to plans and statuses."""
     sessions = []
     for at, unit in enumerate(units):
         credential = unit.credential
@@ -61,7 +61,7 @@ def connect_shared(
     user: str,
     password: str | None,
 ) -> list[Session]:
-    """One session for all units. It has no last will: there is one topic too few for them."""
+    """One session for all units. It sets no will, because MQTT allows one will topic per connection."""
 
     def on_connect(_present: bool) -> None:
         for unit in units:
@@ -83,7 +83,7 @@ def connect_shared(
 
 
 def close_all(sessions: Sequence[Session], loop: "EventLoop") -> None:
-    """Say goodbye on every session, `_CLOSE_S` at most in all."""
+    """Send DISCONNECT on every session; takes at most `_CLOSE_S` in total."""
     deadline_s = loop.clock() + _CLOSE_S
     for session in sessions:
         session.close(timeout_s=min(2.0, max(0.0, deadline_s - loop.clock())))

@@ -1,7 +1,7 @@
-"""What hands one meter's closed windows to be sealed, in order, each until it is safely sealed.
+"""Gives one meter's closed windows to the sealer, in order, and keeps each until its batch is committed.
 
-`WindowFeeder` asks a source that can repeat itself: nothing to lose, nothing to journal. `DeviceFeeder`
-reads a device as time passes and keeps what it read in a journal, so that a crash loses none of it.
+`WindowFeeder` reads a repeatable source and needs no journal. `DeviceFeeder` reads a device as time passes
+and keeps its samples in a journal, so that a crash loses none of them.
 """
 
 import logging
@@ -24,31 +24,31 @@ class Feeder(Protocol):
     """One meter's windows."""
 
     def poll(self, now_s: float) -> bytes | None:
-        """Read what has come by now; the journal to be committed before anything is sealed, if it changed."""
+        """Read new samples. Returns the journal, to commit before sealing, if it changed."""
         ...
 
     def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
-        """The oldest window that is over, with its plan: the same one until `done`. Raises SourceError."""
+        """The oldest closed window and its plan; the same one until `done`. Raises SourceError."""
         ...
 
     def done(self, window: int) -> bytes | None:
-        """That window is sealed; the journal without it, to be committed together with its envelope."""
+        """Remove a sealed window. Returns the journal without it, to commit together with its envelope."""
         ...
 
     def ready_s(self) -> float | None:
-        """When `next` is worth asking again; None when the source has ended."""
+        """When to call `next` again (simulated UTC epoch seconds); None when the source has ended."""
         ...
 
     def again(self, plan: Plan, window: int) -> ClosedWindow | None:
-        """The readings of a window that was sealed; None when they are not there any more."""
+        """The readings of a window that was sealed before; None if they are no longer available."""
         ...
 
     def where(self, plan: Plan, window: int, interval: int) -> str:
-        """The place of a reading, for messages to people."""
+        """The place of a reading, for messages."""
         ...
 
     def counts(self) -> WindowCounts:
-        """The samples so far, and what was odd about them; a source of whole windows has none."""
+        """Counts of samples and their irregularities; all 0 for a source of whole windows."""
         ...
 
 
@@ -61,7 +61,7 @@ def _builder_shape(window_builder: WindowBuilder) -> tuple[int, int, tuple[str, 
 
 
 class WindowFeeder:
-    """Windows of a source that gives the same ones on every call."""
+    """Windows of a repeatable source."""
 
     def __init__(
         self,
@@ -82,21 +82,21 @@ class WindowFeeder:
     def _upcoming(self) -> tuple[Plan, int] | None:
         """The next window and its plan; None when there is none."""
         moment_s = self._next_s
-        while (found := self._book.next_window(moment_s)) is not None:
-            plan, window = found
+        while (upcoming := self._book.next_window(moment_s)) is not None:
+            plan, window = upcoming
             first, end = self._source(plan).windows
             if window < first:
-                moment_s = first * plan.window_s  # where another plan may hold
+                moment_s = first * plan.window_s  # another plan may be in force then
                 continue
             end_s = (window + 1) * plan.window_s
             over = (end is not None and window >= end) or (
                 self._until_s is not None and end_s > self._until_s
             )
-            return None if over else found
+            return None if over else upcoming
         return None
 
     def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
-        """The next window that is over."""
+        """The next window that has ended."""
         upcoming = self._upcoming()
         if upcoming is None or now_s < (upcoming[1] + 1) * upcoming[0].window_s:
             return None
@@ -104,7 +104,7 @@ class WindowFeeder:
         return plan, ClosedWindow(window=window, readings=self._source(plan).window(self._meter, window))
 
     def done(self, window: int) -> bytes | None:
-        """Go on to the window after it."""
+        """Continue with the window after it."""
         upcoming = self._upcoming()
         if upcoming is not None:
             self._next_s = (window + 1) * upcoming[0].window_s
@@ -116,14 +116,14 @@ class WindowFeeder:
         return None if upcoming is None else float((upcoming[1] + 1) * upcoming[0].window_s)
 
     def again(self, plan: Plan, window: int) -> ClosedWindow | None:
-        """The source gives them as often as it is asked."""
+        """Read the window from the source again."""
         try:
             return ClosedWindow(window=window, readings=self._source(plan).window(self._meter, window))
         except SourceError:
             return None
 
     def where(self, plan: Plan, window: int, interval: int) -> str:
-        """The source's word for it."""
+        """The place, as the source names it."""
         return self._source(plan).where(self._meter, window, interval)
 
     def counts(self) -> WindowCounts:
@@ -145,7 +145,7 @@ class DeviceFeeder:
         partial: bool = False,
         where: Callable[[Plan, int, int], str] | None = None,
     ) -> None:
-        """`partial`: at the source's end, seal the last window with what it has. Raises StateError."""
+        """`partial`: at the source's end, also seal the last, incomplete window. Raises StateError."""
         self._book, self._source, self._partial = book, source, partial
         self._from_s, self._until_s = float(from_s), until_s
         self._where = where
@@ -154,7 +154,7 @@ class DeviceFeeder:
         self.window_builder = None if journal is None else WindowBuilder.from_state(journal)
 
     def _current(self, now_s: float) -> WindowBuilder | None:
-        """The windower for the next samples; None while no plan covers them."""
+        """The window builder for the next samples; None while no plan covers them."""
         if self._switching and self.window_builder is not None and not self.window_builder.closed:
             self._counted = self._counted.plus(self.window_builder.counts)
             self.window_builder, self._switching = None, False
@@ -176,7 +176,7 @@ class DeviceFeeder:
         return self.window_builder
 
     def _switch_s(self, window_builder: WindowBuilder, at_s: float) -> float:
-        """When a plan of another shape takes over, or has, unknown to us; infinity when none is known."""
+        """Start of the next plan with another shape (it may be past); infinity when none is known."""
         shape = _builder_shape(window_builder)
         plan = self._book.at(at_s)
         start_s = None if plan is None else plan.start_s
@@ -188,11 +188,11 @@ class DeviceFeeder:
         return math.inf
 
     def poll(self, now_s: float) -> bytes | None:
-        """Read the device until a window closes. While one waits to be sealed, the device waits too."""
+        """Read the device until a window closes. Reads nothing while a closed window waits to be sealed."""
         window_builder = None if self._ended else self._current(now_s)
         if window_builder is None or window_builder.closed:
             return None
-        # A moment before the start, so that a sample exactly on it counts.
+        # 1 ms before the start, so that a sample exactly at the start counts.
         after_s = max(window_builder.time_s or -math.inf, self._from_s - 1e-3)
         plan = self._book.at(max(after_s, self._from_s))
         if plan is None:
@@ -211,12 +211,12 @@ class DeviceFeeder:
                 break
         else:
             over = source.ended(window_builder.time_s or after_s)
-            if not over:  # an ended source's last window is `partial`'s to judge, not the clock's
+            if not over:  # `partial`, not the clock, decides about the last window of an ended source
                 window_builder.advance(now_s)
                 over = window_builder.closed_until_s >= until_s
                 over = over or now_s >= min(switch_s, until_s) + window_builder.patience_s
         if over and switch_s < until_s and not source.ended(window_builder.time_s or after_s):
-            # What ends with the old plan is sealed as it is. What goes beyond belongs to no plan.
+            # The old plan's last windows are sealed as they are. A window that crosses its end is in no plan.
             window_builder.finish(partial=True)
             self._switching, self._from_s = True, switch_s
         elif over:
@@ -225,7 +225,7 @@ class DeviceFeeder:
         return window_builder.state() if changed or over or window_builder.closed else None
 
     def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
-        """The oldest closed window. One that belongs to no plan of its shape is passed over."""
+        """The oldest closed window. Skips windows that belong to no plan of their shape."""
         while self.window_builder is not None and self.window_builder.closed:
             closed = self.window_builder.closed[0]
             plan = self._book.of_window(closed.window, self.window_builder.window_s)
@@ -247,21 +247,21 @@ class DeviceFeeder:
         return self.window_builder.state()
 
     def ready_s(self) -> float | None:
-        """Always worth asking, until the end."""
+        """0.0 (at once) until the source has ended and its windows are sealed, then None."""
         waiting = self.window_builder is not None and bool(self.window_builder.closed)
         return None if self._ended and not waiting else 0.0
 
     def again(self, plan: Plan, window: int) -> ClosedWindow | None:
-        """A device's readings are kept until they are sealed, and no longer."""
+        """None: a device's readings are kept only until they are sealed."""
         return None
 
     def where(self, plan: Plan, window: int, interval: int) -> str:
-        """The source's word for it, where it has one."""
+        """The place, as the source names it, else window and interval."""
         if self._where is not None:
             return self._where(plan, window, interval)
         return f"window {window}, interval {interval}"
 
     def counts(self) -> WindowCounts:
-        """Of all plans' windows, also of what an earlier process left in the journal."""
+        """Counts over all plans, including those that the journal of an earlier process held."""
         current = WindowCounts() if self.window_builder is None else self.window_builder.counts
         return self._counted.plus(current)

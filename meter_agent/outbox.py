@@ -1,21 +1,21 @@
-"""Sealed batches, safe on disk until their receipts: SQLite, one file for a device or a whole fleet.
+"""Stores sealed batches on disk until their receipts: SQLite, one file for a device or a whole fleet.
 
 `commit` is one transaction (WAL, synchronous=FULL). What a crash leaves:
 
-1. before it: nothing of it. The journal of open readings, or the repeatable source, gives the same
-   readings again; none of the bytes had left the device, so sealing them anew is no second version.
-2. after it: the batch with its bytes, the watermark and the journal without that window, together.
-   From now on this window is published with these bytes, or not at all.
-3. after a receipt, before the commit that deletes the batch: it is published again, with the same
-   bytes; the aggregator answers a duplicate with another receipt.
+1. before it: nothing. The journal of open readings, or the repeatable source, gives the same readings
+   again. None of the bytes were published, so sealing the window again makes no second version.
+2. after it: the batch, the watermark and the journal without that window, together. From now on
+   this window is published with these bytes, or not at all.
+3. after a receipt, before the commit that deletes the batch: the batch is published again with the
+   same bytes, and the aggregator answers the duplicate with another receipt.
 
 The watermark (`sealed`: per meter, the end of the last sealed window in UTC epoch seconds) outlives
 the batches. A window that ends at or before it is never sealed again.
 
-Every row carries a checksum, and transactions are counted a second time outside the database
-(gridhe.base.sqlite): a flipped byte on the disk is a StateError, and never another reading.
+Every row carries a checksum, and the number of transactions is also kept outside the database
+(gridhe.base.sqlite): a flipped byte on the disk raises StateError and never changes a reading.
 
-When the batch would be next sent is not kept: after a restart everything that waits is sent at once.
+The time of the next resend is not stored: after a restart all waiting batches are sent at once.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ __all__ = ["Committed", "DamagedBatch", "Outbox", "SealedBatch", "Settled", "Wai
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 3  # 2: checksums. 3: transactions are counted in a table
-_CHECK_MAX_BYTES = 128 << 20  # a larger file is not read through at every start
+_CHECK_MAX_BYTES = 128 << 20  # a larger file is not checked at every start
 _CACHE_KIB = 2_048
 _CHECKSUM_BYTES = 16
 _CLOCK = "clock_s"
@@ -66,7 +66,7 @@ CREATE TABLE journal (meter TEXT PRIMARY KEY, state BLOB NOT NULL, checksum BLOB
 
 
 class DamagedBatch(StateError):
-    """The disk did not give a batch's bytes back as they were. The others are not concerned."""
+    """A stored batch fails its checksum. Other batches are not affected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +78,12 @@ class SealedBatch:
     window: int
     until_s: int
     payload: bytes = field(repr=False)
-    anew: bool = False  # in place of a batch of the same window that was refused, and never counted
+    anew: bool = False  # replaces a refused, never counted batch of the same window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """An aggregator's last word on a batch: committed (`reason` None), or refused for good."""
+    """The final result of a batch: committed (`reason` None), or refused permanently."""
 
     meter: str
     plan: str
@@ -93,7 +93,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A batch that waits for its receipt; `id` rises in the order of sealing."""
+    """A batch that waits for its receipt; `id` increases in the order of sealing."""
 
     id: int
     plan: str
@@ -102,18 +102,18 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """What a transaction did."""
+    """The result of a transaction."""
 
     stored: tuple[tuple[str, Waiting], ...]  # by meter
-    dropped: tuple[tuple[str, int], ...]  # (meter, id) of batches that had to go: the outbox was full
+    dropped: tuple[tuple[str, int], ...]  # (meter, id) of batches deleted because the outbox was full
     repeated: int  # batches of windows that were sealed before: not stored
 
 
 class Outbox:
-    """Use as a context manager, or `close` it. One process at a time; not for threads."""
+    """Use as a context manager, or call `close`. One process at a time; not thread-safe."""
 
     def __init__(self, state_dir: Path, *, authority: str, settings: "MeterSettings") -> None:
-        """Open or make the outbox of this authority in `state_dir`. Raises StateError."""
+        """Open or create the outbox of this authority in `state_dir`. Raises StateError."""
         make_private_dir(state_dir)
         self.path = state_dir / "outbox.sqlite"
         self._max = settings.outbox_max_batches
@@ -134,11 +134,11 @@ class Outbox:
                 ),
                 commits=state_dir / "commits",
                 check_max_bytes=_CHECK_MAX_BYTES,
-                if_damaged="move it away and start again; batches in it that have no receipt yet are lost, "
-                "unless the source can give their readings again",
+                if_damaged="move it away and start again; its batches without a receipt are lost, unless the "
+                "source can give their readings again",
             )
             opened.callback(self._db.close)
-            # Per meter: batches held here, and how many of them are refused ones.
+            # Per meter: count of stored batches, and of the refused ones among them.
             self._held = self._counted("SELECT meter, count(*) FROM batches GROUP BY meter")
             self._aside = self._counted(
                 "SELECT meter, count(*) FROM batches WHERE state = 'refused' GROUP BY meter"
@@ -149,7 +149,7 @@ class Outbox:
         return Counter(dict(self._db.query(query)))
 
     def _checked(self, *row: Any) -> tuple[Any, ...]:
-        """A row without its last column, which must be the others' checksum."""
+        """A row without its last column, the checksum of the others. Raises StateError."""
         *values, checksum = row
         if _checksum(*values) != checksum:
             raise self._db.damaged("a row fails its checksum")
@@ -158,7 +158,7 @@ class Outbox:
     # -- reading -------------------------------------------------------------------------------
 
     def waiting(self, meter: str, *, after: int = 0, limit: int = 1_000) -> list[Waiting]:
-        """A meter's batches that wait for a receipt, oldest first, with ids above `after`."""
+        """At most `limit` batches that wait for a receipt, oldest first, with ids above `after`."""
         rows = self._db.query(
             "SELECT id, plan, window FROM batches WHERE meter = ? AND state = 'waiting' AND id > ? "
             "ORDER BY id LIMIT ?",
@@ -179,12 +179,12 @@ class Outbox:
         return [(meter, Waiting(id=id_, plan=plan, window=window)) for meter, id_, plan, window in rows]
 
     def payload(self, id_: int) -> bytes | None:
-        """A batch's bytes; None when it is gone. Raises DamagedBatch."""
+        """A batch's bytes; None if it was deleted. Raises DamagedBatch."""
         rows = self._db.query("SELECT meter, plan, window, payload, checksum FROM batches WHERE id = ?", id_)
         return self._payload(rows)
 
     def payload_of(self, meter: str, plan: str, window: int) -> bytes | None:
-        """The bytes of a window's batch; None when it is gone. Raises DamagedBatch."""
+        """The bytes of a window's batch; None if it was deleted. Raises DamagedBatch."""
         return self._payload(
             self._db.query(
                 "SELECT meter, plan, window, payload, checksum FROM batches "
@@ -205,21 +205,21 @@ class Outbox:
         return content[-1]
 
     def sealed_until_s(self) -> dict[str, int]:
-        """Per meter: the end of its last sealed window."""
+        """Per meter: the end of its last sealed window, UTC epoch seconds."""
         rows = self._db.query("SELECT meter, until_s, checksum FROM sealed")
         return {str(meter): int(until_s) for meter, until_s in (self._checked(*row) for row in rows)}
 
     def journal(self, meter: str) -> bytes | None:
-        """The meter's open readings as last committed."""
+        """The meter's open readings, as last committed; None without any."""
         rows = self._db.query("SELECT meter, state, checksum FROM journal WHERE meter = ?", meter)
         return bytes(self._checked(*rows[0])[-1]) if rows else None
 
     def backlog(self, meter: str) -> int:
-        """How many of a meter's batches wait for a receipt."""
+        """Count of a meter's batches that wait for a receipt."""
         return self._held[meter] - self._aside[meter]
 
     def meters(self) -> set[str]:
-        """The meters that have batches here."""
+        """The meters with stored batches."""
         return {meter for meter, count in self._held.items() if count}
 
     def refused(self, meter: str) -> list[tuple[int, str]]:
@@ -229,20 +229,20 @@ class Outbox:
         )
 
     def note(self, name: str) -> str | None:
-        """A remark kept with the outbox (where a simulation started, say)."""
+        """A named value stored with the outbox, such as the start of a simulation; None if it is not set."""
         value = self._db.meta(f"note:{name}")
         return None if value is None else value.decode()
 
     @property
     def known_s(self) -> float | None:
-        """The last time that was believed (UTC epoch seconds)."""
+        """The last committed time of a believed clock (UTC epoch seconds)."""
         note = self.note(_CLOCK)
         return None if note is None else float(note)
 
     # -- writing -------------------------------------------------------------------------------
 
     def set_note(self, name: str, value: str) -> None:
-        """Keep a remark."""
+        """Store a named value, in a transaction of its own."""
         with self._db.transaction():
             self._db.set_meta(f"note:{name}", value.encode())
 
@@ -254,25 +254,25 @@ class Outbox:
         journals: Mapping[str, bytes] | None = None,
         clock_s: float | None = None,
     ) -> Committed:
-        """All of it or nothing, durable when this returns. `clock_s`: the time, if it is believed.
+        """Write everything or nothing; durable on return. `clock_s`: the time, if the clock is believed.
 
-        Raises DatabaseFull when the disk has no room (nothing was written: call again with the same), and
-        StateError for what no retry mends.
+        Raises DatabaseFull when the disk has no room (nothing was written: call again with the same
+        arguments), and StateError for faults that a retry cannot cure.
         """
         stored: list[tuple[str, Waiting]] = []
         dropped: list[tuple[str, int]] = []
-        held, aside = self._held.copy(), self._aside.copy()  # put back if the transaction fails
+        held, aside = self._held.copy(), self._aside.copy()  # restored if the transaction fails
         repeated = 0
         try:
             with self._db.transaction():
-                for word in settled:
-                    self._settle(word)
+                for final in settled:
+                    self._settle(final)
                 for batch in sealed:
-                    kept = self._store(batch, dropped)
-                    if kept is None:
+                    waiting = self._store(batch, dropped)
+                    if waiting is None:
                         repeated += 1
-                    elif kept.id:
-                        stored.append((batch.meter, kept))
+                    elif waiting.id:
+                        stored.append((batch.meter, waiting))
                 for meter, state in (journals or {}).items():
                     checksum = _checksum(meter, state)
                     self._db.write("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", meter, state, checksum)
@@ -291,27 +291,27 @@ class Outbox:
                 oldest,
             )
         gone = set(dropped)
-        left = tuple((meter, kept) for meter, kept in stored if (meter, kept.id) not in gone)
+        left = tuple((meter, waiting) for meter, waiting in stored if (meter, waiting.id) not in gone)
         return Committed(stored=left, dropped=tuple(dropped), repeated=repeated)
 
-    def _settle(self, word: Settled) -> None:
-        where = (word.meter, word.plan, word.window)
-        if word.reason is None:
-            was = self._db.query(
+    def _settle(self, batch: Settled) -> None:
+        where = (batch.meter, batch.plan, batch.window)
+        if batch.reason is None:
+            states = self._db.query(
                 "DELETE FROM batches WHERE meter = ? AND plan = ? AND window = ? RETURNING state", *where
             )
-            self._held[word.meter] -= len(was)
-            self._aside[word.meter] -= was == [("refused",)]
+            self._held[batch.meter] -= len(states)
+            self._aside[batch.meter] -= states == [("refused",)]
         else:
-            self._aside[word.meter] += self._db.write(
+            self._aside[batch.meter] += self._db.write(
                 "UPDATE batches SET state = 'refused', reason = ? "
                 "WHERE meter = ? AND plan = ? AND window = ? AND state = 'waiting'",
-                word.reason[:200],
+                batch.reason[:200],
                 *where,
             )
 
     def _store(self, batch: SealedBatch, dropped: list[tuple[str, int]]) -> Waiting | None:
-        """The stored batch; None if its window was sealed before; id 0 if it had to be dropped itself."""
+        """The stored batch; None if its window was sealed before; id 0 if the batch itself was dropped."""
         rows = self._db.query("SELECT until_s FROM sealed WHERE meter = ?", batch.meter)
         if batch.anew:
             self._settle(Settled(meter=batch.meter, plan=batch.plan, window=batch.window))
@@ -329,7 +329,7 @@ class Outbox:
             *content,
             _checksum(*content),
         )
-        # (RETURNING id would copy the payload once more: 0.2 ms of 0.5.)
+        # RETURNING id would copy the payload once more: 0.2 ms of 0.5 ms.
         [(id_,)] = self._db.query("SELECT last_insert_rowid()")
         self._held[batch.meter] += 1
         return Waiting(id=id_, plan=batch.plan, window=batch.window)
@@ -339,9 +339,9 @@ class Outbox:
         self._db.write("INSERT OR REPLACE INTO sealed VALUES (?, ?, ?)", *until, _checksum(*until))
 
     def take_back(self, meters: Iterable[str], until_s: int, batches: Iterable[Settled]) -> None:
-        """Forget what these meters read and sealed while the clock was ahead, and seal from `until_s` on.
+        """Delete the journals of these meters and `batches` (of future windows); seal from `until_s` on.
 
-        A transaction of its own. `batches` are those of windows that have not been yet.
+        Called after a step back of the clock. A transaction of its own.
         """
         held, aside = self._held.copy(), self._aside.copy()
         try:
@@ -356,7 +356,7 @@ class Outbox:
             raise
 
     def _make_room(self, meter: str, dropped: list[tuple[str, int]]) -> bool:
-        """Whether an old batch went: a refused one in any case, else the oldest if that is the policy."""
+        """Delete a refused batch, else the oldest if the policy allows it. Returns True if it did."""
         states = ("refused", "waiting") if self._drop_oldest else ("refused",)
         for state in states:
             rows = self._db.query(
@@ -374,7 +374,7 @@ class Outbox:
     # -- closing -------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go of file and lock."""
+        """Close the database and release the lock."""
         self._db.close()
         self._lock.release()
 

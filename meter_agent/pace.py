@@ -1,7 +1,7 @@
-"""How fast simulated time passes: the wall clock's, or faster, but never ahead of it.
+"""Simulated time: passes at the speed of the wall clock or faster, but is never ahead of it.
 
-A window that ends in the future is refused by aggregators as early, so a simulation that has caught
-up with the present goes on in real time.
+Aggregators refuse a window that ends in the future (`early`), so a simulation that has reached the present
+continues in real time.
 """
 
 import math
@@ -23,7 +23,7 @@ class Pace:
     ) -> None:
         """`speed` times as fast as real time, starting at `from_s` (UTC epoch s); None: the wall clock.
 
-        `wall` gives None while it cannot be believed: then no moment has come yet.
+        `wall` returns None while the clock is not believed; then `now_s` is -inf, so nothing is due.
         """
         self._wall, self._monotonic = wall, monotonic
         self._speed, self._from_s = speed, from_s

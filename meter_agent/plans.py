@@ -1,4 +1,4 @@
-"""The plans a meter knows: bundles its authority signed, kept on disk so that it can seal offline."""
+"""The plans that a meter knows: signed bundles, cached on disk so that it can seal offline."""
 
 import hashlib
 import logging
@@ -15,23 +15,25 @@ from gridhe.wire.bundle import Bundle
 __all__ = ["PlanBook"]
 
 _LOG = logging.getLogger(__name__)
-_KEPT_MAX = 16  # bundles on disk: the newest starts, far more than a meter in the field goes through
+_KEPT_MAX = 16  # bundles on disk: those with the latest starts
 _BYTES_MAX = 64 << 20
-_CONTEXTS_MAX = 2  # around a rotation two plans are in use; a context weighs several MB
+_CONTEXTS_MAX = 2  # around a rotation two plans are in use; a context takes several MB
 
 
 class PlanBook:
-    """Verified bundles by plan, and which of them a window belongs to (`gridhe.plan.succession`).
+    """Verified bundles by plan; finds the plan of a window (`gridhe.plan.succession`).
 
-    That depends on the plans' starts alone, so an old bundle that somebody sends again changes nothing.
+    The plan of a window depends only on the plans' starts, so a replayed old bundle changes nothing.
     """
 
     def __init__(self, folder: Path, authority_key: bytes) -> None:
-        """Load what is cached in `folder`; a damaged file is left out with a warning. Raises StateError."""
+        """Load the bundles cached in `folder`; skips a damaged file with a warning. Raises StateError."""
         self._folder, self._authority_key = folder, authority_key
         self._bundles: dict[str, Bundle] = {}
         self._succession = Succession(())
-        self._seen: set[bytes] = set()  # digests of bytes looked at: retained bundles come at every connect
+        self._seen: set[bytes] = (
+            set()
+        )  # digests of bundles handled before: retained ones arrive at every connect
         self._encryptors: dict[str, Encryptor] = {}
         self.junk = 0
         make_private_dir(folder)
@@ -47,7 +49,7 @@ class PlanBook:
         return len(self._bundles)
 
     def add(self, data: bytes) -> Plan | None:
-        """The plan of a bundle that was not known before; None for a known one, and for junk (counted)."""
+        """Add a bundle. Returns its plan, or None if it is known already or invalid (counted in `junk`)."""
         digest = hashlib.sha256(data).digest()
         if digest in self._seen:
             return None
@@ -127,21 +129,21 @@ class PlanBook:
         return plan if self.holds(plan, window) else None
 
     def holds(self, plan: Plan, window: int) -> bool:
-        """Whether a window of this plan belongs to it still: later plans may have taken over."""
+        """Whether a window number of this plan lies within the plan's period."""
         period = self._succession.period(plan.plan_id)
         return period is not None and period.holds(window, plan.window_s)
 
     def ended(self) -> list[tuple[str, int]]:
-        """(plan id, first window that does not belong to it any more) of every plan that has a successor."""
+        """(plan id, first window after the plan's end) of every plan that has a successor."""
         return [
             (period.plan_id, int(period.end_s // self._bundles[period.plan_id].plan.window_s))
             for period in self._succession.periods[:-1]
         ]
 
     def instead_of(self, plan_id: str, window: int) -> list[tuple[Plan, int]]:
-        """The windows, of the plan that holds now, that make up one of a plan that has ended.
+        """The windows of the plan now in force that together cover a window of an ended plan.
 
-        None where its windows are not as long as the old ones or a whole part of that.
+        Empty if the new window length does not divide the old one.
         """
         old = self.known(plan_id)
         plan = None if old is None else self.at(old.window_start_s(window))
@@ -151,7 +153,7 @@ class PlanBook:
         return [(plan, each) for each in range(first, first + count) if self.holds(plan, each)]
 
     def next_window(self, moment_s: float) -> tuple[Plan, int] | None:
-        """The first window that starts at or after a moment and belongs to a plan, and that plan."""
+        """The first window that starts at or after a moment (UTC epoch seconds), with its plan."""
         for period in self._succession.from_moment(moment_s):
             plan = self._bundles[period.plan_id].plan
             window = max(plan.first_window, math.ceil(moment_s / plan.window_s))
@@ -160,7 +162,7 @@ class PlanBook:
         return None
 
     def encryptor(self, plan: Plan) -> Encryptor:
-        """The encryptor of a known plan, made when first needed. Raises BundleError."""
+        """The encryptor of a known plan, created at first use. Raises BundleError."""
         plan_id = plan.plan_id
         if plan_id not in self._encryptors:
             self._encryptors[plan_id] = Encryptor(self._bundles[plan_id])
@@ -168,6 +170,6 @@ class PlanBook:
         return self._encryptors[plan_id]
 
     def _trim_contexts(self, newest: str) -> None:
-        self._encryptors[newest] = self._encryptors.pop(newest)  # to the end: used last
+        self._encryptors[newest] = self._encryptors.pop(newest)  # to the end: the latest used
         while len(self._encryptors) > _CONTEXTS_MAX:
             del self._encryptors[next(iter(self._encryptors))]

@@ -1,4 +1,4 @@
-"""What `gridhe-meter run` and `gridhe-meter fleet` have in common: put the parts together, run, clean up."""
+"""The process of `gridhe-meter run` and `gridhe-meter fleet`: build the parts, run, clean up."""
 
 import logging
 import random
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gridhe import __version__
 from gridhe.base.clock import PlausibleClock
 from gridhe.broker.client.loop import EventLoop
+from gridhe.broker.server.mosquitto_config import FLEET_USER
 from gridhe.errors import CredentialError, EnvelopeError
 from gridhe.meter_agent.agent import Agent, AgentCounts
 from gridhe.meter_agent.batches import BatchSealer
@@ -35,7 +36,6 @@ __all__ = ["MeterProcess", "odd_samples"]
 
 _LOG = logging.getLogger(__name__)
 _REPORT_S = 5.0
-_FLEET_USER = "fleet"
 
 
 class MeterProcess:
@@ -57,9 +57,9 @@ class MeterProcess:
         trust_clock: bool = False,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> None:
-        """`on_progress(settled, expected)` is called twice a second. Raises nothing: `run` does.
+        """`on_progress(settled, expected)` is called twice a second.
 
-        `trust_clock`: believe this start's clock, however long after the last commit.
+        `trust_clock`: believe the clock at this start, however long after the last commit.
         """
         self._credentials, self._state_dir, self._settings = credentials, state_dir, settings
         self._options, self._devices = options, devices
@@ -70,9 +70,11 @@ class MeterProcess:
         self._agents = AgentCounts()
 
     def run(self) -> dict[str, Any]:
-        """Work until stopped or done; the summary. Raises GridHEError."""
+        """Run until stopped or done. Returns the summary. Raises GridHEError."""
         if not self._credentials:
-            raise CredentialError("there is no meter in the credential; enrol some")
+            raise CredentialError(
+                "the credential holds no meter; enrol at least one with gridhe-keyring enrol"
+            )
         begun_s = time.monotonic()
         authority = self._credentials[0].authority
         meter_settings = self._settings.meter
@@ -86,12 +88,12 @@ class MeterProcess:
             sealer = BatchSealer(book, policy)
             clock = PlausibleClock(known_s=None if self._trust_clock else outbox.known_s)
             units = [self._unit(credential, outbox) for credential in self._credentials]
-            strangers = outbox.meters() - {unit.meter for unit in units}
-            if strangers:
+            unknown = outbox.meters() - {unit.meter for unit in units}
+            if unknown:
                 _LOG.warning(
-                    "the outbox holds batches of %d meters that this credential lacks (%s): they stay unsent",
-                    len(strangers),
-                    ", ".join(sorted(strangers)[:3]),
+                    "the outbox holds batches of %d meters not in this credential (%s): they are not sent",
+                    len(unknown),
+                    ", ".join(sorted(unknown)[:3]),
                 )
             readings = Readings(
                 self._options,
@@ -131,7 +133,7 @@ class MeterProcess:
                     loop.run()
                 finally:
                     service.flush()
-                    publisher.say_goodbye()
+                    publisher.publish_offline()
                     close_all(sessions, loop)
             self._progress(readings, service)
             seconds = time.monotonic() - begun_s
@@ -148,7 +150,7 @@ class MeterProcess:
                     payload is None or open_envelope(payload, len(payload)).header.group != credential.group
                 )
             except (DamagedBatch, EnvelopeError):
-                return True  # set aside, as it would be when it is sent again
+                return True  # set aside now, as the next send would do
 
         agent = Agent(
             credential.meter,
@@ -169,7 +171,7 @@ class MeterProcess:
                 service, units, self._settings.broker, loop, version=__version__, incarnation=incarnation
             )
         return connect_shared(
-            service, units, self._settings.broker, loop, user=_FLEET_USER, password=self._shared_password
+            service, units, self._settings.broker, loop, user=FLEET_USER, password=self._shared_password
         )
 
     def _progress(self, readings: Readings, service: MeterService) -> None:
@@ -224,6 +226,6 @@ class MeterProcess:
 
 
 def odd_samples(samples: Mapping[str, int]) -> str:
-    """What was odd about devices' samples, such as `; samples: 1 resets, 2 gaps`; else nothing."""
+    """Irregular samples as text, such as `; samples: 1 resets, 2 gaps`; empty if there are none."""
     odd = [f"{count} {name}" for name, count in samples.items() if count and name != "samples"]
     return f"; samples: {', '.join(odd)}" if odd else ""

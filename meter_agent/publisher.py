@@ -1,4 +1,4 @@
-"""Puts due batches and statuses on the wire, a slice at a time, no faster than the broker takes them."""
+"""Publishes due batches and statuses in short slices, no faster than the broker acknowledges them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["MeterUnit", "Publisher"]
 
 _SLICE_S = 0.010
-# After a connect, retained plans and statuses come first: a batch published before the aggregator's
-# incarnation is known would be published a second time for it.
+# After a connect, wait for retained plans and statuses: a batch published before the aggregator's
+# incarnation is known would be published a second time.
 _SETTLE_S = 0.25
-_IN_FLIGHT_MAX_BYTES = 64 << 20  # of the whole process, published and not acknowledged by the broker
+_IN_FLIGHT_MAX_BYTES = 64 << 20  # per process: published and not yet acknowledged by the broker
 
 
 @dataclass(slots=True)
@@ -42,12 +42,12 @@ class MeterUnit:
 
     @property
     def meter(self) -> str:
-        """Its name."""
+        """The meter's name."""
         return self.credential.meter
 
 
 def _intact(payload: bytes, ingest_key: bytes) -> bool:
-    """Whether the envelope is as it was sealed: about 50 us for 64 KB."""
+    """Whether the envelope's tag is right. Takes about 50 us for 64 KB."""
     try:
         open_envelope(payload, len(payload)).check_tag(ingest_key)
     except EnvelopeError:
@@ -56,7 +56,7 @@ def _intact(payload: bytes, ingest_key: bytes) -> bool:
 
 
 class Publisher:
-    """All units' publications."""
+    """Publishes for all units of a process."""
 
     def __init__(
         self,
@@ -69,44 +69,44 @@ class Publisher:
     ) -> None:
         self._units, self._outbox, self._clock = units, outbox, clock
         self._version, self._incarnation = version, incarnation
-        self._at = 0  # the unit that the next slice starts with
-        self._told: dict[str, int] = {}  # backlog last published, by meter
+        self._at = 0  # index of the unit that the next slice starts with
+        self._backlogs: dict[str, int] = {}  # last published, by meter
         self._batch_bytes = 0  # the largest payload seen
-        self.damaged: list[Settled] = []  # batches that the disk did not give back whole: to be settled
-        self.bytes = 0  # of batches published, resent ones included
+        self.damaged: list[Settled] = []  # damaged batches; the caller settles and clears them
+        self.bytes = 0  # total size of published batches, including resent ones
 
     def on_connect(self, unit: MeterUnit) -> None:
-        """The unit's session is connected (again): everything outstanding is due in a moment."""
+        """The unit's session is connected: all outstanding batches are due in `_SETTLE_S`."""
         unit.hold_until_s = self._clock() + _SETTLE_S
         unit.agent.hurry()
-        self._tell(unit, online=True)
+        self._publish_status(unit, online=True)
 
     # -- statuses ------------------------------------------------------------------------------
 
-    def _tell(self, unit: MeterUnit, *, online: bool) -> None:
+    def _publish_status(self, unit: MeterUnit, *, online: bool) -> None:
         backlog = self._outbox.backlog(unit.meter)
         status = Status(
             online=online, version=self._version, incarnation=self._incarnation, backlog=max(0, backlog)
         )
         message = Message(topic=topics.status_meter(unit.meter), payload=status.encode(), retain=True)
         if unit.session is not None and unit.session.publish(message):
-            self._told[unit.meter] = backlog
+            self._backlogs[unit.meter] = backlog
 
-    def tell_backlogs(self) -> None:
-        """Publish the status of every unit whose backlog is another than was told."""
+    def publish_backlogs(self) -> None:
+        """Publish the status of every unit whose backlog changed since its last status."""
         for unit in self._units:
-            if self._told.get(unit.meter) not in (None, self._outbox.backlog(unit.meter)):
-                self._tell(unit, online=True)
+            if self._backlogs.get(unit.meter) not in (None, self._outbox.backlog(unit.meter)):
+                self._publish_status(unit, online=True)
 
-    def say_goodbye(self) -> None:
-        """Publish that every unit is offline: a clean end has no last will."""
+    def publish_offline(self) -> None:
+        """Publish that every unit is offline: after a clean DISCONNECT the broker publishes no will."""
         for unit in self._units:
-            self._tell(unit, online=False)
+            self._publish_status(unit, online=False)
 
     # -- batches -------------------------------------------------------------------------------
 
     def publish(self, now_s: float) -> bool:
-        """Publish for one slice, from where the last one stopped; whether more could go now."""
+        """Publish for one slice, from where the last one stopped. Returns True if more can be sent."""
         until_s = now_s + _SLICE_S
         room: int | None = None
         count = len(self._units)
@@ -117,7 +117,7 @@ class Publisher:
             if session is None or now_s < unit.hold_until_s or not session.writable:
                 continue
             for batch in unit.agent.due(now_s):
-                # What stops here goes on when the broker has acknowledged some; the next tick looks again.
+                # Without room, the next tick tries again: the broker may have acknowledged some by then.
                 room = self._room() if room is None else room
                 if room <= 0:
                     self._at = at
@@ -132,7 +132,7 @@ class Publisher:
                     unit.agent.forget(batch.id)
                     continue
                 if not _intact(payload, unit.credential.ingest_key):
-                    # The disk changed it. Nobody could answer such a batch, so it would wait for ever.
+                    # No aggregator answers a batch with a wrong tag, so it would wait without end.
                     self.damaged.append(unit.agent.set_aside(batch, "damaged"))
                     continue
                 topic = topics.batch(unit.credential.group, unit.meter)
@@ -150,6 +150,6 @@ class Publisher:
         return False
 
     def _room(self) -> int:
-        """Bytes that may go out before the broker has acknowledged more."""
+        """Bytes that may be sent before the broker acknowledges more."""
         sessions = {id(unit.session): unit.session for unit in self._units if unit.session is not None}
         return _IN_FLIGHT_MAX_BYTES - self._batch_bytes * sum(s.in_flight for s in sessions.values())

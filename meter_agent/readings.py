@@ -1,4 +1,4 @@
-"""From the command line's choice of source to every unit's feeder, once a plan is known."""
+"""Creates each unit's feeder from the command line's source options, once a plan is known."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -30,16 +30,16 @@ _ALL = 2**31  # batches of one meter: more than an outbox holds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """What the command line says about readings."""
+    """The command line's options for readings."""
 
     source: Literal["synthetic", "replay"]
     csv: Path | None = None
     quantity: str | None = None
     loop: bool = False
     seed: int = 0
-    start_s: int | None = None  # of the first window, UTC epoch seconds
+    start_s: int | None = None  # start of the first window, UTC epoch seconds
     windows: int | None = None
-    speed: float | None = 1.0  # None: as fast as it goes
+    speed: float | None = 1.0  # None: as fast as possible
     partial: bool = False
 
     def __post_init__(self) -> None:
@@ -54,10 +54,10 @@ class SourceOptions:
 def columns_of(
     meters: Sequence[str], available: Sequence[str], skip: int = 0, column: str | None = None
 ) -> dict[str, str]:
-    """Which column each meter replays: the one of its name or, if no name fits, the next in order.
+    """The column that each meter replays: the one with its name or, without any such column, in order.
 
-    `column` is the one to take for all; `skip` leaves out the first ones of an order. Raises SourceError
-    when only some names fit, or there are too few columns.
+    `column` is used for all meters if given; `skip` leaves out that many columns of the order. Raises
+    SourceError if only some meters have a column of their name, or if there are too few columns.
     """
     if column is not None:
         return dict.fromkeys(meters, column)
@@ -65,10 +65,10 @@ def columns_of(
     if len(named) == len(meters) and not skip:
         return {meter: meter for meter in meters}
     if named and not skip:
-        strangers = [meter for meter in meters if meter not in named]
+        unnamed = [meter for meter in meters if meter not in named]
         raise SourceError(
-            f"the file has columns for {len(named)} of {len(meters)} meters, but none for {strangers[0]}: "
-            "name them all, or none to go by order"
+            f"the file has columns for {len(named)} of {len(meters)} meters, but none for {unnamed[0]}: "
+            "name a column for every meter, or for none of them to assign columns in order"
         )
     if len(available) - skip < len(meters):
         raise SourceError(
@@ -79,7 +79,7 @@ def columns_of(
 
 
 class Readings:
-    """Makes sources and feeders for the units of a process."""
+    """Creates sources and feeders for the units of a process."""
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class Readings:
         skip_columns: int = 0,
         column: str | None = None,
     ) -> None:
-        """`devices`: through samples, windows and a journal, as a real device goes. Raises SourceError."""
+        """`devices`: build windows from samples with a journal, as on a real device. Raises SourceError."""
         self._options, self._units, self._book, self._outbox = options, units, book, outbox
         self._policy, self._wall, self._monotonic, self._devices = policy, wall, monotonic, devices
         self._sources: dict[tuple[int, int, tuple[str, ...]], WindowSource] = {}
         self._table: Table | None = None
         self._columns: dict[str, str] = {}
         self._file_start_s: int | None = None
-        self.expected: int | None = None  # windows still to be sealed, where that is known
+        self.expected: int | None = None  # windows still to seal; None if that is not known
         if options.csv is not None:
             from gridhe.meter_agent.sources.table import read_header, read_table
 
@@ -112,7 +112,7 @@ class Readings:
             self._columns = wanted
 
     def source(self, plan: "Plan") -> WindowSource:
-        """The source in this plan's shape. Raises SourceError."""
+        """The source for windows of this plan's shape. Raises SourceError."""
         shape = (plan.window_s, plan.interval_s, tuple(q.name for q in plan.quantities))
         if shape not in self._sources:
             if self._table is None:
@@ -129,15 +129,15 @@ class Readings:
                 replay.check(self._policy, [unit.meter for unit in self._units])
                 if replay.duplicates:
                     _LOG.warning(
-                        "%s: %d rows repeat an interval and do not count", self._table.path, replay.duplicates
+                        "%s: %d rows repeat an interval and are ignored", self._table.path, replay.duplicates
                     )
                 self._sources[shape] = replay
         return self._sources[shape]
 
     def begin(self, plan: "Plan", now_s: float) -> Pace:
-        """Give every unit its feeder, and say how fast time passes. Raises ConfigError and SourceError.
+        """Give every unit its feeder. Returns the pace of time. Raises ConfigError and SourceError.
 
-        `now_s` is the believed time (UTC epoch seconds). After a step of the clock this is called again.
+        `now_s` is the believed time (UTC epoch seconds). Called again after each step of the clock.
         """
         options = self._options
         self._take_back(plan, now_s)
@@ -179,25 +179,25 @@ class Readings:
 
     @property
     def _follows_the_clock(self) -> bool:
-        """Whether windows are those of the present, and not those of a file or a simulation."""
+        """Whether windows follow the wall clock, and not a file's time stamps or a simulation."""
         options, table = self._options, self._table
         return options.speed == 1 and options.start_s is None and (table is None or table.times_s is None)
 
     def _within_horizon(self, resume_s: list[int], plan: "Plan", now_s: float) -> list[int]:
-        """Leave out windows that ended so long ago that they are refused."""
+        """Skip windows older than the plan's horizon, which aggregators refuse."""
         oldest_s = int((now_s - plan.horizon_s) // plan.window_s) * plan.window_s
         skipped = max((oldest_s - from_s) // plan.window_s for from_s in resume_s)
         if skipped > 0:
             _LOG.warning(
                 "the last window was sealed %d windows longer ago than the plan's horizon (plan.horizon_s, "
-                "%g s): these are left out",
+                "%g s): these windows are skipped",
                 skipped,
                 plan.horizon_s,
             )
         return [max(from_s, oldest_s) for from_s in resume_s]
 
     def _take_back(self, plan: "Plan", now_s: float) -> None:
-        """Forget windows that were sealed while the clock was ahead, and have not been yet."""
+        """Delete future windows that were sealed while the clock was ahead."""
         present_s = int(now_s // plan.window_s) * plan.window_s
         sealed = self._outbox.sealed_until_s()
         ahead = [unit for unit in self._units if sealed.get(unit.meter, 0) > present_s + plan.window_s]
@@ -212,8 +212,8 @@ class Readings:
                     unit.agent.forget(batch.id)
         self._outbox.take_back([unit.meter for unit in ahead], present_s, gone)
         _LOG.warning(
-            "%d meters had sealed windows that are still to come, while the clock was ahead: %d batches are "
-            "forgotten, and windows count again from the present one on",
+            "%d meters had sealed future windows while the clock was ahead: %d batches are deleted, and "
+            "sealing continues with the present window",
             len(ahead),
             len(gone),
         )
@@ -229,7 +229,7 @@ class Readings:
         if options.start_s is not None:
             start_s = options.start_s
         elif note is not None and not (self._follows_the_clock and int(note) > now_s):
-            start_s = int(note)  # a restart goes on where the first start began
+            start_s = int(note)  # a restart keeps the first start's value
         else:
             start_s = self._default_start_s(plan, now_s)
         if note != str(start_s):
@@ -240,7 +240,7 @@ class Readings:
         return start_s
 
     def _default_start_s(self, plan: "Plan", now_s: float) -> int:
-        """Real time starts with the present window; faster, the last window wanted is the one just over."""
+        """In real time: the present window. Faster: early enough that the last window is just over."""
         options = self._options
         present_s = int(now_s // plan.window_s) * plan.window_s
         if self._table is not None and self._table.times_s is not None:
@@ -256,7 +256,7 @@ class Readings:
         first_s = self._book.first_start_s
         if first_s is not None and start_s < first_s:
             _LOG.warning(
-                "the plan starts %d windows after the readings: starting with it",
+                "the plan starts %d windows after the readings: those windows are skipped",
                 (first_s - start_s) // plan.window_s,
             )
             start_s = -(-first_s // plan.window_s) * plan.window_s

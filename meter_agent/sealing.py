@@ -1,10 +1,10 @@
-"""From a window's readings to the bytes that go on the wire. Encrypts; cannot decrypt.
+"""Turns a window's readings into the published envelope. Encrypts; cannot decrypt.
 
     readings -> slots (SlotLayout) -> CKKS under the bundle's public key (TenSEAL, one thread)
     -> residues -> planes -> envelope, tagged with the meter's ingest key
 
-An `Encryptor` holds a bundle's TenSEAL context, which is dear: a process makes one per bundle and
-shares it among all its meters.
+An `Encryptor` holds a bundle's TenSEAL context, which takes time and memory: a process creates one per
+bundle and shares it among all its meters.
 """
 
 from collections.abc import Mapping
@@ -27,11 +27,11 @@ class Encryptor:
     """Public-key encryption under one bundle."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """Raises BundleError when the public key is not one of the plan's ring, or holds a secret key."""
+        """Raises BundleError if the public key is not of the plan's ring, or if it contains a secret key."""
         self.plan = bundle.plan
         try:
             self._context = ts.context_from(bundle.public_key, n_threads=1)
-        # TenSEAL raises plain RuntimeErrors and ValueErrors, whatever is wrong.
+        # TenSEAL raises RuntimeError or ValueError for any fault.
         except Exception as error:
             raise BundleError(f"the public key of plan {self.plan.plan_id} does not load: {error}") from None
         if self._context.is_private():
@@ -47,11 +47,11 @@ class Encryptor:
 
     @property
     def plan_id(self) -> str:
-        """The plan's id, worked out once."""
+        """The plan's id, computed once."""
         return self._plan_id
 
     def encrypt(self, readings: Mapping[str, NDArray[np.int64]]) -> bytes:
-        """The ciphertext's planes of readings int64[intervals] (MISSING where there are none) by quantity.
+        """Readings, int64[intervals] by quantity with MISSING for gaps, to the ciphertext's planes.
 
         Raises ValueError for readings that the plan does not allow.
         """
@@ -65,7 +65,7 @@ class Sealer:
     """One meter's batches under one bundle."""
 
     def __init__(self, encryptor: Encryptor, credential: DeviceCredential) -> None:
-        """Raises BundleError when the bundle is of another authority than the credential."""
+        """Raises BundleError if bundle and credential are of different authorities."""
         if encryptor.plan.authority != credential.authority:
             raise BundleError(
                 f"plan {encryptor.plan_id} is of authority {encryptor.plan.authority}, "
@@ -75,7 +75,7 @@ class Sealer:
         self._credential = credential
 
     def seal(self, window: int, readings: Mapping[str, NDArray[np.int64]]) -> bytes:
-        """The envelope of one window. Every call encrypts anew: the outbox keeps the first for ever."""
+        """The envelope of one window. Each call gives a new ciphertext; the outbox keeps only the first."""
         plan, credential = self._encryptor.plan, self._credential
         header = Header(
             plan=self._encryptor.plan_id,

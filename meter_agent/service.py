@@ -1,18 +1,16 @@
-"""The work of one process of meters: seal what is over, publish what is due, settle what is receipted.
+"""The work of one process of meters: seals closed windows, publishes due batches, settles receipted ones.
 
-Everything runs in the loop's thread, in slices of a few milliseconds, so that sealing never starves
-the network. A window goes through these steps, and no later one starts before the earlier is done:
+Everything runs in the loop's thread, in slices of a few milliseconds, so that sealing does not delay the
+network. A window passes these steps in order:
 
-1. the journal of what was read is committed (devices only);
+1. the journal of its samples is committed (devices only);
 2. its readings pass the policy and are sealed, in memory;
 3. envelope, watermark and journal are committed together, in groups of up to `_GROUP`;
 4. only then is the envelope published; its receipt is committed in a group too.
 
-A full disk stops steps 1 to 3 and nothing else: what is in memory stays there, what is on the disk
-goes on being published, and the commit is tried again until there is room.
-
-So does a clock that cannot be believed (`gridhe.base.clock`). After a step of it everything is begun as
-at a start, from what is committed.
+A full disk stops steps 1 to 3 only: uncommitted batches stay in memory, committed ones are published, and
+the commit is retried. A clock that is not believed stops them too (`gridhe.base.clock`). After a step of the
+clock sealing begins again from the committed state.
 """
 
 import functools
@@ -51,27 +49,27 @@ _LOG = logging.getLogger(__name__)
 _TICK_S = 0.05
 _SEAL_SLICE_S = 0.015
 _GROUP = 32  # sealed batches a transaction: about 3 MB of the default plan's
-_COMMIT_S = 0.2  # nothing sealed or settled waits longer for its commit
-_SETTLE_S = 0.25  # after the first connect, the retained plan comes before anything is sealed
-_OFFLINE_S = 3.0  # without a broker, sealing starts with the cached plans after this
+_COMMIT_S = 0.2  # longest time that a sealed or settled batch waits for its commit
+_SETTLE_S = 0.25  # after the first connect, wait for the retained plan before sealing
+_OFFLINE_S = 3.0  # without a broker, sealing starts with cached plans after this time
 _DISK_RETRY_S = 2.0
 _STATUS_S = 30.0
-_PLAN_ENDED = "plan_ended"  # why a batch is set aside whose plan had ended before it was sealed
+_PLAN_ENDED = "plan_ended"  # reason to set a batch aside: its plan had ended when it was sealed
 
 
 @dataclass(slots=True)
 class ServiceCounts:
-    """What this process did."""
+    """Counts since the process started."""
 
     sealed: int = 0
-    repeated: int = 0  # windows that were sealed before, by an earlier run
+    repeated: int = 0  # windows that an earlier run had sealed
     dropped: int = 0
-    resealed: int = 0  # windows, for the group that the meter has moved to or the plan they belong to
-    junk: int = 0  # messages that were no status and no receipt for a meter here
+    resealed: int = 0  # windows sealed again, for the meter's new group or the later plan
+    junk: int = 0  # messages that are no status, plan or receipt for these meters
 
 
 class MeterService:
-    """Give it to a loop with `start`; it stops the loop when it is done, if it is to stop at all."""
+    """Call `start` before the loop runs. With `stop_when_receipted` it stops the loop when it is done."""
 
     def __init__(
         self,
@@ -88,10 +86,10 @@ class MeterService:
         hold_back: bool,
         stop_when_receipted: bool,
     ) -> None:
-        """`begin(plan, now_s)` gives every unit its feeder and the pace: once the first plan is known and the
-        clock is believed, and again when the clock has stepped.
+        """`begin(plan, now_s)` gives every unit its feeder and returns the pace. It is called once a plan is
+        known and the clock is believed, and again after each step of the clock.
 
-        `hold_back`: seal no further ahead of the receipts than twice `unreceipted_max` per meter.
+        `hold_back`: seal at most twice `unreceipted_max` batches per meter ahead of the receipts.
         """
         self._loop, self._outbox, self._book, self._sealer = loop, outbox, book, sealer
         self._publisher = publisher
@@ -102,18 +100,18 @@ class MeterService:
         self._seals_moved_anew = settings.moved == "reseal"
         self._clock, self._clock_steps, self._clock_s = clock, 0, clock.now()
         self._refusals = Refusals(loop.clock)
-        self._misplaced: list[Settled] = []  # of a group or a plan that is not theirs: to be sealed anew
-        self._plans_changed = True  # whether sealed windows may belong to another plan now
+        self._misplaced: list[Settled] = []  # sealed for the wrong group or plan: to be sealed again
+        self._plans_changed = True  # whether sealed windows may now belong to another plan
         self._stop_when_receipted = stop_when_receipted
         self.counts = ServiceCounts()
         self.pace: Pace | None = None
-        self._queue: list[tuple[float, int]] = []  # (simulated time to ask the feeder, unit)
-        self._blocked: set[int] = set()  # units held back
+        self._queue: list[tuple[float, int]] = []  # (simulated time of the feeder's next call, unit index)
+        self._blocked: set[int] = set()  # indices of units held back
         self._place = {unit.meter: at for at, unit in enumerate(self.units)}
         self._sealed: list[SealedBatch] = []
         self._settled: list[Settled] = []
         self._journals: dict[str, bytes] = {}
-        self._oldest_s: float | None = None  # since when something waits for a commit
+        self._oldest_s: float | None = None  # since when uncommitted work waits (loop clock)
         self._disk_full_until_s = 0.0
         self._soon = False
         self._started_s = loop.clock()
@@ -122,13 +120,13 @@ class MeterService:
     # -- from the network ----------------------------------------------------------------------
 
     def on_connect(self, unit: "MeterUnit") -> None:
-        """The unit's session is connected (again)."""
+        """The unit's session is connected."""
         if self._online_s is None:
             self._online_s = self._loop.clock()
         self._publisher.on_connect(unit)
 
     def on_message(self, topic: str, payload: bytes) -> None:
-        """A message for any of the units. Junk is counted and survived."""
+        """A message for any of the units. Invalid ones are counted."""
         kind, _, name = topic.removeprefix(f"{topics.PREFIX}/").partition("/")
         if kind == "receipt" and name in self._by_meter:
             failpoint("meter.receipt.before")
@@ -144,22 +142,22 @@ class MeterService:
             self.counts.junk += 1
 
     def _on_receipt(self, unit: "MeterUnit", payload: bytes) -> None:
-        for word in unit.agent.on_receipt(payload, self._loop.clock()):
-            if word.reason == MOVED and self._seals_moved_anew:
-                self._misplaced.append(word)
+        for settled in unit.agent.on_receipt(payload, self._loop.clock()):
+            if settled.reason == MOVED and self._seals_moved_anew:
+                self._misplaced.append(settled)
             else:
-                self._settle(word)
+                self._settle(settled)
         for deferred in unit.agent.news:
             self._refusals.add(unit.meter, deferred.plan, deferred.window, deferred.reason, final=False)
         if unit.agent.news:
             unit.agent.news.clear()
             self._unblock({unit.meter})
 
-    def _settle(self, word: Settled) -> None:
-        """Take an aggregator's last word on a batch; it is committed with the next group."""
-        if word.reason is not None:
-            self._refusals.add(word.meter, word.plan, word.window, word.reason, final=True)
-        self._settled.append(word)
+    def _settle(self, batch: Settled) -> None:
+        """Take a batch's final result; it is committed with the next group."""
+        if batch.reason is not None:
+            self._refusals.add(batch.meter, batch.plan, batch.window, batch.reason, final=True)
+        self._settled.append(batch)
         self._since()
 
     def _on_aggregator(self, aggregator: str, payload: bytes) -> None:
@@ -169,16 +167,16 @@ class MeterService:
             self.counts.junk += 1
             return
         if status.online:
-            news = [unit.agent.on_aggregator(aggregator, status.incarnation) for unit in self.units]
-            if any(news):
-                _LOG.info("aggregator %s is there, incarnation %s", aggregator, status.incarnation)
+            new = [unit.agent.on_aggregator(aggregator, status.incarnation) for unit in self.units]
+            if any(new):
+                _LOG.info("aggregator %s is online, incarnation %s", aggregator, status.incarnation)
 
     # -- the loop ------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Work from now on, whenever the loop turns."""
+        """Register the periodic work with the loop."""
         self._loop.every(_TICK_S, self._work)
-        self._loop.every(_STATUS_S, self._publisher.tell_backlogs)
+        self._loop.every(_STATUS_S, self._publisher.publish_backlogs)
 
     def _work_soon(self) -> None:
         self._soon = False
@@ -193,8 +191,8 @@ class MeterService:
             self._commit(now_s)
         more = self._publisher.publish(now_s) or more
         if self._publisher.damaged:
-            for word in self._publisher.damaged:
-                self._settle(word)
+            for damaged in self._publisher.damaged:
+                self._settle(damaged)
             self._publisher.damaged.clear()
         if self._stop_when_receipted and self.done:
             self._loop.stop()
@@ -212,9 +210,9 @@ class MeterService:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will be sealed, and nothing waits for a receipt but what is refused as late.
+        """Whether sealing is done and only batches refused as `late` wait for a receipt.
 
-        That waits for an aggregator whose clock is set, which may never come: a later run sends it again.
+        Those count only if the aggregator's clock is set back, so a later run sends them again.
         """
         return self.sealing_done and all(
             self._outbox.backlog(unit.meter) == unit.agent.late for unit in self.units
@@ -223,7 +221,7 @@ class MeterService:
     # -- sealing -------------------------------------------------------------------------------
 
     def _look_at_clock(self) -> None:
-        """Ask whether the clock is believed; after a step, begin anew from what is committed."""
+        """Check whether the clock is believed; after a step, begin again from the committed state."""
         self._clock_s = self._clock.now()
         news = self._clock.news()
         if news is not None:
@@ -250,7 +248,7 @@ class MeterService:
         return True
 
     def _seal(self, now_s: float) -> bool:
-        """Seal for one slice; whether more is ready."""
+        """Seal for one slice. Returns True if more windows are ready."""
         if self.pace is None:
             return False
         until_s = now_s + _SEAL_SLICE_S
@@ -294,12 +292,12 @@ class MeterService:
             self._seal_window(unit, feeder, *upcoming)
         ready_s = feeder.ready_s()
         if ready_s is not None:
-            # A device is always worth asking: again at once after a window, else in a tick.
+            # A device is always ready: read it again at once after a window, else after a tick.
             wait_s = 0.0 if upcoming is not None or journal is not None else _TICK_S
             heapq.heappush(self._queue, (max(ready_s, simulated_s + wait_s), at))
 
     def _find_misplaced(self, now_s: float) -> bool:
-        """Look for waiting batches whose windows belong to a later plan; False when the disk is full."""
+        """Find waiting batches whose windows belong to a later plan. Returns False if the disk is full."""
         if self._sealed and not self._commit(now_s):
             return False
         self._plans_changed = False
@@ -307,23 +305,23 @@ class MeterService:
             for meter, batch in self._outbox.waiting_from(plan_id, window):
                 if meter in self._by_meter:
                     self._by_meter[meter].agent.forget(batch.id)
-                    word = Settled(meter=meter, plan=plan_id, window=batch.window, reason=_PLAN_ENDED)
-                    self._misplaced.append(word)
+                    ended = Settled(meter=meter, plan=plan_id, window=batch.window, reason=_PLAN_ENDED)
+                    self._misplaced.append(ended)
         return True
 
-    def _seal_anew(self, word: Settled) -> None:
-        """Seal a window for the group or the plan that it belongs to by now, or set it aside."""
-        unit, ended = self._by_meter[word.meter], word.reason == _PLAN_ENDED
-        plan, feeder = self._book.known(word.plan), unit.feeder
-        places = [] if plan is None else [(plan, word.window)]
-        places = self._book.instead_of(word.plan, word.window) if ended else places
+    def _seal_anew(self, old: Settled) -> None:
+        """Seal a window again for its present group or plan, or set its batch aside."""
+        unit, ended = self._by_meter[old.meter], old.reason == _PLAN_ENDED
+        plan, feeder = self._book.known(old.plan), unit.feeder
+        places = [] if plan is None else [(plan, old.window)]
+        places = self._book.instead_of(old.plan, old.window) if ended else places
         batches = self._sealer.seal_anew(unit.credential, feeder, places)
         if not batches:
             unit.agent.counts.refused += ended
-            self._settle(word)
+            self._settle(old)
             return
         if ended:
-            self._settled.append(replace(word, reason=None))  # its batch goes with the same commit
+            self._settled.append(replace(old, reason=None))  # the same commit deletes the old batch
         unit.agent.counts.refused -= not ended
         self._sealed += batches
         self._since()
@@ -345,7 +343,7 @@ class MeterService:
             self._oldest_s = self._loop.clock()
 
     def _commit(self, now_s: float) -> bool:
-        """Commit what waits; False when the disk is full and it has to wait longer."""
+        """Commit all that waits. Returns False if the disk is full; a later tick tries again."""
         if now_s < self._disk_full_until_s:
             return False
         failpoint("meter.3.before")
@@ -370,7 +368,7 @@ class MeterService:
                 self._by_meter[meter].agent.forget(id_)
         for meter, _ in result.stored:
             self._by_meter[meter].agent.sealed()
-        self._unblock({word.meter for word in self._settled} | {meter for meter, _ in result.dropped})
+        self._unblock({settled.meter for settled in self._settled} | {meter for meter, _ in result.dropped})
         self._sealed, self._settled, self._journals, self._oldest_s = [], [], {}, None
         return True
 
@@ -385,12 +383,12 @@ class MeterService:
                     heapq.heappush(self._queue, (ready_s, at))
 
     def samples(self) -> WindowCounts:
-        """The samples of all devices, and what was odd about them."""
+        """Counts of all devices' samples and their irregularities."""
         each = (unit.feeder.counts() for unit in self.units if unit.feeder is not None)
         return functools.reduce(WindowCounts.plus, each, WindowCounts())
 
     def flush(self) -> None:
-        """Commit everything that waits, at a clean end. Raises DatabaseFull when the disk has no room."""
+        """Commit everything that waits, at a clean stop. Raises DatabaseFull when the disk has no room."""
         self._disk_full_until_s = 0.0
         if self._sealed or self._settled or self._journals:
             self._outbox.commit(

@@ -1,25 +1,26 @@
-"""From samples to windows of integer readings. Pure: no clock, no disk.
+"""Builds windows of integer readings from samples. Pure: no clock, no disk.
 
     kind       an interval's reading                                       missing when
     energy     the sample stamped with its start                           there is none
-    register   register(end) - register(start)                             a register went back in it, or
+    register   register(end) - register(start)                             the register decreased in it, or
     power      floor(E(end)) - floor(E(start)), E the energy since the     two samples around a boundary are
                first sample; a power stands until the next sample          further apart than `patience_s`
 
 A register's value at a boundary between two samples is interpolated and rounded down, and a power's
-energy is rounded down at boundaries only, so over any run of known intervals the readings add up to
-what the meter counted, to the last unit. For a quantity in W (`mean_power`) a reading is the interval's mean.
+energy is rounded down at boundaries only. So the readings of consecutive known intervals add up exactly
+to what the meter counted. For a quantity in W (`mean_power`) a reading is the interval's mean.
 
 Rules for time (UTC epoch seconds in the samples):
 
-1. Time is the latest stamp seen. A sample before it is late, one at it a duplicate; neither counts.
+1. Time is the latest stamp seen. An earlier sample is late, one with the same stamp a duplicate; both
+   are ignored.
 2. An interval is closed once, when time passes its end. A window closes when its last interval does,
-   or when `advance` says that `patience_s` have gone by since its end.
-3. A clock that jumps forward leaves the intervals between missing; one that jumps back makes its
-   samples late until it has caught up.
-4. Windows with no sample at all are not made up: they do not appear.
+   or when `advance` is called `patience_s` after its end.
+3. After a jump forward of the clock the intervals between are missing; after a jump back samples are
+   late until the clock has passed the earlier time.
+4. A window without any sample is not produced.
 
-`state()` is everything: a WindowBuilder restored from it goes on as if nothing had happened.
+`state()` is the whole state: a WindowBuilder restored from it continues without a difference.
 """
 
 import math
@@ -44,7 +45,7 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedWindow:
-    """Raw readings of one window: per quantity one integer an interval, ABSENT or TEXT among them."""
+    """Raw readings of one window: int64[intervals] by quantity, with ABSENT and TEXT as special values."""
 
     window: int
     readings: "Mapping[str, Sequence[int] | NDArray[np.int64]]"
@@ -52,21 +53,21 @@ class ClosedWindow:
 
 @dataclass(slots=True)
 class WindowCounts:
-    """A device's samples, and what was odd about them."""
+    """Counts of a device's samples and their irregularities."""
 
     samples: int = 0
-    late: int = 0  # their time was before one that had been seen
-    duplicate: int = 0  # they repeated the latest time
-    resets: int = 0  # a register went back
+    late: int = 0  # earlier than the latest stamp; ignored
+    duplicate: int = 0  # the same stamp as the latest; ignored
+    resets: int = 0  # a register decreased
     gaps: int = 0  # two samples were more than `patience_s` apart
 
     def plus(self, other: "WindowCounts") -> "WindowCounts":
-        """Both together."""
+        """The sums of both."""
         return WindowCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 def _integer(value: int | float) -> int:
-    """An interval's energy as it came; TEXT where it is no integer of 64 bits."""
+    """An interval's energy unchanged; TEXT if it is not a 64-bit integer."""
     if isinstance(value, float) and not (math.isfinite(value) and value.is_integer()):
         return TEXT
     return int(value) if ABSENT <= value < 2**63 else TEXT
@@ -74,7 +75,7 @@ def _integer(value: int | float) -> int:
 
 @dataclass(slots=True)
 class _Meter:
-    """One quantity's register or power: the last sample, and what is known at its interval's start."""
+    """One quantity's register or power: the last sample, and the value at the start of its interval."""
 
     at_s: float | None = None
     value: float = 0.0  # the register, or the power
@@ -83,7 +84,7 @@ class _Meter:
 
 
 class WindowBuilder:
-    """Gathers one meter's samples into windows."""
+    """Collects one meter's samples into windows."""
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class WindowBuilder:
         self._open: dict[int, dict[str, list[int]]] = {}
         self._closed: list[ClosedWindow] = []
 
-    # -- samples in ----------------------------------------------------------------------------
+    # -- samples -------------------------------------------------------------------------------
 
     @property
     def time_s(self) -> float | None:
@@ -123,7 +124,7 @@ class WindowBuilder:
         self.counts.samples += 1
         at_s = sample.at_s
         if self.kind == "energy":
-            at_s = at_s // self.interval_s * self.interval_s  # any stamp within the interval names it
+            at_s = at_s // self.interval_s * self.interval_s  # any stamp within the interval counts for it
         if self._time_s is not None and at_s <= self._time_s:
             if at_s == self._time_s:
                 self.counts.duplicate += 1
@@ -155,30 +156,30 @@ class WindowBuilder:
             self._close_until(int(known_s // self.interval_s) * self.interval_s)
 
     def advance(self, now_s: float) -> None:
-        """Time passes without a sample: windows that ended `patience_s` ago close."""
+        """Close windows that ended at least `patience_s` before `now_s`, without a sample."""
         self._close_until(now_s - self.patience_s)
 
     def finish(self, *, partial: bool) -> None:
-        """The source ended. With `partial`, open windows close with what they have; else they are dropped."""
+        """The source ended. With `partial`, close open windows as they are; else drop them."""
         for window in sorted(self._open):
             if partial:
                 self._close(window)
         self._open.clear()
 
-    # -- windows out ---------------------------------------------------------------------------
+    # -- windows -------------------------------------------------------------------------------
 
     @property
     def closed(self) -> tuple[ClosedWindow, ...]:
-        """Closed windows, oldest first, until `discard` takes them away."""
+        """Closed windows, oldest first, until `discard` removes them."""
         return tuple(self._closed)
 
     @property
     def closed_until_s(self) -> int:
-        """Nothing before this (UTC epoch seconds) is open any more."""
+        """All windows before this time (UTC epoch seconds) are closed."""
         return self._closed_until * self.window_s
 
     def discard(self, window: int) -> None:
-        """Forget a closed window: it is sealed and safe."""
+        """Remove a closed window: its batch is committed."""
         self._closed = [closed for closed in self._closed if closed.window != window]
 
     # -- inside --------------------------------------------------------------------------------
@@ -210,9 +211,9 @@ class WindowBuilder:
         self.counts.resets += rolled_back
         self.counts.gaps += apart
         if before_s is None or rolled_back or apart:
-            # Nothing is known since the last sample; a new start, if this one falls on a boundary.
-            there = value if self.kind == "register" else meter.energy
-            meter.start = self._whole(there) if at_boundary else None
+            # The value since the last sample is unknown. Start again, if this sample is on a boundary.
+            cumulative = value if self.kind == "register" else meter.energy
+            meter.start = self._whole(cumulative) if at_boundary else None
             meter.at_s, meter.value = at_s, value
             return
         if self.kind == "register":
@@ -220,12 +221,12 @@ class WindowBuilder:
         interval = int(before_s // self.interval_s)
         while (boundary_s := (interval + 1) * self.interval_s) <= at_s:
             if self.kind == "register" and boundary_s == at_s:
-                there = self._whole(value)
+                cumulative = self._whole(value)
             else:
-                there = self._whole(base + slope * (boundary_s - before_s))
+                cumulative = self._whole(base + slope * (boundary_s - before_s))
             if meter.start is not None:
-                self._put(name, interval, there - meter.start)
-            meter.start = there
+                self._put(name, interval, cumulative - meter.start)
+            meter.start = cumulative
             interval += 1
         if self.kind == "power":
             meter.energy = base + slope * (at_s - before_s)
@@ -233,7 +234,7 @@ class WindowBuilder:
 
     @staticmethod
     def _whole(value: float) -> int:
-        # A billionth more, so that a boundary value of 7.0 computed as 6.9999999999 is not 6.
+        # 1e-9 more, so that a boundary value of 7.0 computed as 6.9999999999 is not rounded to 6.
         return int((value + 1e-9) // 1)
 
     def _close_until(self, until_s: float) -> None:
@@ -252,7 +253,7 @@ class WindowBuilder:
     # -- state ---------------------------------------------------------------------------------
 
     def state(self) -> bytes:
-        """Everything, as msgpack."""
+        """The whole state, as msgpack."""
         record: dict[str, Any] = {
             "v": _VERSION,
             "quantities": list(self.quantities),
@@ -302,7 +303,7 @@ class WindowBuilder:
             window_builder.counts = WindowCounts(*record["counts"])
         except StateError:
             raise
-        # Bytes from a disk can be wrong in any way, and show it wherever they are first used.
+        # Damaged bytes can raise any exception, depending on where they are first used.
         except Exception as error:
             raise StateError(f"the journal of open readings is damaged ({type(error).__name__})") from None
         return window_builder

@@ -1,7 +1,7 @@
-"""Real readings that ship with gridhe: 17 homes, one year, integer Wh an hour (README.md says whose).
+"""Recorded readings shipped with gridhe: 17 homes, one year, integer Wh per hour (source: README.md).
 
-`load_sample()` gives them as they are; `house_weeks()` cuts them into stretches, so that more meters
-than homes still replay readings that are real and all different.
+`load_sample()` returns them unchanged; `house_weeks()` cuts them into stretches, so that more meters than
+homes can replay different recorded readings.
 """
 
 import csv
@@ -22,12 +22,12 @@ _NAME = "homes_17_hourly_Wh.csv.gz"
 
 
 def sample_path() -> Path:
-    """Where the sample is: a gzipped CSV, an `hour` column and one column of Wh per home."""
+    """The path of the sample: a gzipped CSV with an `hour` column and one column of Wh per home."""
     return Path(str(resources.files(__name__).joinpath(_NAME)))
 
 
 def load_sample() -> NDArray[np.int64]:
-    """All readings: int64[8760, 17], Wh, hours down and homes across. Raises SourceError when damaged."""
+    """All readings: int64[8760, 17], Wh, hours by homes. Raises SourceError if the file is damaged."""
     path = sample_path()
     try:
         with gzip.open(path, "rt", encoding="ascii", newline="") as file:
@@ -48,7 +48,7 @@ def house_weeks(count: int, windows: int, hours_per_window: int = 24) -> NDArray
 
     Each meter gets a stretch of its own (7 windows of 24 hours: a week) of one home. Meters take the
     homes in turn, then the same homes' next stretch, so that few meters are all of one season. No
-    hour of a home is used twice. Raises SourceError when more stretches are asked for than there are.
+    hour of a home is used twice. Raises SourceError if there are too few stretches.
     """
     hours = windows * hours_per_window
     if count < 1 or windows < 1 or hours_per_window < 1:
@@ -59,7 +59,7 @@ def house_weeks(count: int, windows: int, hours_per_window: int = 24) -> NDArray
     if count > stretches * HOMES:
         raise SourceError(
             f"{count} meters of {hours} h are asked for; the {HOMES} homes have {stretches * HOMES} such "
-            "stretches: ask for fewer meters or windows, or bring readings of your own"
+            "stretches: use fewer meters or windows, or your own readings"
         )
     sample = load_sample()[: stretches * hours].reshape(stretches, hours, HOMES)
     # Stretch-major: meter m is home m % 17 in stretch m // 17.

@@ -1,1 +1,1 @@
-"""Where readings come from: `synthetic`, `replay`, and the protocols that a device driver follows."""
+"""Sources of readings: `synthetic`, `replay`, and the protocols for device drivers."""

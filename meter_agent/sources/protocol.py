@@ -1,10 +1,10 @@
-"""What a source of readings looks like, live or replayed.
+"""The interfaces of sources of readings, live or replayed.
 
 A `DeviceSource` is one meter's device, read as time passes. A `WindowSource` holds whole windows of
 many meters and gives the same ones on every call, so a restart loses nothing and any speed is
-possible; `WindowDevice` plays one meter of it as a device.
+possible; `WindowDevice` adapts one of its meters to a DeviceSource.
 
-Raw readings are int64 with the marks ABSENT and TEXT (`gridhe.meter_agent.policy`).
+Raw readings are int64 with the special values ABSENT and TEXT (`gridhe.meter_agent.policy`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,13 +20,13 @@ __all__ = ["DeviceSource", "Kind", "Sample", "WindowDevice", "WindowSource"]
 
 # energy: the integer of one whole interval, stamped with the interval's start.
 # register: a cumulative counter (Wh), stamped with the moment it was read.
-# power: W at a moment; it stands until the next sample.
+# power: W at a moment; it holds until the next sample.
 Kind = Literal["energy", "register", "power"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What a device said at a moment (UTC epoch seconds), by quantity; a quantity it left out is missing."""
+    """A device's values at a moment (UTC epoch seconds), by quantity; an absent quantity is missing."""
 
     at_s: float
     values: Mapping[str, int | float]
@@ -37,19 +37,19 @@ class DeviceSource(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """What its values mean."""
+        """The meaning of its values."""
         ...
 
     def read(self, after_s: float, until_s: float) -> Iterator[Sample]:
         """The samples stamped after `after_s` that are known at `until_s`, oldest first.
 
-        A replayed source gives them again after a restart; a real device gives what has come since.
+        A replayed source gives them again after a restart; a real device gives only newer ones.
         Raises SourceError.
         """
         ...
 
     def ended(self, at_s: float) -> bool:
-        """Whether no sample stamped after `at_s` will ever come."""
+        """Whether no sample stamped after `at_s` can come."""
         ...
 
 
@@ -58,7 +58,7 @@ class WindowSource(Protocol):
 
     @property
     def windows(self) -> tuple[int, int | None]:
-        """The first window and one past the last; None where it never ends."""
+        """The first window and one past the last; None if it has no end."""
         ...
 
     def window(self, meter: str, window: int) -> dict[str, NDArray[np.int64]]:
@@ -66,12 +66,12 @@ class WindowSource(Protocol):
         ...
 
     def where(self, meter: str, window: int, interval: int) -> str:
-        """The place of a reading, for messages to people."""
+        """The place of a reading, for messages."""
         ...
 
 
 class WindowDevice:
-    """One meter of a WindowSource, as a device that gives each interval's energy when it is over."""
+    """One meter of a WindowSource, as a device that gives each interval's energy after its end."""
 
     def __init__(self, source: WindowSource, meter: str, *, window_s: int, interval_s: int) -> None:
         self._source, self._meter = source, meter

@@ -1,8 +1,8 @@
-"""Recorded readings, replayed: a CSV's rows laid onto the windows of a plan.
+"""Replays recorded readings: maps a CSV's rows to the windows of a plan.
 
-Where the first column holds time stamps, a row's stamp (moved so that the first row falls on
-`start_s`, if that is given) says which interval it is: gaps are missing readings, and of two rows for
-one interval the first counts. Otherwise row 0 is the interval at `start_s` and rows follow on.
+If the first column holds time stamps, a row's stamp gives its interval (shifted so that the first row is at
+`start_s`, if that is given). Gaps are missing readings; of two rows for one interval the first counts.
+Otherwise row 0 is the interval at `start_s`, and each row is the next interval.
 """
 
 import bisect
@@ -20,7 +20,7 @@ __all__ = ["ReplaySource", "last_start_s"]
 
 
 def last_start_s(table: Table, plan: Plan, now_s: float, loop: bool = False) -> int:
-    """A start that puts the file's last whole window just before `now_s`; with `loop`, the present window."""
+    """The start with which the last whole window ends before `now_s`; with `loop`, the present window."""
     if table.times_s is not None:
         return int(table.times_s[0] // plan.window_s) * plan.window_s
     windows = 0 if loop else max(1, len(table.raw) // plan.intervals)
@@ -28,7 +28,7 @@ def last_start_s(table: Table, plan: Plan, now_s: float, loop: bool = False) -> 
 
 
 class ReplaySource:
-    """A table's meters as windows of a plan's shape."""
+    """A WindowSource of a table's meters."""
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class ReplaySource:
     ) -> None:
         """`columns` maps a meter to its column (default: the same name).
 
-        `start_s` must be the start of a window; None keeps the file's own time stamps. `quantity` is what
-        the file holds (default: the plan's first); others are missing. Raises SourceError.
+        `start_s` must be the start of a window; None keeps the file's own time stamps. `quantity` is the one
+        that the file holds (default: the plan's first); others are missing. Raises SourceError.
         """
         self._table, self._plan, self._loop = table, plan, loop
         names = [q.name for q in plan.quantities]
@@ -63,7 +63,7 @@ class ReplaySource:
         self._intervals, self._rows = self._lay(start_s)
 
     def _lay(self, start_s: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The intervals that have a row, rising, and those rows."""
+        """The intervals that have a row, ascending, and the index of each row."""
         table, interval_s = self._table, self._plan.interval_s
         count = len(table.raw)
         if table.times_s is None:
@@ -111,7 +111,7 @@ class ReplaySource:
         return None
 
     def window(self, meter: str, window: int) -> dict[str, NDArray[np.int64]]:
-        """Raw readings int64[intervals] of the file's quantity, ABSENT where it has no row."""
+        """Raw readings int64[intervals] of the file's quantity, ABSENT without a row. Raises SourceError."""
         column, count = self._at(meter), self._plan.intervals
         raw = np.full(count, ABSENT, np.int64)
         first = window * count
@@ -133,7 +133,7 @@ class ReplaySource:
         return self._table.where(row, self._at(meter))
 
     def check(self, policy: ReadingPolicy, meters: list[str]) -> None:
-        """Raise SourceError for a reading that the policy would refuse later, before anything is sealed."""
+        """Check all readings before sealing. Raises SourceError for one that the policy refuses."""
         largest = next(q.largest for q in self._plan.quantities if q.name == self._quantity)
         for meter in meters:
             column = self._at(meter)

@@ -1,12 +1,12 @@
-"""A CSV of readings, read once into integers: one column a meter, one row an interval.
+"""Reads a CSV of readings into integers: one column per meter, one row per interval.
 
     time,m1,m2                      the first column is a time stamp or any label
     2024-01-01T00:00Z,120,80        a cell is an integer (12, -3, +7, 12.0, 1e3) ...
     2024-01-01T01:00Z,,95           ... or empty: missing, never zero ...
-    2024-01-01T02:00Z,n/a,12.5      ... or TEXT: words, and fractions too
+    2024-01-01T02:00Z,n/a,12.5      ... or TEXT: words and fractions
 
 Comma or semicolon, plain or gzip, UTF-8 with or without a byte order mark. A row with too many or too
-few cells is refused: no policy can tell which meter a reading then belongs to.
+few cells is refused, because its readings cannot be assigned to meters.
 """
 
 import array
@@ -29,7 +29,7 @@ from gridhe.meter_agent.policy import ABSENT, TEXT
 
 __all__ = ["Table", "parse_time", "read_header", "read_table"]
 
-# int() and float() also take underscores, other scripts' digits, inf and nan: those are text here.
+# int() and float() also accept underscores, other scripts' digits, inf and nan: those are TEXT here.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
 _PLAIN_ROW = re.compile(r"(?:-?[0-9]{1,18},)*-?[0-9]{1,18}")
@@ -45,15 +45,15 @@ class Table:
     columns: tuple[str, ...]
     raw: NDArray[np.int64]  # [rows][columns], with ABSENT and TEXT
     times_s: NDArray[np.float64] | None  # [rows] UTC epoch seconds, where every label is a time stamp
-    lines: NDArray[np.int64]  # [rows] the line of the file that each row stands on
+    lines: NDArray[np.int64]  # [rows] each row's line number in the file
 
     def where(self, row: int, column: int) -> str:
-        """The place of a cell, as an editor shows it."""
+        """The place of a cell, with the line number that an editor shows."""
         return f"{self.path}, line {int(self.lines[row])}, column {self.columns[column]!r}"
 
 
 def parse_time(text: str) -> float | None:
-    """UTC epoch seconds of an ISO 8601 time (UTC where it names no zone) or of epoch seconds; else None."""
+    """UTC epoch seconds of an ISO 8601 time (UTC without a zone) or of epoch seconds; None for other text."""
     text = text.strip()
     if _DECIMAL.fullmatch(text):
         seconds = float(text)
@@ -79,7 +79,7 @@ def _cell(text: str) -> int:
 
 
 def _integers(cells: Sequence[str]) -> bytes:
-    """The cells as int64 bytes. Nearly every row is plain integers; those go through C in one call."""
+    """The cells as int64 bytes. Most rows are plain integers, which numpy parses in one call."""
     joined = ",".join(cells)
     if _PLAIN_ROW.fullmatch(joined):
         return np.fromstring(joined, np.int64, sep=",").tobytes()
@@ -114,21 +114,21 @@ def _header(path: Path, text: io.TextIOBase) -> tuple[list[str], str]:
     names = header[1:]
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if twice or "" in names:
-        found = sorted(twice)[:5] or "an empty one"
-        raise SourceError(f"{path}: columns need names, each its own; found {found}")
+        wrong = f"more than one column named {', '.join(sorted(twice)[:5])}" if twice else "an empty name"
+        raise SourceError(f"{path} has {wrong}: give every column a name of its own")
     return header, delimiter
 
 
 def read_header(path: Path) -> tuple[str, ...]:
-    """The names of the file's columns of readings. Raises SourceError."""
+    """The names of the file's reading columns. Raises SourceError."""
     with _opened(path) as text:
         return tuple(_header(path, text)[0][1:])
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> Table:
-    """The file's readings; of `columns` only, in that order, where given. Raises SourceError.
+    """The file's readings; only of `columns`, in that order, if given. Raises SourceError.
 
-    Holds 8 bytes a cell and one row of text at a time.
+    Uses 8 bytes per cell, plus one row of text.
     """
     cells, lines = array.array("q"), array.array("q")
     times: array.array[float] | None = array.array("d")
@@ -146,9 +146,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Table:
         for row in reader:
             if not row:
                 continue
-            line = reader.line_num + 1  # the header's line went by without this reader
+            line = reader.line_num + 1  # the header line was read without this reader
             if len(row) != len(header):
-                raise SourceError(f"{path}, line {line} has {len(row)} cells, not {len(header)}: mend it")
+                raise SourceError(f"{path}, line {line} has {len(row)} cells, not {len(header)}: correct it")
             cells.frombytes(_integers(pick(row)))
             lines.append(line)
             if times is not None:
