@@ -1,5 +1,5 @@
-"""The aggregator: folds ciphertexts it cannot read into totals, exactly once, and publishes them.
+"""The aggregator: adds ciphertexts that it cannot decrypt into totals, exactly once, and publishes them.
 
 `fold` is pure, `state` is on disk, `engine` joins the two without a socket or a clock, `service` is the
-process behind `gridhe-aggregate`. Nothing here can decrypt; nothing here imports TenSEAL.
+process behind `gridhe-aggregate`. No module here can decrypt or imports TenSEAL.
 """

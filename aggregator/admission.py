@@ -1,17 +1,17 @@
-"""What may be folded: every check of an envelope, in the order that costs an attacker most.
+"""Checks of an envelope before it is folded; cheap checks come first.
 
-Nothing is believed before the tag; after it, faults are the sender's own and are receipted.
-Each check raises EnvelopeError with its reason:
+Before the tag is verified, the sender is unknown and gets no receipt. After it, the meter itself sent the
+batch, and a refusal is receipted. Each check raises EnvelopeError with its reason:
 
-    size malformed version topic tag                    anyone could have sent these
-    topic plan retired key before_plan expired          an authentic sender, a batch that cannot count
+    size malformed version topic tag                    unknown sender
+    topic plan retired key before_plan expired          authentic sender, a batch that cannot count
     not_enrolled group after_plan clock early late
-    residue transparent                                 an authentic sender, no valid ciphertext
+    residue transparent                                 authentic sender, no valid ciphertext
 
-A meter that has moved may only publish on its new group's topic; what it sealed before it moved counts in the
-old group. So the topic's group is the header's, or the one that the meter is enrolled in now.
+A meter that has moved may publish only on its new group's topic, but batches that it sealed before count in
+the old group. So the topic's group must be the header's, or the meter's present one.
 
-When a plan ends is known from the bundles of later plans and from the roster (`gridhe.plan.succession`).
+The end of a plan follows from the bundles of later plans and from the roster (`gridhe.plan.succession`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ _NO_PLAN_BYTES_MAX = 16 << 20  # before any plan is known
 
 
 class Admission:
-    """Decides which envelopes count."""
+    """Checks envelopes, and finds their plan and the meter's place."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Admission:
         filters: Iterable[str] = (),
         pruned_before: Mapping[str, int] | None = None,
     ) -> None:
-        """`filters`: the topics of the groups that count here, all without any.
+        """`filters`: topic filters of the groups that count here; empty for all groups.
 
         `pruned_before`: per plan the first window whose counted meters are still known.
         """
@@ -52,13 +52,13 @@ class Admission:
         self._filters = tuple(filters)
         self._pruned_before = {} if pruned_before is None else pruned_before
         self._enrolment = enrolment
-        self._keys: dict[str, bytes] = {}  # of senders whose tag was right; full, it keeps what it has
+        self._keys: dict[str, bytes] = {}  # of authenticated senders; when full, no more are added
         self._plans: dict[str, ActivePlan] = {}
         self._max_bytes = _NO_PLAN_BYTES_MAX
-        self.missing_plans: tuple[str, ...] = ()  # ids of plans that the roster names and that never came
+        self.missing_plans: tuple[str, ...] = ()  # ids of plans on the roster without a bundle
 
     def add_plan(self, plan: Plan) -> None:
-        """Accept envelopes of one more plan."""
+        """Accept envelopes of another plan."""
         plan_id = plan.plan_id
         period = Period(plan_id, plan.start_s)
         self._plans[plan_id] = ActivePlan(plan, plan_id, Planes(plan.parameters), period)
@@ -66,7 +66,7 @@ class Admission:
         self.update_periods()
 
     def update_periods(self) -> None:
-        """Work out anew when each plan ends, and whether it is retired: a bundle or a roster has come."""
+        """Update the end and retirement of each plan; call it after a new bundle or roster."""
         named = self._enrolment.plans
         own = [(plan_id, active.period.start_s) for plan_id, active in self._plans.items()]
         succession = Succession([*own, *((plan.plan_id, plan.start_s) for plan in named)])
@@ -80,7 +80,7 @@ class Admission:
 
     @property
     def plans(self) -> dict[str, ActivePlan]:
-        """The plans in force, by id."""
+        """The known plans, by id."""
         return self._plans
 
     def key_of(self, name: str) -> bytes:
@@ -88,41 +88,47 @@ class Admission:
         return self._keys.get(name) or derive_key(self._secret, name)
 
     def authenticate(self, topic: str, payload: bytes) -> Envelope:
-        """The envelope, from the meter it names. Raises EnvelopeError."""
+        """The envelope, if the meter that it names sent it. Raises EnvelopeError."""
         envelope = open_envelope(payload, self._max_bytes)
         header = envelope.header
         as_sealed = topic == topics.batch(header.group, header.meter)
         if not as_sealed and topics.parse_batch(topic)[1] != header.meter:
-            raise EnvelopeError("topic", f"{header.meter} of {header.group} came on {topic[:120]!r}")
+            raise EnvelopeError("topic", f"{header.meter} of {header.group} arrived on {topic[:120]!r}")
         key = self.key_of(header.meter)
         envelope.check_tag(key)
         if not as_sealed:
             place = self._enrolment.meter(header.meter)
             if place is None or topic != topics.batch(place.group, header.meter):
-                raise EnvelopeError("topic", f"{header.meter} of {header.group} came on {topic[:120]!r}")
+                raise EnvelopeError("topic", f"{header.meter} of {header.group} arrived on {topic[:120]!r}")
         if len(self._keys) < _KEYS_CACHED:
             self._keys[header.meter] = key
         return envelope
 
     def known(self, header: Header) -> ActivePlan:
-        """The plan of an authentic batch, if this aggregator knows who is counted for its window."""
+        """The plan of an authentic batch, if its window's counted meters are known. Raises EnvelopeError."""
         active = self._plans.get(header.plan)
         if active is None:
-            raise EnvelopeError("plan", f"plan {header.plan} is not known here")
+            raise EnvelopeError("plan", f"plan {header.plan} is not known")
         plan = active.plan
         if active.retired:
-            raise EnvelopeError("retired", f"the key of plan {header.plan} is retired: nobody can read it")
+            raise EnvelopeError(
+                "retired", f"the key of plan {header.plan} is retired: it cannot be decrypted"
+            )
         if header.key != plan.key_id:
             raise EnvelopeError("key", f"plan {header.plan} uses key {plan.key_id}, not {header.key}")
         if header.window < plan.first_window:
             raise EnvelopeError("before_plan", f"plan {header.plan} starts with window {plan.first_window}")
         floor = self._pruned_before.get(header.plan, 0)
         if header.window < floor:
-            raise EnvelopeError("expired", f"who is counted for windows before {floor} is forgotten")
+            raise EnvelopeError(
+                "expired", f"the counted meters of windows before {floor} are no longer known"
+            )
         return active
 
     def place(self, active: ActivePlan, header: Header, now: float | None) -> MeterPlace:
-        """The place of an authentic batch, if it may count at `now` (UTC epoch seconds; None: not known)."""
+        """The place of an authentic batch that may count at `now` (UTC epoch seconds; None: not believed).
+
+        Raises EnvelopeError."""
         plan = active.plan
         start_s = plan.window_start_s(header.window)
         place = self._enrolment.at(header.meter, start_s)
@@ -132,7 +138,7 @@ class Admission:
             raise EnvelopeError("group", f"{header.meter} is enrolled in {place.group}, not {header.group}")
         topic = topics.batch(header.group, header.meter)
         if self._filters and not any(topics.matches(one, topic) for one in self._filters):
-            raise EnvelopeError("group", f"{header.group} is no group of this aggregator's filters")
+            raise EnvelopeError("group", f"{header.group} is not covered by this aggregator's filters")
         end_s = start_s + plan.window_s
         if end_s > active.period.end_s:
             raise EnvelopeError(

@@ -1,4 +1,4 @@
-"""What the aggregator has done since it started, for the view, the log and the tests."""
+"""Counters since the start and a snapshot of the state, for the view, the log and the tests."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ class Counters:
     closed: int = 0
     published: int = 0
     delivered: int = 0
-    looked_at: int = 0  # groups, to see whether their parts are due
-    expired_parts: int = 0  # too small for a total when their window was outdated
-    expired_batches: int = 0  # that were in them
-    dropped: int = 0  # refused totals whose content is no longer kept
+    looked_at: int = 0  # checks of whether a group's parts are due
+    expired_parts: int = 0  # parts below the minimum when their window expired
+    expired_batches: int = 0  # batches in those parts
+    dropped: int = 0  # refused totals deleted because too many were kept
     rejected: Counter[str] = field(default_factory=Counter)  # batches, by reason
     refused: Counter[str] = field(default_factory=Counter)  # the authority's refusals of totals, by reason
 
@@ -33,7 +33,7 @@ class Snapshot:
 
     ready: bool  # plan and roster are known
     plans: int
-    missing_plans: tuple[str, ...]  # ids of plans that the roster names, and whose bundle has not come
+    missing_plans: tuple[str, ...]  # ids of plans on the roster without a bundle
     meters: int
     open_parts: int
     open_windows: int

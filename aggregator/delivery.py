@@ -1,12 +1,12 @@
-"""Totals on their way to the authority: signed when they are sent, sent again until they are receipted.
+"""Sends totals to the authority: signs each when it is sent, and sends it again until its receipt.
 
-A closed total is kept unsigned, so that it can be sent with whatever key the aggregator has by then. The
-signature is a function of key and content, so with the same key it is the same bytes every time.
+A closed total is stored unsigned, so that it can be signed with the aggregator's present key. The signature
+is a deterministic function of key and content, so with the same key the bytes are always the same.
 
-Sending again goes round: each turn takes the next ones in the order of their windows. A total that the
-authority refuses is left out of the rounds until the authority, or this process, starts anew; its content is
-kept, within a bound. One whose signature was refused stays in the rounds: anybody who may publish totals
-could have caused that, and it is over when the authority knows the key.
+Resending is round-robin: each round takes the next totals in the order of their windows. A total that the
+authority refuses is left out until the authority or this process restarts; up to `_REFUSED_MAX` of them are
+stored. A total refused for its signature stays in the rounds: any user allowed to publish totals could have
+caused the refusal, and it is accepted once the authority knows the key.
 """
 
 import logging
@@ -27,7 +27,7 @@ __all__ = ["Delivery", "Outgoing"]
 
 _log = logging.getLogger(__name__)
 
-_REFUSED_MAX = 256  # refused totals whose content is kept: 100 KB each with a ring of 4096
+_REFUSED_MAX = 256  # stored refused totals: 100 KB each with ring 4096
 
 
 class Outgoing(NamedTuple):
@@ -38,7 +38,7 @@ class Outgoing(NamedTuple):
 
 
 class Delivery:
-    """The closed totals that no receipt has come for. Raises StateError."""
+    """The closed totals without a receipt. Raises StateError."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class Delivery:
         self._aggregator = aggregator
         self._key = key
         self._counters = counters
-        self._sent: TotalKey | None = None  # where the last round stopped
-        self._refused: OrderedDict[TotalKey, str] = OrderedDict()  # with the reason, the oldest first
+        self._sent: TotalKey | None = None  # the last key of the last round
+        self._refused: OrderedDict[TotalKey, str] = OrderedDict()  # reason by key, oldest first
 
     def send(self, rows: Iterable[TotalRow]) -> list[Outgoing]:
-        """The published form of these parts, signed."""
+        """The signed messages that publish these parts."""
         outgoing = []
         for row in rows:
             if row.ciphertext is not None:
@@ -77,21 +77,21 @@ class Delivery:
         return self.send(self._totals.total(key) for key in keys)
 
     def waiting(self, limit: int, *, after: TotalKey | None = None) -> list[TotalKey]:
-        """At most `limit` totals that wait for a receipt: those behind `after`, then from the start."""
-        found = self._totals.undelivered(limit + len(self._refused), after=after)
-        return [key for key in found if key not in self._refused][:limit]
+        """At most `limit` totals without a receipt or refusal: those after `after`, then from the start."""
+        keys = self._totals.undelivered(limit + len(self._refused), after=after)
+        return [key for key in keys if key not in self._refused][:limit]
 
     @property
     def refused(self) -> Mapping[TotalKey, str]:
-        """The totals that the authority has refused, with its reasons."""
+        """The authority's reasons by refused total."""
         return self._refused
 
     def offer_all(self) -> None:
-        """The authority has started anew: it may take what it refused before."""
+        """Offer refused totals again: the authority restarted and may accept them now."""
         self._refused.clear()
 
     def take_receipt(self, receipt: TotalReceipt) -> int:
-        """Forget what is stored, leave out what is refused; how many totals are delivered by it."""
+        """Delete the content of stored totals and note refused ones. Returns the count of stored ones."""
         stored = [TotalKey(*each) for each in receipt.stored]
         delivered = self._totals.forget(stored)
         self._counters.delivered += delivered
@@ -102,10 +102,10 @@ class Delivery:
             key = TotalKey(plan, group, window, part)
             if key in self._refused or not self._totals.is_waiting(key):
                 continue
-            for_now = reason in TRANSIENT_TOTAL_REASONS
-            if not for_now:
+            transient = reason in TRANSIENT_TOTAL_REASONS
+            if not transient:
                 self._refused[key] = reason[:80]
-            if not for_now or self._counters.refused[reason] == 1:  # else with every round
+            if not transient or self._counters.refused[reason] == 1:  # not again in every round
                 _log.warning(
                     "the authority refused a total",
                     extra={"group": group, "window": window, "part": part, "reason": reason[:80]},
@@ -116,7 +116,7 @@ class Delivery:
         return delivered
 
     def _drop(self, keys: list[TotalKey]) -> None:
-        """Forget the oldest of too many refused totals."""
+        """Delete the content of the oldest refused totals beyond the bound."""
         self._counters.dropped += self._totals.forget(keys)
         for key in keys:
             _log.warning("a refused total is dropped", extra={"group": key.group, "window": key.window})

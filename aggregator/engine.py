@@ -1,15 +1,14 @@
-"""The engine: from envelopes to committed totals. No socket and no clock of its own.
+"""The engine: folds envelopes and commits totals. No socket and no clock.
 
-A batch is received, checked, folded in memory and counted in its leaf's set of reported meters.
-Every commit then does, in this order:
+A batch is checked, folded in memory and recorded in its leaf's set of reported meters. Every commit then
+does, in this order:
 
- 1. one transaction: parts that are due close (deepest groups first, each adding to the next wider
-    one), and every touched total, every touched set of reported meters and the rejects worth a look
-    are written. A crash before it is durable leaves no receipt, so the meters send again; a crash
-    inside it leaves the state before it.
- 2. receipts for what the transaction holds, and the newly closed totals, are handed out. A crash
-    here costs repeats: a repeated batch is a duplicate, receipted and not folded; a total is
-    published again until the authority's receipt comes.
+ 1. one transaction: due parts close (deepest groups first, each added to the next wider one), and the
+    changed totals, the changed sets of reported meters and the newest rejects are written. A crash before
+    it is durable leaves the state before it and no receipt, so the meters send the batches again.
+ 2. receipts for the transaction's batches, and the newly closed totals, are returned for publishing. A
+    crash here causes repeats only: a repeated batch is a duplicate, which is receipted and not folded; a
+    total is published again until the authority's receipt.
 """
 
 import logging
@@ -45,16 +44,16 @@ __all__ = ["Engine", "Outgoing"]
 
 _log = logging.getLogger(__name__)
 
-# The pause after a commit is at least so many times as long as it took, up to the maximum: then commits take
-# a ninth of the time.
+# The pause after a commit is at least this many times its duration, up to the maximum setting. So commits
+# take at most a ninth of the time.
 _COMMIT_SHARE = 8
-_REPORTED_CACHED = 8_192  # sets of reported meters in memory: an eighth of a byte per enrolled meter each
+_REPORTED_CACHED = 8_192  # sets of reported meters in memory, one bit per enrolled meter
 _PRUNE_INTERVAL_S = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Reported:
-    """Which meters of a leaf are counted for a window."""
+    """The meters of a leaf that are counted for a window, one bit each."""
 
     members: bytearray
 
@@ -69,14 +68,14 @@ class _Reported:
 
 @dataclass(slots=True)
 class _Answer:
-    """What a meter will be told at the next commit."""
+    """The content of a meter's next receipt."""
 
     committed: set[int] = field(default_factory=set)
     refused: dict[int, str] = field(default_factory=dict)
 
 
 class Engine:
-    """Folds, commits, closes; Raises StateError for faults of its state, never for bad input."""
+    """Folds, commits and closes. Raises StateError for faults of its state, never for invalid input."""
 
     def __init__(
         self, *, database: Database, credential: AggregatorCredential, settings: AggregatorSettings
@@ -127,10 +126,10 @@ class Engine:
         self._closing.tree = GroupTree(enrolled, self._settings.filters)
         self._meters = sum(meters for since in enrolled.values() for _, meters in since)
 
-    # what the authority says
+    # from the authority
 
     def take_bundle(self, payload: bytes) -> None:
-        """Learn a plan from its signed bundle."""
+        """Add a plan from its signed bundle."""
         try:
             plan = Bundle.decode(payload, self._credential.authority_key).plan
         except BundleError as error:
@@ -140,10 +139,10 @@ class Engine:
             with self._db.transaction():
                 self._db.add_plan(plan)
             self._admission.add_plan(plan)
-            _log.info("plan learnt", extra={"plan": plan.plan_id, "first_window": plan.first_window})
+            _log.info("plan added", extra={"plan": plan.plan_id, "first_window": plan.first_window})
 
     def take_roster(self, payload: bytes, now: float) -> None:
-        """Learn who is enrolled where; an older roster than the known one is ignored."""
+        """Take a signed roster; one that is not newer than the present one is ignored."""
         try:
             roster = RosterReader(payload, self._credential.authority_key)
             if roster.version <= self._enrolment.version:
@@ -155,10 +154,10 @@ class Engine:
             return
         self._load_tree()
         self._admission.update_periods()
-        _log.info("roster learnt", extra={"version": roster.version, "meters": self._meters})
+        _log.info("roster updated", extra={"version": roster.version, "meters": self._meters})
 
     def take_total_receipt(self, payload: bytes) -> int:
-        """Forget the totals that the authority has stored; how many."""
+        """Take the authority's receipt. Returns the count of totals that it stored."""
         name = self._credential.aggregator
         try:
             receipt = TotalReceipt.decode(payload, self._admission.key_of(f"aggregator/{name}"))
@@ -175,15 +174,15 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether a plan and the roster are known: without both nothing can be counted."""
+        """Whether a plan and the roster are known. Batches can be counted only with both."""
         return bool(self._admission.plans) and self._enrolment.version >= 0
 
     # batches
 
     def receive(self, topic: str, payload: bytes, now: float | None) -> None:
-        """Take any bytes from a batch topic at `now` (UTC epoch seconds): fold, or count why not.
+        """Take the bytes of a batch topic at `now` (UTC epoch seconds): fold the batch, or count the reason.
 
-        While the clock cannot be believed (`now` None), batches are refused for now.
+        While the clock is not believed (`now` None), batches are refused temporarily (`clock`).
         """
         self.counters.received += 1
         self.counters.bytes += len(payload)
@@ -195,12 +194,12 @@ class Engine:
             try:
                 place = self._admission.place(active, header, now)
             except EnvelopeError:
-                # Its receipt was lost, and since then the meter has moved, or time has.
+                # A counted batch whose receipt was lost: a move or the time that has passed refuses it now.
                 if self._counted(header):
                     self._answer_duplicate(header)
                     return
                 raise
-            assert now is not None  # noqa: S101 - for the type checker: `place` has refused it
+            assert now is not None  # noqa: S101 - for the type checker: `place` refuses None
             node = header.plan, header.group, header.window
             reported = self._reported_of(node)
             if reported.has(place.number) or (
@@ -210,7 +209,7 @@ class Engine:
                 return
             part = self._parts.get(node)
             if part is not None and part.meters >= active.plan.largest_group:
-                # The next commit closes this part, and the batch has a place in the one after it.
+                # The next commit closes this part; sent again, the batch counts in the group's next part.
                 raise EnvelopeError("capacity", f"the open part of {header.group} has {part.meters} meters")
             planes = active.planes.views(envelope.ciphertext)
             active.planes.check(planes)
@@ -231,7 +230,7 @@ class Engine:
         self._answer(header).committed.add(header.window)
 
     def _counted(self, header: Header) -> bool:
-        """Whether this meter's window is counted, wherever the meter was enrolled at the time."""
+        """Whether this meter is counted for the window, in any group in which it was enrolled."""
         for place in self._enrolment.places(header.meter):
             node = (header.plan, place.group, header.window)
             reported = self._reported.get(node) or _Reported(self._totals.reported(*node))
@@ -263,7 +262,7 @@ class Engine:
 
     @property
     def commit_interval_s(self) -> float:
-        """How long to wait from one commit to the next: longer when commits are slow."""
+        """Seconds from one commit to the next; longer when commits are slow."""
         settings = self._settings
         return min(
             max(settings.commit_interval_s, _COMMIT_SHARE * self._commit_s), settings.commit_interval_max_s
@@ -271,23 +270,23 @@ class Engine:
 
     @property
     def memory_full(self) -> bool:
-        """Whether running totals have outgrown their memory: commit now, then they can be put away."""
+        """Whether running totals exceed their memory limit; a commit now lets them leave memory."""
         return self._parts.memory_full
 
     @property
     def known_s(self) -> float | None:
-        """The time of the last commit whose time was believed (UTC epoch seconds)."""
+        """The last committed time of a believed clock (UTC epoch seconds)."""
         stored = self._db.meta("clock")
         return None if stored is None else float(stored)
 
     def clock_set(self, now: float) -> None:
-        """The clock is believed, for the first time or after a step: no part is open since a later time."""
+        """Call when the clock becomes believed or has stepped: limits the parts' opening times to `now`."""
         self._parts.opened_by(now)
 
     def commit(self, now: float | None) -> list[Outgoing]:
-        """Make all that was folded durable; returns the receipts and totals to publish.
+        """Commit everything folded. Returns the receipts and totals to publish. Raises StateError.
 
-        While the clock cannot be believed (`now` None), nothing is closed or pruned.
+        While the clock is not believed (`now` None), no part is closed or pruned.
         """
         started = time.perf_counter()
         failpoint("commit.1.before")
@@ -305,7 +304,7 @@ class Engine:
             for node, reported in self._touched.items():
                 self._totals.save_reported(*node, reported.members)
             self._quarantine.save()
-            # After closing: the numbers of the parts that are forgotten here must not be used again.
+            # After closing, because the numbers of the parts deleted here must not be used again.
             for plan_id, before in outdated.items():
                 self._totals.prune(plan_id, before)
             if now is not None:
@@ -342,10 +341,10 @@ class Engine:
         return outgoing
 
     def _outdated(self, now: float) -> dict[str, int]:
-        """Per plan the window before which all is forgotten, once an hour: what is older than the horizon.
+        """Per plan the window before which the state is deleted, once an hour: those beyond the horizon.
 
-        Counted back from the clock, or from the newest window that enough meters have sent if that is
-        earlier: a clock that is ahead of all meters makes nothing forgotten.
+        The horizon is counted back from the clock or, if that is earlier, from the newest window with a
+        published total, so that a clock ahead of all meters deletes nothing.
         """
         if abs(now - self._pruned_at) < _PRUNE_INTERVAL_S:
             return {}
@@ -354,25 +353,25 @@ class Engine:
         newest = [(plan, self._totals.newest_published(plan.plan_id, plan.minimum_meters)) for plan in plans]
         ends_s = [plan.window_start_s(window + 1) for plan, window in newest if window is not None]
         sent_s = min(now, max(ends_s, default=0))
-        # One window further back than admission looks, so nothing that could still come is forgotten.
+        # One window further back than admission accepts, so that no batch of a deleted window is accepted.
         return {plan.plan_id: plan.window_of(sent_s - plan.horizon_s) - 1 for plan in plans}
 
-    # totals on their way out
+    # totals to deliver
 
     def send_again(self, limit: int = 64) -> list[Outgoing]:
-        """The next totals that no receipt has come for; going round, so that none waits for ever."""
+        """The next totals without a receipt, round-robin."""
         return self._delivery.send_again(limit)
 
     def offer_all(self) -> None:
-        """The authority has started anew: totals that it refused are sent again too."""
+        """Offer refused totals again: the authority has restarted."""
         self._delivery.offer_all()
 
     def undelivered(self, limit: int = 64) -> list[TotalKey]:
-        """Totals that no receipt has come for and that the authority has not refused, oldest first."""
+        """Totals without a receipt or refusal, oldest first."""
         return self._delivery.waiting(limit)
 
     def snapshot(self, now: float) -> Snapshot:
-        """How things stand."""
+        """The present state and counters."""
         oldest = min((part.first_at for part in self._parts), default=now)
         return Snapshot(
             ready=self.ready,

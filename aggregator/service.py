@@ -1,8 +1,8 @@
 """The process behind `gridhe-aggregate`: the engine on an MQTT session, one thread, one loop.
 
-The batch filters are subscribed only once a plan and the roster are known, so the broker keeps what
-arrives before. MQTT acknowledgements are the session's own and promise nothing: a batch is safe when
-its receipt is out, and receipts follow the commit.
+The batch filters are subscribed only once a plan and the roster are known; until then the broker queues the
+batches. The session acknowledges MQTT messages before they are committed: only a receipt, sent after the
+commit, confirms a batch.
 """
 
 import logging
@@ -23,6 +23,7 @@ from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.config.settings import Settings
 from gridhe.errors import EnvelopeError
+from gridhe.plan.names import aggregator_user
 from gridhe.wire import topics
 from gridhe.wire.credential import AggregatorCredential
 from gridhe.wire.status import Status
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 _BATCH = topics.batch("", "").rstrip("/") + "/"
 _PLAN = topics.plan("")
 _CATCH_UP_S = 1.0  # between two rounds of redelivery while the authority keeps receipting
-_FLUSH_S = 5.0  # for the last receipts, on a clean stop
+_FLUSH_S = 5.0  # for the acknowledgement of the last receipts at a clean stop
 
 
 class AggregatorService:
@@ -49,7 +50,7 @@ class AggregatorService:
         trust_clock: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`trust_clock`: believe this start's clock, however long after the last commit."""
+        """`trust_clock`: believe the clock at this start, however long after the last commit."""
         for one in settings.aggregator.filters:
             topics.check_filter(one)
         self._settings = settings
@@ -57,8 +58,8 @@ class AggregatorService:
         self._database = Database(state_dir, authority=credential.authority, aggregator=credential.aggregator)
         self._engine = Engine(database=self._database, credential=credential, settings=settings.aggregator)
         self._clock = PlausibleClock(known_s=None if trust_clock else self._engine.known_s, wall=now)
-        self._clock_steps = -1  # believed, as the engine knows it
-        self._roster: bytes | None = None  # to be taken once the clock is believed
+        self._clock_steps = -1  # clock steps that the engine has handled
+        self._roster: bytes | None = None  # applied once the clock is believed
         self._commit_engine = timed("commit", self._engine.commit)
         self._loop = EventLoop()
         self._incarnation = secrets.token_hex(8)
@@ -66,10 +67,11 @@ class AggregatorService:
         self._receipt_topic = topics.receipt(credential.aggregator)
         self._authority_incarnation: str | None = None
         self._redelivered_at = 0.0
+        user = aggregator_user(credential.aggregator)
         self._session = Session(
             settings=settings.broker,
-            client_id=f"aggregator-{credential.aggregator}",
-            username=f"aggregator-{credential.aggregator}",
+            client_id=user,
+            username=user,
             password=credential.password,
             will=self._status(online=False),
             on_message=self._on_message,
@@ -84,18 +86,18 @@ class AggregatorService:
         )
 
     def snapshot(self) -> Snapshot:
-        """How things stand."""
+        """The present state and counters."""
         return self._engine.snapshot(self._wall())
 
     @property
     def connected(self) -> bool:
-        """Whether the broker is there."""
+        """Whether the session is connected."""
         return self._session.connected
 
     def run(self, watch: Callable[["AggregatorService"], None] | None = None, watch_s: float = 10.0) -> None:
-        """Work until SIGTERM or SIGINT, then commit, send the receipts and return.
+        """Run until SIGTERM or SIGINT, then commit, send the receipts and return.
 
-        `watch` is called with this service every `watch_s` seconds, and a last time at the end.
+        `watch` is called with this service every `watch_s` seconds, and once more at the end.
         """
         try:
             with self._loop.on_signals((signal.SIGTERM, signal.SIGINT), self._loop.stop):
@@ -116,14 +118,14 @@ class AggregatorService:
             self._loop.close()
             self._database.close()
 
-    # what comes in
+    # receiving
 
     def _on_connect(self, session_present: bool) -> None:
         if not session_present:
-            # A broker that lost our session also dropped what meters sent since: at a new incarnation they
-            # send again at once, and not only after their back-off.
+            # A broker that lost the session also lost batches queued for it: at a new incarnation meters send
+            # again at once, and not only after their back-off.
             self._incarnation = secrets.token_hex(8)
-        self._listen()
+        self._go_online()
         self._redeliver()
 
     def _on_message(self, topic: str, payload: bytes) -> None:
@@ -136,7 +138,7 @@ class AggregatorService:
             if delivered and time.monotonic() - self._redelivered_at > _CATCH_UP_S:
                 self._redeliver()
         elif topic.startswith(_PLAN):
-            self._learn(lambda: self._engine.take_bundle(payload))
+            self._apply(lambda: self._engine.take_bundle(payload))
         elif topic == topics.ROSTER_CURRENT:
             self._roster = payload
             self._take_roster(self._now())
@@ -144,7 +146,7 @@ class AggregatorService:
             self._on_authority(payload)
 
     def _now(self) -> float | None:
-        """The time, if the clock can be believed."""
+        """The time (UTC epoch seconds), or None while the clock is not believed."""
         now = self._clock.now()
         news = self._clock.news()
         if news is not None:
@@ -155,20 +157,20 @@ class AggregatorService:
         return now
 
     def _take_roster(self, now: float | None) -> None:
-        # A meter that moves counts in its new group from the moment at which we hear of it.
+        # A meter that moves counts in its new group from the time at which the roster is applied.
         roster = self._roster
         if roster is not None and now is not None:
             self._roster = None
-            self._learn(lambda: self._engine.take_roster(roster, now))
+            self._apply(lambda: self._engine.take_roster(roster, now))
 
-    def _learn(self, take: Callable[[], None]) -> None:
+    def _apply(self, take: Callable[[], None]) -> None:
         was_ready = self._engine.ready
         take()
         if not was_ready:
-            self._listen()
+            self._go_online()
 
-    def _listen(self) -> None:
-        """Hear batches, and only then say that we are here: meters send again at that word."""
+    def _go_online(self) -> None:
+        """Subscribe to batches before publishing "online", because meters send again when they receive it."""
         if self._engine.ready:
             self._session.subscribe(*self._settings.aggregator.filters)
             self._publish([self._status(online=True)])
@@ -184,7 +186,7 @@ class AggregatorService:
             self._engine.offer_all()
             self._redeliver()
 
-    # what goes out
+    # sending
 
     def _status(self, *, online: bool) -> Message:
         status = Status(online=online, version=__version__, incarnation=self._incarnation)
@@ -209,7 +211,7 @@ class AggregatorService:
         self._publish(Message(topic=one.topic, payload=one.payload) for one in self._engine.send_again())
 
     def _publish(self, messages: Iterable[Message]) -> None:
-        # A message that cannot go out now is not lost: meters send again without a receipt, and totals
-        # are delivered again until the authority's receipt comes.
+        # A message that cannot be sent now is not lost: without a receipt meters send batches again, and
+        # totals are sent again until the authority's receipt.
         for message in messages:
             self._session.publish(message)

@@ -1,4 +1,4 @@
-"""What an operator sees while `gridhe-aggregate` runs: a live table on a terminal, log lines elsewhere."""
+"""The display of `gridhe-aggregate`: a live table on a terminal, log lines otherwise."""
 
 import logging
 import time
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Rates:
-    """Batches and bytes per second since the last look."""
+    """Batches and bytes per second since the last call."""
 
     def __init__(self) -> None:
         self._at = time.monotonic()
@@ -58,7 +58,7 @@ def _fields(snapshot: Snapshot, connected: bool, batches_s: float, bytes_s: floa
 
 
 class LogView:
-    """One log line now and then."""
+    """One log line every `interval_s` seconds."""
 
     interval_s = 10.0
 
@@ -66,20 +66,20 @@ class LogView:
         self._rates = _Rates()
 
     def opened(self) -> AbstractContextManager[Any]:
-        """Nothing to set up."""
+        """A context that does nothing."""
         return nullcontext()
 
     def show(self, service: "AggregatorService") -> None:
-        """Log how things stand."""
+        """Log the present state."""
         snapshot = service.snapshot()
         if snapshot.missing_plans:
-            why = "the roster names plans whose bundles have not come: run gridhe-keyring bundle --publish"
+            why = "bundles of plans on the roster are missing: run gridhe-keyring bundle --publish"
             _log.warning("plans missing", extra={"plans": list(snapshot.missing_plans), "why": why})
         _log.info("progress", extra=_fields(snapshot, service.connected, *self._rates.since_last(snapshot)))
 
 
 class LiveView:
-    """A table that is kept up to date; needs the `operator` extra (rich)."""
+    """A live table; needs the `operator` extra (rich)."""
 
     interval_s = 0.5
 
@@ -90,11 +90,11 @@ class LiveView:
         self._live = Live(refresh_per_second=4)
 
     def opened(self) -> AbstractContextManager[Any]:
-        """The terminal, for as long as the table is shown."""
+        """The context in which the table is shown."""
         return self._live
 
     def show(self, service: "AggregatorService") -> None:
-        """Draw how things stand."""
+        """Draw the present state."""
         from rich.table import Table
 
         snapshot = service.snapshot()

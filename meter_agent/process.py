@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from gridhe import __version__
 from gridhe.base.clock import PlausibleClock
 from gridhe.broker.client.loop import EventLoop
-from gridhe.broker.server.mosquitto_config import FLEET_USER
 from gridhe.errors import CredentialError, EnvelopeError
 from gridhe.meter_agent.agent import Agent, AgentCounts
 from gridhe.meter_agent.batches import BatchSealer
@@ -25,6 +24,7 @@ from gridhe.meter_agent.policy import ReadingPolicy
 from gridhe.meter_agent.publisher import MeterUnit, Publisher
 from gridhe.meter_agent.readings import Readings, SourceOptions
 from gridhe.meter_agent.service import MeterService
+from gridhe.plan.names import FLEET_USER
 from gridhe.wire.envelope import open_envelope
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Pure: adds ciphertexts into parts, and decides which parts close when. No socket, clock or disk."""
+"""Adds ciphertexts into parts and decides when each part closes. Pure: no socket, clock or disk."""

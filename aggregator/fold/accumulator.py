@@ -1,4 +1,4 @@
-"""The fold: adding ciphertexts up as planes, one numpy addition per plane and batch."""
+"""Adds ciphertexts as planes: one numpy addition per plane and batch."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from gridhe.wire.planes import Planes, PlaneViews
 __all__ = ["Accumulator"]
 
 # The high16 plane adds uint16 into uint32: 2^16 additions of at most 2^16 - 1 fit, so reduce before.
-# The other planes add 32-bit numbers into uint64 and have room for 2^32.
+# The other planes add 32-bit numbers into uint64: 2^32 additions fit.
 _FOLDS_MAX = 65_535
-# Up to here low + high16 * 2^32 is below 2^63 and fits one word: then one division is enough.
+# Up to this many folds low + high16 * 2^32 is below 2^63 and fits one word, so one division is enough.
 _FOLDS_ONE_WORD = 1 << 14
 
 
 def _mod_shifted(high: NDArray[np.uint64], shift: int, prime: int) -> NDArray[np.uint64]:
-    """high * 2^shift mod prime in 64-bit words: shifts as far as fits, reduces, and goes on."""
+    """high * 2^shift mod prime in 64-bit words: shifts by as many bits as fit, reduces, and repeats."""
     step = 64 - prime.bit_length()
     modulus = np.uint64(prime)
     value = high % modulus
@@ -31,7 +31,7 @@ def _mod_shifted(high: NDArray[np.uint64], shift: int, prime: int) -> NDArray[np
 class Accumulator:
     """A running encrypted total in wide planes: low and high32 as uint64, high16 as uint32.
 
-    Holds 12 to 16 bytes a residue; `nbytes` tells.
+    Uses 12 to 16 bytes per residue (`nbytes`).
     """
 
     __slots__ = ("_folds", "_high16", "_high32", "_low", "_planes")
@@ -53,7 +53,7 @@ class Accumulator:
         return self._low.nbytes + self._high16.nbytes + self._high32.nbytes
 
     def fold(self, planes: PlaneViews) -> None:
-        """Add one ciphertext whose residues have been checked."""
+        """Add one ciphertext, whose residues must have been checked (each below its prime)."""
         if self._folds == _FOLDS_MAX:
             residues = self.residues()
             self._set(residues)
@@ -74,7 +74,7 @@ class Accumulator:
                 if self._folds <= _FOLDS_ONE_WORD:
                     high <<= np.uint64(32)
                     high += self._low[:, i]
-                    # Twice as fast as a remainder: numpy divides by a constant with multiplications.
+                    # Twice as fast as np.remainder: numpy divides by a constant with multiplications.
                     np.floor_divide(high, modulus, out=out[:, i])
                     out[:, i] *= modulus
                     np.subtract(high, out[:, i], out=out[:, i])
@@ -88,7 +88,7 @@ class Accumulator:
         return out
 
     def pack(self) -> bytes:
-        """The total as a ciphertext's bytes. Narrows what is inside only when many were folded."""
+        """The total as a packed ciphertext. Also reduces the stored planes if more than 2^14 were folded."""
         residues = self.residues()
         if self._folds > _FOLDS_ONE_WORD:
             self._set(residues)

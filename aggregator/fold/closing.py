@@ -1,27 +1,27 @@
-"""When parts close, what is published, and how the rest joins wider groups.
+"""Closes parts, decides which are published, and moves small remainders to wider groups.
 
-A group's parts are due when every enrolled meter below it is in; or, for a leaf, when its part is full;
-or, for a roll-up, when every narrower group has had its first part; or when its time is over: `grace_s`
-from the window's end (or from the first batch, when an old window is only now sent), `late_s` for what
-comes later.
+A group's parts are due when every enrolled meter below it has reported; or, for a leaf, when its part is
+full; or, for a roll-up, when every narrower group has closed its first part; or when its time is over:
+`grace_s` after the window's end (or after the first batch, if that arrives later), and `late_s` after the
+first batch of a later part.
 
 A part of at least the plan's minimum of meters is published, and added to the next wider group. A
-smaller one is not: it joins a *rest* of the wider group. When the wider group closes,
+smaller one is not published: it joins a *rest* of the wider group. When the wider group closes,
 
-  - a rest of at least the minimum is added in: whoever subtracts the published narrower totals from
-    the wider one is left with all of the rest, and those are enough;
-  - a smaller rest moves on to the next wider group, since the wider total less its published parts
-    would show it. In the widest group it waits for more, until the window is outdated: no batch of it
-    can come any more, so the rest ends there, unpublished and counted.
+  - a rest of at least the minimum is added to it: the wider total less its published narrower totals
+    gives the sum of the whole rest, which has enough meters;
+  - a smaller rest moves to the next wider group, because the wider total less its published parts would
+    reveal it. In the widest group it waits for more, until the window is outdated. Then no batch of it
+    can arrive any more, and the rest expires: it is counted and not published.
 
-So no two published totals differ by fewer meters than the minimum, and nothing is lost on the way.
+So no two published totals differ by fewer meters than the minimum, and no batch is lost.
 
-No part sums more than `largest_rollup` meters. A part that has no room for an addition closes first and is
-added to the next wider group, which may have to close in turn: upward only, so that ends. A rest without
-room has a second one beside it.
+No part sums more than `largest_rollup` meters. A part without room for an addition closes first and is
+added to the next wider group, which may have to close in turn; each step goes to a wider group, so this
+ends. If a rest has no room, another rest is opened beside it.
 
-A commit looks at the groups that were touched since the last one, and at those whose time has come. What
-else is open costs it nothing.
+A commit checks only the groups changed since the last commit, and those whose time has come. Other open
+parts cost it nothing.
 """
 
 import heapq
@@ -42,7 +42,7 @@ __all__ = ["Closing", "due_at"]
 _log = logging.getLogger(__name__)
 
 _AT_ONCE, _NEVER = float("-inf"), float("inf")
-_WINDOWS_CACHED = 64  # windows whose closed parts are known without a look at the store
+_WINDOWS_CACHED = 64  # windows whose closed parts are cached
 
 
 def due_at(
@@ -55,10 +55,10 @@ def due_at(
     children_closed: bool,
     widest: bool,
 ) -> float:
-    """When the open parts of a group are to be closed, UTC epoch seconds; -inf: at once, inf: never.
+    """When the open parts of a group are due, UTC epoch seconds; -inf: at once, inf: never.
 
     `expected`: meters enrolled below the group. `closed_meters`: in its closed parts, None before the first.
-    `children_closed`: every narrower group has closed a part. `widest`: there is nothing wider to join.
+    `children_closed`: every narrower group has closed a part. `widest`: the group has no wider group.
     """
     end_s = plan.window_start_s(window) + plan.window_s
     if widest and all(part.meters < plan.minimum_meters for part in parts):
@@ -76,7 +76,7 @@ def due_at(
 
 
 class Closing:
-    """Closes what is due; inside the commit's transaction."""
+    """Closes due parts, inside the commit's transaction."""
 
     def __init__(
         self,
@@ -91,58 +91,60 @@ class Closing:
         self._plans = plans
         self._counters = counters
         self._tree = GroupTree({}, ())
-        self._look: dict[int, set[Node]] = {}  # groups to look at in this commit, by depth
-        self._planned: dict[Node, float] = {}  # when to look at a group again
-        self._heap: list[tuple[float, Node]] = []  # the same in order, and entries that no longer hold
+        self._to_check: dict[int, set[Node]] = {}  # groups to check in this commit, by depth
+        self._planned: dict[Node, float] = {}  # when to check a group again, UTC epoch seconds
+        self._heap: list[tuple[float, Node]] = []  # the same in order, with outdated entries
         self._closed: OrderedDict[tuple[str, int], dict[str, int]] = OrderedDict()
         self._published: list[TotalRow] = []
         self._outdated: Mapping[str, int] = {}
 
     @property
     def tree(self) -> GroupTree:
-        """The groups."""
+        """The tree of groups."""
         return self._tree
 
     @tree.setter
     def tree(self, tree: GroupTree) -> None:
         self._tree = tree
         for node in self._parts.groups:
-            self._look_at(node)
+            self._mark(node)
 
     def note_touched(self) -> None:
-        """Look at what this commit has touched, now or when the clock is believed again."""
+        """Mark the groups changed since the last commit for the next check."""
         for node in self._parts.touched:
-            self._look_at(group_node(node))
+            self._mark(group_node(node))
 
     def close_due(self, now: float) -> list[TotalRow]:
-        """Close what is due at `now`, narrow groups before wide ones; returns the parts to publish."""
+        """Close the parts due at `now`, narrow groups first. Returns the parts to publish."""
         self.note_touched()
         while self._heap and self._heap[0][0] <= now:
             at, node = heapq.heappop(self._heap)
             if self._planned.get(node) == at:
                 del self._planned[node]
-                self._look_at(node)
+                self._mark(node)
         return self._close_all(now)
 
     def close_outdated(self, outdated: Mapping[str, int], now: float) -> list[TotalRow]:
-        """End all windows before these (by plan): no batch of them can come. Returns the parts to publish."""
+        """Close all windows before these (by plan), as no batch can arrive. Returns the parts to publish."""
         self._outdated = outdated
         for node in self._parts.groups:
             if self._is_outdated(node):
-                self._look_at(node)
+                self._mark(node)
         return self._close_all(now)
 
     def _close_all(self, now: float) -> list[TotalRow]:
         self._published = []
-        while self._look:
-            for node in sorted(self._look.pop(max(self._look))):  # closing one adds wider ones only
+        while self._to_check:
+            for node in sorted(
+                self._to_check.pop(max(self._to_check))
+            ):  # closing a group marks only wider ones
                 self._close_if_due(node, now)
         return self._published
 
-    # when
+    # when parts are due
 
-    def _look_at(self, node: Node) -> None:
-        self._look.setdefault(depth(node[1]), set()).add(node)
+    def _mark(self, node: Node) -> None:
+        self._to_check.setdefault(depth(node[1]), set()).add(node)
 
     def _close_if_due(self, node: Node, now: float) -> None:
         self._counters.looked_at += 1
@@ -150,7 +152,7 @@ class Closing:
         if at is not None and at <= now:
             self._close(node, now)
             at = self._due_at(node)
-            if at is not None and at <= now:  # too few for the widest group, and nobody can join them
+            if at is not None and at <= now:  # below the minimum in the widest group, and final
                 for part in self._parts.of_group(node):
                     self._expire(part)
                 at = None
@@ -160,7 +162,7 @@ class Closing:
         return node[2] < self._outdated.get(node[0], 0)
 
     def _due_at(self, node: Node) -> float | None:
-        """When the group's open parts are due; None without any."""
+        """When the group's open parts are due; None if it has none."""
         parts = self._parts.of_group(node)
         if not parts:
             return None
@@ -181,7 +183,7 @@ class Closing:
         )
 
     def _plan(self, node: Node, at: float | None) -> None:
-        """Look at a group again at this moment, or never."""
+        """Plan the next check of a group; None or inf: none."""
         if at is None or at == _NEVER:
             self._planned.pop(node, None)
         elif self._planned.get(node) != at:
@@ -192,7 +194,7 @@ class Closing:
             heapq.heapify(self._heap)
 
     def _closed_meters(self, node: Node) -> dict[str, int]:
-        """Meters in the closed parts of a window, by group, rests with their group."""
+        """Meters in the closed parts of a window, by group; rests count for their group."""
         window = node[0], node[2]
         closed = self._closed.get(window)
         if closed is None:
@@ -207,10 +209,10 @@ class Closing:
             self._closed.move_to_end(window)
         return closed
 
-    # what
+    # closing parts
 
     def _close(self, node: Node, now: float) -> None:
-        """Add a group's large rests to its part, move the small ones on, and close the part."""
+        """Close the group's part: first add its large rests, and move small rests to the wider group."""
         minimum, wider = self._plans[node[0]].plan.minimum_meters, self._wider(node)
         own = self._parts.get(node)
         for rest in self._parts.of_group(node):
@@ -228,7 +230,7 @@ class Closing:
             self._close_part(part, wider, now)
 
     def _close_part(self, part: Part, wider: Node | None, now: float) -> None:
-        """Close one part, publish it if it is large enough, and add it to the wider group."""
+        """Close one part, publish it if it has enough meters, and add it to the wider group."""
         active = self._plans[part.key.plan]
         is_rest = group_node(part.node) != part.node
         publish = part.meters >= active.plan.minimum_meters and not is_rest
@@ -242,7 +244,7 @@ class Closing:
             self._add(part, ciphertext, target, now)
 
     def _shut(self, part: Part, row: TotalRow) -> None:
-        """Keep a part as closed."""
+        """Store a part as closed."""
         node, key = group_node(part.node), part.key
         closed = self._closed_meters(node)
         self._store.save(row)
@@ -261,30 +263,30 @@ class Closing:
         )
 
     def _expire(self, part: Part) -> None:
-        """End a part that is too small to be published, and that nothing can join any more."""
+        """Close, unpublished, a part below the minimum to which no batch can be added any more."""
         self._shut(part, part.row(ciphertext=None, closed=True))
         self._counters.expired_parts += 1
         self._counters.expired_batches += part.meters
         _log.warning(
-            "expired: too few meters for a total, and no more can come",
+            "expired: too few meters for a total, and no more batches can arrive",
             extra={"group": part.key.group, "window": part.key.window, "meters": part.meters},
         )
 
     def _add(self, part: Part, ciphertext: bytes, target: Node, now: float) -> None:
-        """Fold a part that is closed or absorbed into the open part at `target`."""
+        """Add a closed or absorbed part to the open part at `target`."""
         active = self._plans[part.key.plan]
         taking = self._parts.get(target)
         if taking is not None and taking.meters + part.meters > active.plan.largest_rollup:
-            # More would no longer be exact: what is there closes as it is. (Only a group's own part can be
-            # full here: a rest was chosen for its room.)
+            # A larger sum would not be exact, so the open part closes first. Only a group's own part can be
+            # full here, because `_rest_with_room` chose the rest.
             self._close_part(taking, self._wider(target), now)
         taking = self._parts.take(target, now)
         self._parts.fold(taking, active.planes.views(ciphertext))
         self._parts.count(taking, part.meters, part.digest, part.all_pieces())
-        self._look_at(group_node(target))
+        self._mark(group_node(target))
 
     def _rest_with_room(self, node: Node, meters: int) -> Node:
-        """Where a rest of the group is open, or may be, that has room for so many meters."""
+        """The node of an open rest with room for this many meters, else a free rest node."""
         largest = self._plans[node[0]].plan.largest_rollup
         for part in self._parts.of_group(node):
             if part.node != node and part.meters + meters <= largest:
@@ -292,6 +294,6 @@ class Closing:
         return next(place for number in count(1) if self._parts.get(place := rest_node(node, number)) is None)
 
     def _wider(self, node: Node) -> Node | None:
-        """The node of the next wider group, if there is one."""
+        """The node of the next wider group; None in the widest."""
         wider = self._tree.parent(node[1])
         return None if wider is None else (node[0], wider, node[2])

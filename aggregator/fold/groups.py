@@ -1,4 +1,4 @@
-"""The tree of groups: which roll-ups there are, and how many meters each should hear from."""
+"""The tree of groups: the roll-ups, and how many meters are enrolled in each."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,28 +9,28 @@ __all__ = ["GroupTree", "depth"]
 
 
 def depth(group: str) -> int:
-    """0 for `grid`, 1 for `north`, 2 for `north/f1`."""
+    """The group's level: 0 for the root group, 1 for `north`, 2 for `north/f1`."""
     return 0 if group == ROOT_GROUP else group.count("/") + 1
 
 
 class GroupTree:
-    """Leaves with their enrolment, and every wider group that this aggregator sees the whole of.
+    """Leaves with their enrolment, and every wider group that this aggregator covers.
 
-    `enrolled` is {leaf: [(from_s, meters), ...]}. A wider group is covered when each enrolled leaf
-    below it passes one of the topic filters; only covered groups are rolled up, so two aggregators
-    with filters of their own never publish halves of one group.
+    `enrolled` is {leaf: [(from_s, meters), ...]}, times in UTC epoch seconds. A wider group is covered when
+    each enrolled leaf below it matches one of the topic filters. Only covered groups are rolled up, so
+    two aggregators with different filters never publish parts of one group.
     """
 
     def __init__(self, enrolled: Mapping[str, Sequence[tuple[int, int]]], filters: Iterable[str]) -> None:
         self._enrolled = enrolled
         filters = tuple(filters)
-        heard = {
+        covered = {
             leaf for leaf in enrolled if any(topics.matches(one, topics.batch(leaf, "m")) for one in filters)
         }
-        missing = {wider for leaf in enrolled if leaf not in heard for wider in ancestors(leaf)}
+        missing = {wider for leaf in enrolled if leaf not in covered for wider in ancestors(leaf)}
         self._leaves_below: dict[str, list[str]] = {}
         self._children: dict[str, set[str]] = {}
-        for leaf in heard:
+        for leaf in covered:
             self._leaves_below.setdefault(leaf, []).append(leaf)
             node = leaf
             for wider in ancestors(leaf):

@@ -1,4 +1,4 @@
-"""Open parts: the running encrypted totals, in memory within a bound and otherwise on disk."""
+"""Open parts: the running encrypted totals, in memory up to a bound and otherwise on disk."""
 
 import hashlib
 from collections import OrderedDict
@@ -14,34 +14,34 @@ from gridhe.wire.total import Piece, TotalKey
 __all__ = ["Node", "OpenParts", "Part", "group_node", "member_digest", "rest_node"]
 
 _DIGEST_MODULUS = 1 << 256
-# Ends the names under which a group's rests are kept: `north~`, and `north~~` when the first is full. No
-# group's name can hold it.
+# Suffix of the names of a group's rests: `north~`, and `north~~` if the first is full. Group names cannot
+# contain it.
 _REST = "~"
 
-Node = tuple[str, str, int]  # plan id, group, window: where at most one part is open
+Node = tuple[str, str, int]  # plan id, group or rest, window: at most one part is open for each
 
 
 def group_node(node: Node) -> Node:
-    """The node of the group itself: ... `north~` -> ... `north`."""
+    """The node of a rest's group: (..., `north~`) -> (..., `north`)."""
     return node[0], node[1].rstrip(_REST), node[2]
 
 
 def rest_node(node: Node, number: int) -> Node:
-    """Where the group's rest number 1, 2, ... is open."""
+    """The node of the group's rest with this number (from 1)."""
     return node[0], node[1] + _REST * number, node[2]
 
 
 def member_digest(meter: str) -> int:
-    """A meter's share of a member digest: SHA-256 of its name. Shares add up modulo 2^256, in any order."""
+    """A meter's summand of a member digest: SHA-256 of its name. Summands are added modulo 2^256."""
     return int.from_bytes(hashlib.sha256(meter.encode()).digest(), "big")
 
 
 @dataclass(slots=True, kw_only=True)
 class Part:
-    """An open part. `total` is None while its ciphertext waits on disk."""
+    """An open part. `total` is None while its ciphertext is only on disk."""
 
     key: TotalKey
-    first_at: float  # when its first batch or narrower part came, UTC epoch seconds
+    first_at: float  # when its first batch or narrower part was added, UTC epoch seconds
     meters: int = 0
     digest: int = 0
     pieces: list[Piece] = field(default_factory=list)  # of a roll-up; empty for a leaf, its own piece
@@ -49,7 +49,7 @@ class Part:
 
     @property
     def node(self) -> Node:
-        """Where it is open."""
+        """The part's node."""
         return self.key.plan, self.key.group, self.key.window
 
     def all_pieces(self) -> tuple[Piece, ...]:
@@ -57,7 +57,7 @@ class Part:
         return tuple(self.pieces) or (Piece(self.key.group, self.key.part, self.meters),)
 
     def row(self, *, ciphertext: bytes | None, closed: bool = False) -> TotalRow:
-        """The part as it is kept."""
+        """The part's stored form."""
         return TotalRow(
             key=self.key,
             closed=closed,
@@ -70,17 +70,17 @@ class Part:
 
 
 class OpenParts:
-    """All open parts. Their ciphertexts stay in memory up to `limit_bytes`, the latest used first."""
+    """All open parts. Up to `limit_bytes` of ciphertexts stay in memory, the latest used ones."""
 
     def __init__(self, store: PartStore, plans: Mapping[str, ActivePlan], limit_bytes: int) -> None:
         self._store = store
         self._plans = plans
         self._limit_bytes = limit_bytes
-        self._resident: OrderedDict[Node, int] = OrderedDict()  # bytes in memory, oldest use first
+        self._resident: OrderedDict[Node, int] = OrderedDict()  # bytes in memory, least recently used first
         self.resident_bytes = 0
         self._parts: dict[Node, Part] = {}
         self._by_group: dict[Node, list[Part]] = {}  # a group's own part and its rests
-        self._touched: dict[Node, Part] = {}  # since the last commit
+        self._touched: dict[Node, Part] = {}  # changed since the last commit
         for row in store.open_totals():
             self._open(
                 Part(
@@ -105,19 +105,19 @@ class OpenParts:
 
     @property
     def touched(self) -> Iterable[Node]:
-        """The nodes of the parts that something was added to since the last commit."""
+        """The nodes of the parts changed since the last commit."""
         return self._touched.keys()
 
     def get(self, node: Node) -> Part | None:
-        """The open part there, if there is one."""
+        """The open part of a node; None if there is none."""
         return self._parts.get(node)
 
     def of_group(self, node: Node) -> list[Part]:
-        """The open parts of a group: its own, and its rests."""
+        """The open parts of a group: its own part and its rests."""
         return list(self._by_group.get(node, ()))
 
     def take(self, node: Node, now: float) -> Part:
-        """The open part there, made if there is none."""
+        """The open part of a node, created if there is none."""
         part = self._parts.get(node)
         if part is None:
             part = Part(key=TotalKey(*node, self._store.next_part(*node)), first_at=now)
@@ -134,18 +134,18 @@ class OpenParts:
         self._total(part).fold(planes)
 
     def count(self, part: Part, meters: int, digest: int, pieces: Iterable[Piece] = ()) -> None:
-        """Take note of what was just folded."""
+        """Record the meters, member digest and pieces of what was just folded."""
         part.meters += meters
         part.digest = (part.digest + digest) % _DIGEST_MODULUS
         part.pieces.extend(pieces)
         self._touched[part.node] = part
 
     def pack(self, part: Part) -> bytes:
-        """A part's ciphertext."""
+        """A part's total as a packed ciphertext."""
         return self._total(part).pack()
 
     def remove(self, part: Part) -> None:
-        """The part is closed."""
+        """Remove a part that is closed or absorbed."""
         node = part.node
         self._put_away(node)
         del self._parts[node]
@@ -156,26 +156,26 @@ class OpenParts:
             del self._by_group[group]
 
     def opened_by(self, now: float) -> None:
-        """The clock was set to `now`: no part is open since a later time."""
+        """After a step of the clock to `now`: limit the parts' opening times to `now`."""
         for part in self._parts.values():
             if part.first_at > now:
                 part.first_at = now
                 self._touched[part.node] = part
 
     def save(self) -> None:
-        """Write every touched part; inside a transaction."""
+        """Write every changed part; inside a transaction."""
         for part in self._touched.values():
             self._store.save(part.row(ciphertext=self.pack(part)))
 
     def saved(self) -> None:
-        """The transaction is durable: parts used longest ago may leave memory."""
+        """Call when the transaction is durable: least recently used totals beyond the bound leave memory."""
         self._touched.clear()
         while self.resident_bytes > self._limit_bytes and self._resident:
             self._put_away(next(iter(self._resident)))
 
     @property
     def memory_full(self) -> bool:
-        """Whether more is in memory than should be; a commit lets some of it go."""
+        """Whether totals in memory exceed the limit; a commit frees some of them."""
         return self.resident_bytes > self._limit_bytes
 
     def _total(self, part: Part) -> Accumulator:

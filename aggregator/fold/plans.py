@@ -1,4 +1,4 @@
-"""A plan with what folding needs of it, worked out once."""
+"""A plan and the values that folding derives from it, computed once."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ __all__ = ["ActivePlan"]
 
 @dataclass(frozen=True, slots=True)
 class ActivePlan:
-    """A plan with its identity and its planes worked out once, and when it holds."""
+    """A plan with its id, planes and period."""
 
     plan: Plan
     plan_id: str
     planes: Planes
     period: Period
-    retired: bool = False  # its key is gone: nothing of it can ever be released
+    retired: bool = False  # its key is deleted, so its batches can never be released

@@ -1,4 +1,4 @@
-"""A part as it is kept, and what keeps it: the fold knows the store only by this protocol."""
+"""The stored form of a part, and the protocol through which the fold uses the store."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ __all__ = ["PartStore", "TotalRow"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalRow:
-    """A part as it is kept.
+    """A part's stored form.
 
-    `ciphertext` is there while the part is open and, of a published one, until the authority's receipt. It is
-    not signed: the signature is made when the total is sent, with the key of that day.
+    `ciphertext` is present while the part is open and, for a published part, until the authority's receipt.
+    It is not signed: each time the total is sent, it is signed with the aggregator's present key.
     """
 
     key: TotalKey
@@ -26,7 +26,7 @@ class TotalRow:
     ciphertext: bytes | None
 
     def header(self, *, key_id: str, aggregator: str) -> TotalHeader:
-        """The header of the published total: the same bytes whenever it is sent."""
+        """The header of the published total; the same for the same part each time."""
         key = self.key
         return TotalHeader(
             plan=key.plan,
@@ -42,19 +42,19 @@ class TotalRow:
 
 
 class PartStore(Protocol):
-    """Keeps parts; writes happen inside the commit's transaction."""
+    """Stores parts; writes happen inside the commit's transaction."""
 
     def open_totals(self) -> Iterator[TotalRow]:
-        """The parts that are still open."""
+        """The open parts."""
 
     def total(self, key: TotalKey) -> TotalRow:
         """One part."""
 
     def save(self, row: TotalRow) -> None:
-        """Keep a part."""
+        """Store a part."""
 
     def delete(self, key: TotalKey) -> None:
-        """Forget a part that another one has absorbed."""
+        """Delete a part that was added to another one."""
 
     def next_part(self, plan: str, group: str, window: int) -> int:
         """The number of the next part of a (group, window)."""

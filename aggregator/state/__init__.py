@@ -1,1 +1,1 @@
-"""What survives a crash: totals, counted meters, the enrolment list and the quarantine, in one database."""
+"""The durable state in one database: totals, counted meters, the roster and the quarantine."""

@@ -1,4 +1,4 @@
-"""Who is enrolled where: the roster as the aggregator keeps it, on disk and in a bounded cache."""
+"""The roster table: the group of each meter, on disk and in a bounded cache."""
 
 import math
 import sys
@@ -13,17 +13,17 @@ from gridhe.wire.roster import RosterEntry, RosterPlan
 
 __all__ = ["MeterPlace", "RosterTable"]
 
-_CACHED = 32_768  # meters that need no look-up: some 200 bytes each
+_CACHED = 32_768  # meters in the cache: about 200 bytes each
 
 
 @dataclass(frozen=True, slots=True)
 class MeterPlace:
-    """A meter's place: its number within its group is its bit in the set of those that have reported."""
+    """A meter's place. `number`, unique in its group, is its bit in the set of reported meters."""
 
     group: str
     number: int
     from_s: int
-    until_s: float = math.inf  # a place that it has moved away from counts for windows that start before
+    until_s: float = math.inf  # of a former place: it counts for windows that start before this time
 
 
 def _meter_checksum(meter: str, group: str, number: int, from_s: int, enrolled: int) -> int:
@@ -35,23 +35,23 @@ def _former_checksum(meter: str, group: str, number: int, from_s: int, until_s: 
 
 
 class RosterTable:
-    """The roster's table. Raises StateError."""
+    """The table of enrolled meters and their former places. Raises StateError."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        # Full, it keeps what it has: meters come in turn, once a window, so the last one would never stay.
+        # When full, entries are not replaced: meters report once a window in turn, so LRU would never hit.
         self._cache: dict[str, MeterPlace | None] = {}
-        self._former: dict[str, tuple[MeterPlace, ...]] = {}  # of meters that have moved, all of them
+        self._former: dict[str, tuple[MeterPlace, ...]] = {}  # of all meters that have moved
         self._fill_cache()
 
     def _fill_cache(self) -> None:
-        """Read many meters at once: a look-up for each at its first batch takes ten times longer."""
+        """Read many meters in one query: a query for each at its first batch takes ten times longer."""
         self._cache.clear()
         rows = self._db.query(
             "SELECT meter, grp, number, from_s, checksum FROM meters WHERE enrolled = 1 LIMIT ?", _CACHED
         )
         for name, group, number, from_s, checksum in rows:
-            if checksum == _meter_checksum(name, group, number, from_s, 1):  # else the look-up will tell
+            if checksum == _meter_checksum(name, group, number, from_s, 1):  # else `_look_up` raises
                 self._cache[name] = MeterPlace(sys.intern(group), number, from_s)
         self._former.clear()
         for row in self._db.query(
@@ -66,10 +66,11 @@ class RosterTable:
     def replace(
         self, version: int, entries: Iterable[RosterEntry], now: float, plans: Iterable[RosterPlan] = ()
     ) -> None:
-        """Take over a newer roster; inside a transaction, which an error of `entries` must undo.
+        """Store a newer roster; inside a transaction, which must be rolled back if `entries` raises.
 
-        Numbers are never given twice in a group, so a bit means one meter for ever. A meter that moves
-        counts in its new group from `now` at the earliest: earlier windows belong to the old one.
+        Numbers are never reused in a group, so a bit always stands for the same meter. A meter that moves
+        counts in its new group from `now` (UTC epoch seconds) at the earliest: earlier windows belong to
+        the old one.
         """
         next_number: dict[str, int] = {}
         for group, number in self._db.query("SELECT grp, MAX(number) FROM meters GROUP BY grp"):
@@ -113,18 +114,18 @@ class RosterTable:
 
     @property
     def version(self) -> int:
-        """The version of the roster in force; -1 before any."""
-        found = self._db.meta("roster_version")
-        return int(found) if found else -1
+        """The version of the present roster; -1 without one."""
+        version = self._db.meta("roster_version")
+        return int(version) if version else -1
 
     @property
     def plans(self) -> tuple[RosterPlan, ...]:
-        """The plans that the roster in force names."""
-        found = self._db.meta("roster_plans")
-        return tuple(RosterPlan(*row) for row in msgpack.unpackb(found)) if found else ()
+        """The plans on the present roster."""
+        rows = self._db.meta("roster_plans")
+        return tuple(RosterPlan(*row) for row in msgpack.unpackb(rows)) if rows else ()
 
     def meter(self, name: str) -> MeterPlace | None:
-        """Where a meter is enrolled, or None."""
+        """A meter's present place; None if it is not enrolled."""
         try:
             return self._cache[name]
         except KeyError:
@@ -134,16 +135,16 @@ class RosterTable:
         return place
 
     def places(self, name: str) -> tuple[MeterPlace, ...]:
-        """Every place that a meter has or had."""
+        """A meter's present and former places."""
         place = self.meter(name)
         return (*(() if place is None else (place,)), *self._former.get(name, ()))
 
     def has_moved(self, name: str) -> bool:
-        """Whether a meter has been in another place before."""
+        """Whether a meter has a former place."""
         return name in self._former
 
     def at(self, name: str, start_s: int) -> MeterPlace | None:
-        """The place in which a meter counts for a window that starts then; None if it is not enrolled."""
+        """A meter's place for a window that starts at `start_s`; None if it is not enrolled."""
         place = self.meter(name)
         if place is None or place.from_s <= start_s:
             return place
@@ -163,9 +164,9 @@ class RosterTable:
         return MeterPlace(sys.intern(group), number, from_s)
 
     def enrolled_since(self) -> dict[str, list[tuple[int, int]]]:
-        """Per leaf group, how many meters are enrolled from when on: {group: [(from_s, meters), ...]}."""
-        found: dict[str, list[tuple[int, int]]] = {}
+        """Count of enrolled meters by leaf group and start: {group: [(from_s, meters), ...]}."""
+        enrolled: dict[str, list[tuple[int, int]]] = {}
         sql = "SELECT grp, from_s, COUNT(*) FROM meters WHERE enrolled = 1 GROUP BY grp, from_s"
         for group, from_s, meters in self._db.query(sql):
-            found.setdefault(group, []).append((from_s, meters))
-        return found
+            enrolled.setdefault(group, []).append((from_s, meters))
+        return enrolled

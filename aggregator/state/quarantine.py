@@ -1,4 +1,4 @@
-"""Rejected payloads, kept for a look: the newest ones, bounded in number and bytes."""
+"""Rejected payloads for inspection: the newest ones, bounded in number and bytes."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from gridhe.aggregator.state.database import Database
 
 __all__ = ["Quarantine", "Quarantined"]
 
-# Between two commits at most this much waits in memory, and is written: a flood of junk must not become a
-# flood of disk writes.
+# At most this much is kept in memory and written per commit, so that a flood of junk does not cause a flood
+# of disk writes.
 _WAITING_MAX = 16
 _WAITING_BYTES_MAX = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """One rejected payload: when it came (UTC epoch seconds), on which topic, and why it was rejected."""
+    """One rejected payload, with its time (UTC epoch seconds), topic and reason."""
 
     at: float
     topic: str
@@ -33,14 +33,14 @@ class Quarantine:
         self._waiting: deque[Quarantined] = deque(maxlen=_WAITING_MAX)
 
     def add(self, rejected: Quarantined) -> None:
-        """Keep a reject until the next commit, if it is not too large to keep at all."""
+        """Keep a reject until the next commit, unless it is larger than the quarantine."""
         if self._maximum and len(rejected.payload) <= self._maximum_bytes:
             self._waiting.append(rejected)
             while sum(len(one.payload) for one in self._waiting) > _WAITING_BYTES_MAX:
                 self._waiting.popleft()
 
     def save(self) -> None:
-        """Write what waits and forget the oldest beyond the bounds; inside a transaction."""
+        """Write the waiting rejects and delete the oldest beyond the bounds; inside a transaction."""
         if not self._waiting:
             return
         self._db.write_many(
@@ -58,7 +58,7 @@ class Quarantine:
         self._waiting.clear()
 
     def newest(self, limit: int = 100) -> list[Quarantined]:
-        """What is kept, newest first."""
+        """At most `limit` stored rejects, newest first."""
         rows = self._db.query(
             "SELECT at, topic, reason, payload FROM quarantine ORDER BY id DESC LIMIT ?", limit
         )

@@ -1,4 +1,4 @@
-"""The parts on disk, and which meters each leaf's window has counted."""
+"""Stores the parts, and the set of counted meters of each leaf's window."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -14,8 +14,6 @@ from gridhe.wire.total import Piece, TotalKey
 __all__ = ["Totals"]
 
 _PRUNED = "pruned_before"
-
-
 _WAITING = "closed = 1 AND ciphertext IS NOT NULL"  # as in the index totals_undelivered
 
 
@@ -25,9 +23,9 @@ def _columns(row: TotalRow) -> tuple[object, ...]:
 
 
 def _checksum(row: TotalRow) -> bytes:
-    """SHA-256, its first 16 bytes, over the key and everything that counts.
+    """The first 16 bytes of SHA-256 over the key and all columns.
 
-    It is the fastest hash where processors know it, and this one runs over every total of every commit.
+    It runs over every total of every commit; with processor support SHA-256 is the fastest hash.
     """
     ciphertext = row.ciphertext
     size = None if ciphertext is None else len(ciphertext)
@@ -46,13 +44,13 @@ class Totals:
     def __init__(self, database: Database) -> None:
         self._db = database
         stored = database.meta(_PRUNED)
-        # Per plan, the first window whose counted meters are known. It is stored and only ever rises.
+        # Per plan, the first window whose counted meters are known. It is stored and never decreases.
         self.pruned_before: dict[str, int] = msgpack.unpackb(stored) if stored else {}
 
     def reported(self, plan: str, group: str, window: int) -> bytearray:
-        """The set of a leaf's meters that are counted for a window: bit `number % 8` of byte `number // 8`.
+        """The set of a leaf's counted meters for a window: bit `number % 8` of byte `number // 8`.
 
-        It must hold as many meters as the leaf's parts do, or something is missing.
+        Raises StateError also if it holds another number of meters than the leaf's parts.
         """
         rows = self._db.query(
             "SELECT members, checksum FROM reported WHERE plan = ? AND grp = ? AND window = ?",
@@ -61,7 +59,7 @@ class Totals:
             window,
         )
         members, checksum = rows[0] if rows else (b"", _members_checksum(plan, group, window, b""))
-        # (SQLite gives back a value of any type where the file says so.)
+        # In a damaged file SQLite can return a value of any type.
         if (
             not isinstance(members, bytes)
             or checksum != _members_checksum(plan, group, window, members)
@@ -71,15 +69,15 @@ class Totals:
         return bytearray(members)
 
     def save_reported(self, plan: str, group: str, window: int, members: bytearray) -> None:
-        """Keep that set; inside a transaction."""
-        kept = bytes(members)
-        checksum = _members_checksum(plan, group, window, kept)
+        """Store the set of counted meters; inside a transaction."""
+        packed = bytes(members)
+        checksum = _members_checksum(plan, group, window, packed)
         self._db.write(
-            "INSERT OR REPLACE INTO reported VALUES (?, ?, ?, ?, ?)", plan, group, window, kept, checksum
+            "INSERT OR REPLACE INTO reported VALUES (?, ?, ?, ?, ?)", plan, group, window, packed, checksum
         )
 
     def save(self, row: TotalRow) -> None:
-        """Keep a part; inside a transaction."""
+        """Store a part; inside a transaction."""
         self._db.write(
             "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (plan, window, grp, part) DO UPDATE SET closed = excluded.closed, "
@@ -92,7 +90,7 @@ class Totals:
         )
 
     def total(self, key: TotalKey) -> TotalRow:
-        """A part. Raises StateError when it is not there or fails its checksum."""
+        """A part. Raises StateError if it is missing or fails its checksum."""
         rows = self._db.query(
             "SELECT closed, meters, first_at, digest, pieces, ciphertext, checksum FROM totals "
             "WHERE plan = ? AND grp = ? AND window = ? AND part = ?",
@@ -123,7 +121,7 @@ class Totals:
         return row
 
     def open_totals(self) -> Iterator[TotalRow]:
-        """The parts that are still open."""
+        """The open parts."""
         keys = self._db.query("SELECT plan, grp, window, part FROM totals WHERE closed = 0")
         for key in keys:
             yield self.total(TotalKey(*key))
@@ -146,13 +144,13 @@ class Totals:
         return dict(self._db.query(sql, plan, window))
 
     def delete(self, key: TotalKey) -> None:
-        """Forget a part that another one has absorbed; inside a transaction."""
+        """Delete a part that was added to another one; inside a transaction."""
         self._db.write("DELETE FROM totals WHERE plan = ? AND grp = ? AND window = ? AND part = ?", *key)
 
     def undelivered(self, limit: int, *, after: TotalKey | None = None) -> list[TotalKey]:
-        """At most `limit` closed totals that wait for a receipt: those behind `after`, then from the start.
+        """At most `limit` closed totals without a receipt: those after `after`, then from the start.
 
-        The order is that of windows, oldest first.
+        Ordered by window, oldest first.
         """
         sql = f"SELECT plan, grp, window, part FROM totals WHERE {_WAITING}"  # noqa: S608 - a constant
         order = "ORDER BY window, grp, part, plan LIMIT ?"
@@ -166,13 +164,13 @@ class Totals:
         return [TotalKey(*columns) for columns in rows]
 
     def undelivered_count(self) -> int:
-        """How many closed totals no receipt has come for."""
+        """Count of closed totals without a receipt."""
         rows = self._db.query(f"SELECT COUNT(*) FROM totals WHERE {_WAITING}")  # noqa: S608 - a constant
         count: int = rows[0][0]
         return count
 
     def is_waiting(self, key: TotalKey) -> bool:
-        """Whether this is a closed total that no receipt has come for."""
+        """Whether this is a closed total without a receipt."""
         sql = (
             "SELECT 1 FROM totals WHERE plan = ? AND grp = ? AND window = ? AND part = ? "  # noqa: S608
             f"AND {_WAITING}"
@@ -180,7 +178,7 @@ class Totals:
         return bool(self._db.query(sql, *key))
 
     def forget(self, keys: Iterable[TotalKey]) -> int:
-        """Forget the content of these totals; how many had one. A transaction of its own."""
+        """Delete the content of these totals. Returns the count of those that had one. Own transaction."""
         count = 0
         with self._db.transaction():
             for key in keys:
@@ -190,7 +188,7 @@ class Totals:
         return count
 
     def newest_published(self, plan: str, minimum_meters: int) -> int | None:
-        """The newest window of which a part of at least so many meters is closed."""
+        """The newest window with a closed part of at least this many meters; None without any."""
         rows = self._db.query(
             "SELECT window FROM totals WHERE plan = ? AND closed = 1 AND meters >= ? "
             "ORDER BY window DESC LIMIT 1",
@@ -200,9 +198,9 @@ class Totals:
         return rows[0][0] if rows else None
 
     def prune(self, plan: str, before_window: int) -> None:
-        """Forget the windows before this one, and refuse their batches from now on; inside a transaction.
+        """Delete the state of earlier windows, and refuse their batches from now on; inside a transaction.
 
-        That they are refused is stored with it: no clock that is set back makes a batch count twice.
+        The bound is stored too, so that no batch counts twice after a step back of the clock.
         """
         if before_window <= self.pruned_before.get(plan, 0):
             return
