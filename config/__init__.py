@@ -1,4 +1,4 @@
-"""Settings: every number a user may change, typed, with its unit and its reason.
+"""Settings: every number that a user may change, typed, with its unit and its reason.
 
 `load_settings` reads them with the precedence defaults < file < environment < flags; the shipped
 `gridhe.yaml` beside this file repeats every default with a comment.

@@ -1,7 +1,7 @@
-"""YAML as plain values, with the line each of them stands on.
+"""YAML as plain values, with the line number of each.
 
-Scalars are read by the rules of YAML 1.2 (what JSON and most editors mean), not PyYAML's 1.1: there
-`no` is false, `010` is eight, `1:30` is ninety and `1e3` is text, none of which a user wants of a number.
+Scalars follow YAML 1.2 (as JSON and most editors do), not PyYAML's YAML 1.1: in 1.1 `no` is false, `010` is
+eight, `1:30` is ninety and `1e3` is text, which surprises users.
 """
 
 import math
@@ -24,7 +24,7 @@ _TAGS = frozenset(
 )
 _LARGEST_FILE = 1_000_000  # bytes; a settings file is a few kilobytes
 _LARGEST_CONTENT = (
-    1_000_000  # values and characters with every alias written out: ten lines can make 10^9 of them
+    1_000_000  # values and characters with every alias expanded: ten lines can expand to 10^9 of them
 )
 
 
@@ -74,9 +74,9 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Read a YAML file that holds one mapping. An empty file holds an empty one.
+    """Read a YAML file that contains one mapping, or is empty (an empty mapping).
 
-    Raises ConfigError naming file and line: not there, not UTF-8, not YAML, not a mapping, a key twice,
+    Raises ConfigError with file and line: missing, not UTF-8, not YAML, not a mapping, a key twice,
     a key that is not text.
     """
     try:
@@ -85,7 +85,7 @@ def read_document(path: Path) -> Document:
     except OSError as error:
         raise ConfigError(f"cannot read the settings file {path}: {error.strerror or error}") from error
     if len(data) > _LARGEST_FILE:
-        raise ConfigError(f"{path} is over {_LARGEST_FILE} bytes: that is no settings file")
+        raise ConfigError(f"{path} has over {_LARGEST_FILE} bytes: too large for a settings file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -95,12 +95,12 @@ def read_document(path: Path) -> Document:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds {_kind(values)}, expected sections such as `plan:` and `broker:`")
+        raise ConfigError(f"{path} contains {_kind(values)}, expected sections such as `plan:` and `broker:`")
     return Document(path=path, values=values, lines=lines)
 
 
 def parse_value(text: str, where: str) -> Any:
-    """One value as it would stand in the file: `5`, `true`, `[a, b]`, text. ConfigError names `where`."""
+    """One value, written as in the file: `5`, `true`, `[a, b]`, text. Raises ConfigError, with `where`."""
     return _parse(text, where, {})
 
 
@@ -128,13 +128,13 @@ def _parse(text: str, where: str, lines: dict[KeyPath, int]) -> Any:
 
 
 class _Budget:
-    """How much more a document may hold."""
+    """The number of values and characters that a document may still have."""
 
     def __init__(self, left: int) -> None:
         self._left = left
 
     def spend(self, node: yaml.Node, where: str) -> None:
-        """Count a node. Raises ConfigError when there are too many."""
+        """Count a node. Raises ConfigError if the document is too large."""
         self._left -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
         if self._left < 0:
             line = node.start_mark.line + 1
@@ -149,12 +149,14 @@ def _walk(
     above: tuple[yaml.Node, ...],
     budget: _Budget,
 ) -> None:
-    """Note the lines, and refuse what PyYAML lets pass: a key twice (the last would win), odd keys, tags."""
+    """Fill `lines`, and refuse what PyYAML accepts: a key twice (the last would win), odd keys, tags."""
     if node.tag not in _TAGS:
-        raise ConfigError(f"{where}:{node.start_mark.line + 1}: the tag {node.tag} has no place in settings")
+        raise ConfigError(
+            f"{where}:{node.start_mark.line + 1}: the tag {node.tag} is not allowed in settings"
+        )
     budget.spend(node, where)
     if node in above:
-        raise ConfigError(f"{where}:{node.start_mark.line + 1}: an alias that holds itself")
+        raise ConfigError(f"{where}:{node.start_mark.line + 1}: an alias contains itself")
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*path, index)] = item.start_mark.line + 1

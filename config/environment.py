@@ -1,11 +1,11 @@
-"""The environment's part: `GRIDHE_<SECTION>__<KEY>`, two underscores between the levels.
+"""Settings from environment variables: `GRIDHE_<SECTION>__<KEY>`, two underscores between the levels.
 
 `GRIDHE_BROKER__URL=mqtts://broker:8883` sets `broker.url`; `GRIDHE_PLAN__QUANTITIES__0__LARGEST=5000`
-sets the first quantity's. Another name with two underscores is a typing mistake and is refused.
+sets `largest` of the first quantity. An unknown name with two underscores is a typing mistake and is refused.
 
-A name without them is no setting: Docker and Kubernetes give a container variables named after the services
-around it (GRIDHE_BROKER_PORT, GRIDHE_BROKER_SERVICE_HOST, GRIDHE_BROKER_PORT_1883_TCP_ADDR). Those are left
-alone; one that is nearly a name of ours is reported (`unused_variables`), but stops nothing.
+A name without two underscores is not a setting: Docker and Kubernetes give a container variables named after
+its services (GRIDHE_BROKER_PORT, GRIDHE_BROKER_SERVICE_HOST, GRIDHE_BROKER_PORT_1883_TCP_ADDR). These are
+ignored; a name similar to one of ours causes a warning (`unused_variables`).
 """
 
 import difflib
@@ -29,19 +29,19 @@ __all__ = [
 
 PREFIX = "GRIDHE_"
 _SECTIONS = frozenset(name.upper() for name in Settings.model_fields)
-# What Docker and Kubernetes name after a service gridhe-...; _ENV_ repeats the other container's variables.
+# Variables that Docker and Kubernetes name after a service gridhe-...; _ENV_ copies another container's.
 _LINKED = re.compile(r"GRIDHE_(\w+_)?(ENV_\w+|NAME|(SERVICE_)?PORT(_\w+)?|SERVICE_HOST)")
-_NEAR = 0.8  # how alike a name must be to ours (difflib's ratio) to be reported as a likely mistake
+_NEAR = 0.8  # the similarity to one of our names (difflib's ratio) above which a variable is reported
 
-# Variables that are no setting, and what each is for.
+# Variables that are not settings, and the purpose of each.
 VARIABLES: Mapping[str, str] = {
     "GRIDHE_BENCH_HOME": "gridhe-bench: where its local store keeps runs",
     "GRIDHE_BENCH_HOST": "gridhe-bench: the machine's name in its records",
-    "GRIDHE_BENCH_SLOW_FOLD": "gridhe-bench's tests: makes the fold slower, to see that it is noticed",
+    "GRIDHE_BENCH_SLOW_FOLD": "gridhe-bench's tests: slows the fold, to test that the bench detects it",
     "GRIDHE_CONFIG": "the settings file, where no --config is given",
-    "GRIDHE_FAULT_POINT": "tests: where this process is to be killed (gridhe.base.failpoints)",
+    "GRIDHE_FAULT_POINT": "tests: the point at which this process is killed (gridhe.base.failpoints)",
     "GRIDHE_PASSPHRASE": "the vault's passphrase",
-    "GRIDHE_PASSPHRASE_FILE": "a file that holds the vault's passphrase",
+    "GRIDHE_PASSPHRASE_FILE": "a file with the vault's passphrase",
     "GRIDHE_REQUIRE_MOSQUITTO": "tests: a missing mosquitto fails instead of skipping",
     "GRIDHE_REQUIRE_INFLUXDB": "tests: a missing influxd fails instead of skipping",
 }
@@ -57,8 +57,8 @@ def from_environment(
 ) -> Iterator[tuple[KeyPath, Any, str]]:
     """Yield (path, value, variable's name) of every setting in `environ`, a section before its keys.
 
-    `settings` are the paths that exist, with 0 for any item of a list. Raises ConfigError for a GRIDHE_
-    variable with two underscores that is none of them.
+    `settings` are all valid paths, with 0 for any item of a list. Raises ConfigError for a GRIDHE_ variable
+    with two underscores that is not in `settings`.
     """
     for name in filter(is_setting, sorted(environ)):
         parts = name.removeprefix(PREFIX).split("__")
@@ -73,7 +73,7 @@ def from_environment(
 
 
 def is_setting(name: str) -> bool:
-    """Whether a variable of this name is a setting: a section's name, or one with two underscores."""
+    """Whether a variable is a setting: its name is a section's or has two underscores."""
     rest = name.removeprefix(PREFIX)
     if rest == name or name in VARIABLES or "_ENV_" in rest:
         return False
@@ -81,7 +81,7 @@ def is_setting(name: str) -> bool:
 
 
 def unused_variables(environ: Mapping[str, str], settings: Collection[KeyPath]) -> Iterator[str]:
-    """One line for each variable that nobody reads and that is nearly a name of ours."""
+    """One line for each unused variable with a name similar to one of ours."""
     for name in sorted(environ):
         if (
             name.startswith(PREFIX)
@@ -95,12 +95,12 @@ def unused_variables(environ: Mapping[str, str], settings: Collection[KeyPath]) 
 
 
 def any_item(path: KeyPath) -> KeyPath:
-    """`path` with 0 for every list index, as `settings` has it."""
+    """`path` with 0 for every list index, as in `setting_paths`."""
     return tuple(0 if isinstance(part, int) else part for part in path)
 
 
 def _nearest(name: str, settings: Collection[KeyPath], *, cutoff: float) -> str | None:
-    """The name of ours that is most like this one."""
+    """Our variable with the most similar name."""
     known = {each.removeprefix(PREFIX): each for each in (*VARIABLES, *map(variable_name, settings))}
     near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1, cutoff=cutoff)
     return known[near[0]] if near else None

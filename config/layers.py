@@ -1,4 +1,4 @@
-"""Values laid over each other, and where each of them came from."""
+"""Settings merged from several sources, with the origin of each value."""
 
 import copy
 from collections.abc import Mapping
@@ -16,29 +16,29 @@ def dotted(path: KeyPath) -> str:
 
 
 class Layers:
-    """Nested sections; what is laid later wins. A section is merged key by key, a list is replaced whole."""
+    """Nested sections; a later value wins. A section is merged key by key, a list is replaced as a whole."""
 
     def __init__(self, defaults: dict[str, Any]) -> None:
         self.values = defaults
         self._origins: dict[KeyPath, str] = {}
 
     def merge(self, values: Mapping[str, Any], origins: Mapping[KeyPath, str]) -> None:
-        """Lay a file's values over what is there; `origins` says of each path where it stands."""
+        """Merge a file's values; `origins` has the place of each path in the file."""
         for key, value in values.items():
-            self._lay(self.values, (key,), value, origins)
+            self._merge_at(self.values, (key,), value, origins)
 
     def put(self, path: KeyPath, value: Any, origin: str) -> None:
-        """Set one value, deep inside; an item of a list by its number.
+        """Set the value at `path`; an item of a list by its number.
 
-        Raises ConfigError where `path` leads through a value or to an item that a list does not have.
-        A name that a section does not know is taken: validation tells of it, with the name that was meant.
+        Raises ConfigError if `path` leads through a value, or to an item that the list does not have.
+        An unknown name in a section is accepted here: validation refuses it and suggests the right name.
         """
         at: Any = self.values
         for depth, part in enumerate(path):
             last = depth + 1 == len(path)
             if isinstance(at, dict) and isinstance(part, str):
                 if last:
-                    self._lay(at, path, value, {path: origin})
+                    self._merge_at(at, path, value, {path: origin})
                 else:
                     at = at.setdefault(part, {})
             elif isinstance(at, list) and isinstance(part, int) and part < len(at):
@@ -50,15 +50,17 @@ class Layers:
                 raise ConfigError(f"{dotted(path[: depth + 1])}: there is no such setting or item ({origin})")
 
     def origin(self, path: KeyPath) -> str:
-        """Where `path` came from: itself, else what it is part of, else what is part of it ("": defaults)."""
+        """The origin of `path`, else of a section around it, else of its parts ("" for defaults)."""
         for length in range(len(path), 0, -1):
             if path[:length] in self._origins:
                 return self._origins[path[:length]]
         inside = [text for known, text in self._origins.items() if known[: len(path)] == path]
         return ", ".join(list(dict.fromkeys(inside))[:4])
 
-    def _lay(self, at: dict[str, Any], path: KeyPath, value: Any, origins: Mapping[KeyPath, str]) -> None:
-        """Lay `value` at `path`, whose last part is a key of `at`."""
+    def _merge_at(
+        self, at: dict[str, Any], path: KeyPath, value: Any, origins: Mapping[KeyPath, str]
+    ) -> None:
+        """Merge `value` into `path`; the last part of `path` is a key of `at`."""
         old = at.get(str(path[-1]))
         if not isinstance(old, dict):
             self._replace(at, path, value, origins)
@@ -68,11 +70,12 @@ class Layers:
                 known = (
                     origins if below in origins or path not in origins else {**origins, below: origins[path]}
                 )
-                self._lay(old, below, inner, known)
-        elif value is not None:  # None: `plan:` with every key commented out, so the section as it was
+                self._merge_at(old, below, inner, known)
+        elif value is not None:  # None is `plan:` with every key commented out: the section does not change
             self._replace(at, path, value, origins)
 
     def _replace(self, at: Any, path: KeyPath, value: Any, origins: Mapping[KeyPath, str]) -> None:
         at[path[-1]] = copy.deepcopy(value)
-        kept = {known: text for known, text in self._origins.items() if known[: len(path)] != path}
-        self._origins = kept | {known: text for known, text in origins.items() if known[: len(path)] == path}
+        others = {known: text for known, text in self._origins.items() if known[: len(path)] != path}
+        replaced = {known: text for known, text in origins.items() if known[: len(path)] == path}
+        self._origins = others | replaced

@@ -1,4 +1,4 @@
-"""Reading the settings: defaults < file < environment < flags, each named in what is refused."""
+"""Read the settings: defaults < file < environment < flags. Errors name the origin of the value."""
 
 import difflib
 import json
@@ -18,7 +18,7 @@ from gridhe.errors import ConfigError
 
 __all__ = ["find_settings_file", "load_settings", "setting_paths"]
 
-_FILE = "gridhe.yaml"  # read from the working directory where nothing else is said
+_FILE = "gridhe.yaml"  # read from the working directory if no other file is given
 _WORDING = (  # pydantic's words and ours
     ("Input should be an object", "expected keys and values"),
     ("Input should be", "expected"),
@@ -34,14 +34,14 @@ def load_settings(
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Settings from, each above the last: defaults, the file, the environment, `overrides`.
+    """Settings from defaults, the file, the environment and `overrides`; a later source wins.
 
-    The file is `path`, else the one GRIDHE_CONFIG names, else ./gridhe.yaml if there is one. `overrides`
-    come from flags: {"plan.window_s": 3600}. A section is merged key by key, a list is replaced whole;
-    one item of a list is reached by its number (`plan.quantities.0.largest`).
+    The file is `path`, else the file in GRIDHE_CONFIG, else ./gridhe.yaml if it exists. `overrides`
+    come from flags: {"plan.window_s": 3600}. A section is merged key by key, a list is replaced as a whole;
+    one item of a list has its number in the name (`plan.quantities.0.largest`).
 
-    Raises ConfigError, one line for each thing that is wrong: the setting's full name, what was expected,
-    what came, and the file's line, variable or flag that it came from.
+    Raises ConfigError, one line for each error: the setting's full name, the expected and the given value,
+    and the line of the file, the variable or the flag that it came from.
     """
     layers = Layers(Settings().model_dump(mode="json"))
     file, _ = find_settings_file(path, environ)
@@ -57,10 +57,10 @@ def load_settings(
 
 
 def find_settings_file(path: Path | None, environ: Mapping[str, str] = os.environ) -> tuple[Path | None, str]:
-    """The file that `load_settings` would read (None: defaults only), and what names it.
+    """The file that `load_settings` reads (None: defaults only), and what selects it.
 
-    A file that nobody named must be ours or root's: it is found because of where the command was started.
-    Raises ConfigError.
+    A ./gridhe.yaml that is not named explicitly must belong to us or to root: another user may have put it
+    into the working directory. Raises ConfigError.
     """
     if path is not None:
         return path, "--config"
@@ -72,15 +72,15 @@ def find_settings_file(path: Path | None, environ: Mapping[str, str] = os.enviro
         return None, "defaults"
     except OSError as error:
         raise ConfigError(
-            f"cannot look for {_FILE} in the working directory: {error.strerror or error}; "
+            f"cannot check for {_FILE} in the working directory: {error.strerror or error}; "
             "go to another folder, or name the file with --config or GRIDHE_CONFIG"
         ) from None
     if not stat.S_ISREG(status.st_mode):
         return None, "defaults"
     if status.st_uid not in (0, os.geteuid()):
         raise ConfigError(
-            f"./{_FILE} belongs to another user (number {status.st_uid}), who may want other settings than "
-            f"you; name it with --config {_FILE} if you trust it"
+            f"./{_FILE} belongs to another user (number {status.st_uid}); "
+            f"name it with --config {_FILE} if you trust it"
         )
     return Path(_FILE), "working directory"
 
@@ -105,15 +105,17 @@ def _validate(layers: Layers) -> Settings:
     try:
         text = json.dumps(layers.values, default=str, allow_nan=False)
     except ValueError as error:
-        raise ConfigError(f"a setting is no finite number: {error}") from error
+        raise ConfigError(f"a setting is not a finite number: {error}") from error
     try:
-        # Strict, and as JSON: lists become tuples, but "5" is no number and true is no 1.
+        # Strict, and as JSON: lists become tuples, but "5" is not a number and true is not 1.
         return Settings.model_validate_json(text, strict=True)
     except ValidationError as invalid:
-        found = invalid.errors(include_url=False)
-        wrong = [problem["loc"] for problem in found]
-        # pydantic calls a list too short also when it is so only because its items are wrong.
-        real = [one for one in found if one["type"] != "too_short" or not _has_inside(one["loc"], wrong)]
+        problems = invalid.errors(include_url=False)
+        wrong = [problem["loc"] for problem in problems]
+        # pydantic also reports a list as too short if only its items are wrong.
+        real = [
+            each for each in problems if each["type"] != "too_short" or not _has_inside(each["loc"], wrong)
+        ]
         raise ConfigError("\n".join(_explain(problem, layers) for problem in real)) from None
 
 
@@ -136,10 +138,10 @@ def _explain(problem: Mapping[str, Any], layers: Layers) -> str:
 
 
 def _nearest(path: KeyPath) -> str:
-    """The setting that was meant: a name beside it first, then one of that name in another section."""
+    """A suggestion: a similar name in the same section, else in another section."""
     known = setting_paths()
     beside = {str(key[-1]): key for key in known if key[:-1] == any_item(path)[:-1]}
-    elsewhere = {str(key[-1]): key for key in reversed(known)}  # of two, the one that stands first
+    elsewhere = {str(key[-1]): key for key in reversed(known)}  # of two equal names, the first
     for names in (beside, elsewhere):
         near = difflib.get_close_matches(str(path[-1]), names, n=1, cutoff=0.6)
         if near:

@@ -1,6 +1,6 @@
-"""Every number a user may change: typed, with its unit, its bounds and its reason.
+"""Every number that a user may change: typed, with its unit, its bounds and its reason.
 
-Defaults live here; `gridhe.yaml` repeats them with comments, and a test holds the two equal.
+Defaults are here; `gridhe.yaml` repeats them with comments, and a test checks that the two are equal.
 Unknown keys are refused everywhere.
 """
 
@@ -27,13 +27,13 @@ ReadingPolicy = Literal["missing", "clip", "refuse"]
 
 
 class _Section(BaseModel):
-    """A section of the settings: frozen, and no key it does not know."""
+    """A section of the settings: frozen, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class CkksSettings(_Section):
-    """How readings are encrypted. Leave `preset: auto` and the planner picks the smallest exact ring."""
+    """How readings are encrypted. With `preset: auto` the planner chooses the smallest exact ring."""
 
     preset: Preset = "auto"
     ring_degree: Literal[2048, 4096, 8192, 16384, 32768] | None = None
@@ -49,7 +49,7 @@ class CkksSettings(_Section):
 
 
 class QuantitySettings(_Section):
-    """One thing that is measured: integers per interval, 0 to `largest`."""
+    """A measured quantity: an integer per interval, 0 to `largest`."""
 
     name: str = Field("import_wh", pattern=r"^[a-z][a-z0-9_]{0,31}$")
     unit: str = Field("Wh", min_length=1, max_length=16)
@@ -57,7 +57,7 @@ class QuantitySettings(_Section):
     statistics: tuple[Statistic, ...] = Field(
         ("sum", "mean", "variance", "min", "max", "quantiles"), max_length=6
     )
-    bins: int = Field(16, ge=2, le=1024)  # equal bins over 0..largest, where no bin_edges are given
+    bins: int = Field(16, ge=2, le=1024)  # equal bins over 0..largest, if bin_edges is not given
     # Edges: from 0 to largest + 1, rising; bin i is [edge i, edge i+1)
     bin_edges: tuple[Annotated[int, Field(ge=0, le=2**32 + 1)], ...] | None = Field(None, max_length=1_025)
 
@@ -100,32 +100,32 @@ class MeterSettings(_Section):
         10_000, ge=1, le=10_000_000
     )  # per device; about 96 KB each at the default plan
     outbox_when_full: Literal["drop_oldest", "drop_newest"] = "drop_oldest"
-    moved: Literal["reseal", "set_aside"] = "reseal"  # batches that were sealed for a group it has left
+    moved: Literal["reseal", "set_aside"] = "reseal"  # for batches sealed for the meter's previous group
     unreceipted_max: int = Field(8, ge=1, le=1_000)  # batches published and not yet receipted, per meter
-    resend_s: float = Field(15.0, gt=0, le=86_400)  # first publish-again; doubles, with jitter
+    resend_s: float = Field(15.0, gt=0, le=86_400)  # first wait before publishing again; doubles, with jitter
     resend_max_s: float = Field(900.0, gt=0, le=86_400)
 
 
 class BrokerSettings(_Section):
-    """Where the broker is and how to speak to it."""
+    """The broker's address, and how to connect to it."""
 
     url: str = "mqtt://127.0.0.1:1883"  # mqtt:// or mqtts://, host, port
     ca_file: str | None = None
     client_cert_file: str | None = None
     client_key_file: str | None = None
     insecure: bool = False  # allow mqtt:// to a host that is not loopback
-    client_certificates: bool = False  # generated mosquitto.conf: certificates in place of passwords
-    protocol: Literal["auto", 5, "3.1.1"] = "auto"  # auto: MQTT 5, and 3.1.1 where the broker refuses 5
-    server_dir: str | None = Field(None, pattern="^/")  # generated mosquitto.conf: where it will lie
+    client_certificates: bool = False  # generated mosquitto.conf: certificates instead of passwords
+    protocol: Literal["auto", 5, "3.1.1"] = "auto"  # auto: MQTT 5, then 3.1.1 if the broker refuses 5
+    server_dir: str | None = Field(None, pattern="^/")  # generated mosquitto.conf: its folder at the broker
     keepalive_s: int = Field(60, ge=5, le=3_600)
     session_expiry_s: int = Field(7 * 86_400, ge=0, le=2**32 - 1)
     connect_timeout_s: float = Field(10.0, gt=0, le=300)
     reconnect_min_s: float = Field(0.5, gt=0, le=3_600)
-    reconnect_max_s: float = Field(8.0, gt=0, le=3_600)  # all are back within 10 s of the network
+    reconnect_max_s: float = Field(8.0, gt=0, le=3_600)  # connected within 10 s after the network is back
     receive_maximum: int = Field(500, ge=1, le=65_535)
     max_queued_mb: int = Field(
         1_024, ge=1, le=2**20
-    )  # generated mosquitto.conf: bytes a slow client may be owed
+    )  # generated mosquitto.conf: bytes queued for a slow client
 
 
 class AggregatorSettings(_Section):
@@ -133,17 +133,17 @@ class AggregatorSettings(_Section):
 
     filters: tuple[str, ...] = Field(("gridhe/v1/batch/#",), max_length=10_000)
     commit_interval_s: float = Field(1.0, gt=0, le=60)
-    commit_interval_max_s: float = Field(10.0, gt=0, le=600)  # stretched to this when many totals are touched
-    open_totals_mb: int = Field(256, ge=1, le=2**20)  # running totals in memory; the rest wait on disk
-    quarantine_max: int = Field(1_000, ge=0, le=10_000_000)  # rejected payloads kept for a look, newest first
+    commit_interval_max_s: float = Field(10.0, gt=0, le=600)  # longest, while many totals change
+    open_totals_mb: int = Field(256, ge=1, le=2**20)  # running totals in memory; the others are on disk
+    quarantine_max: int = Field(1_000, ge=0, le=10_000_000)  # rejected payloads kept for inspection
     quarantine_max_mb: int = Field(64, ge=0, le=2**20)
-    redeliver_s: float = Field(30.0, gt=0, le=86_400)  # publish a closed total again until it is receipted
+    redeliver_s: float = Field(30.0, gt=0, le=86_400)  # publish a closed total again without a receipt
 
 
 class ReleaseSettings(_Section):
-    """The authority's policy beyond what the plan fixes."""
+    """The authority's release policy, in addition to the plan's."""
 
-    minimum_meters: int | None = Field(None, ge=2, le=1_000_000)  # stricter than the plan's; never laxer
+    minimum_meters: int | None = Field(None, ge=2, le=1_000_000)  # larger than the plan's; smaller: no effect
     publish: bool = False  # also publish released integers on release/<group>
     quantile_probabilities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.05, 0.25, 0.5, 0.75, 0.95), max_length=1_000
@@ -151,14 +151,14 @@ class ReleaseSettings(_Section):
 
 
 class LoggingSettings(_Section):
-    """What is logged, and how."""
+    """Level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json"] = "auto"  # auto: text on a terminal, else JSON lines
 
 
 class Settings(_Section):
-    """All of them."""
+    """All settings."""
 
     ckks: CkksSettings = CkksSettings()
     plan: PlanSettings = PlanSettings()

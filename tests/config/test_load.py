@@ -188,13 +188,13 @@ def test_a_setting_that_is_wrong_in_the_file_is_named_with_its_line(
     [
         ("plan: {}\nplan: {}\n", ":2: plan is given twice (first on line 1)"),
         ("plan:\n  late_s: 2\n  late_s: 3\n", ":3: plan.late_s is given twice (first on line 2)"),
-        ("- plan\n", " holds a list, expected sections such as `plan:` and `broker:`"),
+        ("- plan\n", " contains a list, expected sections such as `plan:` and `broker:`"),
         ("5: 1\n", ":1: a key must be text, such as `plan`"),
-        ("plan: &a {x: *a}", ":1: an alias that holds itself"),
+        ("plan: &a {x: *a}", ":1: an alias contains itself"),
         ("plan: {grace_s: 1e999}", ":1: not valid YAML: 1e999 is too large a number"),
         ("a: b: c", ":1: not valid YAML: mapping values are not allowed here"),
-        ("plan: !!set {x}", ":1: the tag tag:yaml.org,2002:set has no place in settings"),
-        ("plan: !!python/none ", ":1: the tag tag:yaml.org,2002:python/none has no place in settings"),
+        ("plan: !!set {x}", ":1: the tag tag:yaml.org,2002:set is not allowed in settings"),
+        ("plan: !!python/none ", ":1: the tag tag:yaml.org,2002:python/none is not allowed in settings"),
     ],
 )
 def test_what_is_no_settings_file_is_told_with_its_line(
@@ -317,7 +317,7 @@ def test_what_is_wrong_in_a_flag_names_the_flag(load: Any) -> None:
     assert refusal(load, plan__window_s__x=5) == (
         "plan.window_s.x: there is no such setting or item (--set plan.window_s.x)"
     )
-    assert refusal(load, plan__grace_s=float("nan")).startswith("a setting is no finite number")
+    assert refusal(load, plan__grace_s=float("nan")).startswith("a setting is not a finite number")
 
 
 def test_every_problem_is_told_in_one_go(load: Any) -> None:
@@ -368,7 +368,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_settings(latin, environ={})
     large = tmp_path / "large.yaml"
     large.write_bytes(b"#" * 1_000_001)
-    with pytest.raises(ConfigError, match="that is no settings file"):
+    with pytest.raises(ConfigError, match="too large for a settings file"):
         load_settings(large, environ={})
 
 

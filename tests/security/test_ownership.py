@@ -117,7 +117,7 @@ def test_repro_a_working_directory_that_may_not_be_entered_is_one_line(
     tmp_path.chmod(0o700)
     os.seteuid(SOMEBODY)
     try:
-        with pytest.raises(ConfigError, match=r"cannot look for gridhe\.yaml.*Permission denied.*--config"):
+        with pytest.raises(ConfigError, match=r"cannot check for gridhe\.yaml.*Permission denied.*--config"):
             load_settings(environ={})
     finally:
         os.seteuid(0)
