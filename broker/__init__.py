@@ -1,1 +1,1 @@
-"""The MQTT broker, from both sides: `client` is our session with it, `server` runs and configures it."""
+"""MQTT: `client` is a session with a broker, `server` runs and configures a broker."""

@@ -1,1 +1,1 @@
-"""The MQTT session: connects, stays connected, and hands over messages. `loop` runs every callback."""
+"""The MQTT session: connects, reconnects and delivers messages. `loop` runs every callback."""

@@ -1,8 +1,8 @@
 """One connection to the broker: a paho client on a stream, from CONNECT until it breaks.
 
-paho speaks MQTT here and does nothing else. It is made afresh for every connection, so whatever it
-queues in memory dies with that connection. Nothing an owner wrote runs inside paho, which holds
-locks that are not re-entrant there: events are collected and handed out once paho has returned.
+paho only encodes and decodes MQTT. Every connection has a new paho client, so its queues end with the
+connection. No callback of ours runs inside paho, which holds non-reentrant locks there: events are collected
+and delivered after paho has returned.
 """
 
 import selectors
@@ -22,12 +22,10 @@ from gridhe.broker.client.stream import Stream
 
 __all__ = ["ConnectOptions", "Connection", "ConnectionListener", "Message", "OnPuback"]
 
-_TURN_BYTES, _TURN_S = 4 * 1024 * 1024, 0.02  # what one turn may read, and its time, handlers included
-_WINDOW_MAXIMUM = 1_000  # QoS 1 messages sent and not acknowledged; fewer where the broker says so
-_PACKET_MAXIMUM = 268_435_455  # bytes: MQTT's own limit; less where the broker says so
-_INCOMING_MAXIMUM = (
-    32 * 1024 * 1024
-)  # bytes: larger than any plan's envelope; MQTT 5 brokers keep such packets
+_TURN_BYTES, _TURN_S = 4 * 1024 * 1024, 0.02  # limits of one turn: bytes read, and time with handlers
+_WINDOW_MAXIMUM = 1_000  # unacknowledged QoS 1 messages; fewer if the broker's Receive Maximum is smaller
+_PACKET_MAXIMUM = 268_435_455  # bytes: MQTT's limit; less if the broker's Maximum Packet Size is smaller
+_INCOMING_MAXIMUM = 32 * 1024 * 1024  # bytes: our Maximum Packet Size, larger than any plan's envelope
 
 
 OnPuback = Callable[[bool], None]  # whether the broker accepted the message
@@ -35,7 +33,7 @@ OnPuback = Callable[[bool], None]  # whether the broker accepted the message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What is published."""
+    """A message to publish."""
 
     topic: str
     payload: bytes
@@ -44,13 +42,13 @@ class Message:
 
     @property
     def packet_bytes(self) -> int:
-        """The size of its PUBLISH packet, or a few bytes more."""
+        """An upper bound of the size of its PUBLISH packet, a few bytes above it."""
         return len(self.payload) + len(self.topic.encode()) + 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectOptions:
-    """What CONNECT says."""
+    """The fields of CONNECT."""
 
     client_id: str
     username: str | None
@@ -61,12 +59,12 @@ class ConnectOptions:
     session_expiry_s: int
     receive_maximum: int
 
-    def __repr__(self) -> str:  # a password in a traceback is a password in a log
-        return f"ConnectOptions(client_id={self.client_id!r}, five={self.mqtt5})"
+    def __repr__(self) -> str:  # without the password, because tracebacks are logged
+        return f"ConnectOptions(client_id={self.client_id!r}, mqtt5={self.mqtt5})"
 
 
 class ConnectionListener(Protocol):
-    """Who is told what happens (a Session). Called outside paho; may close the connection."""
+    """Receives the events of a connection (a Session). Called outside paho; may close the connection."""
 
     def on_connack(self, code: ReasonCode, session_present: bool) -> None: ...
     def on_message(self, topic: str, payload: bytes) -> None: ...
@@ -77,7 +75,7 @@ class ConnectionListener(Protocol):
 
 
 class _Client(paho.Client):
-    """paho, on a stream that is connected already: its own connect would block for seconds."""
+    """paho on a connected stream: paho's own connect would block for seconds."""
 
     stream: Any
     take: Callable[[bytes, bytes], None]  # topic, payload
@@ -86,14 +84,14 @@ class _Client(paho.Client):
         return self.stream
 
     def _handle_publish(self) -> MQTTErrorCode:
-        """Take a PUBLISH apart with one copy of its payload.
+        """Decode a PUBLISH with one copy of its payload.
 
-        paho's own makes five, and for MQTT 5 a table of all properties there are: a quarter of what an
-        aggregator does for a batch of 96 KB. Nothing we receive has properties that mean something to us.
+        paho's own method makes five copies, and for MQTT 5 a table of all properties: a quarter of an
+        aggregator's time for a batch of 96 KB. We use no properties of received messages.
         """
         command, packet = self._in_packet["command"], self._in_packet["packet"]
         qos = command >> 1 & 3
-        if qos > 1:  # never subscribed to, and a conversation of its own
+        if qos > 1:  # QoS 2, which we never subscribe with, has its own handshake
             return super()._handle_publish()
         at = 2 + int.from_bytes(packet[:2], "big")
         topic = bytes(packet[2:at])
@@ -105,13 +103,13 @@ class _Client(paho.Client):
             size, at = _variable_number(packet, at)
             at += size
         if at > len(packet) or not topic:
-            raise ValueError("a PUBLISH that is cut short, or without a topic")
+            raise ValueError("the PUBLISH is truncated, or has no topic")
         self.take(topic, bytes(memoryview(packet)[at:]))
         return self._send_puback(mid) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 def _variable_number(packet: bytearray, at: int) -> tuple[int, int]:
-    """MQTT's number of one to four bytes at `at`, and where it ends. Raises IndexError, ValueError."""
+    """MQTT's variable byte integer at `at`, and the offset of its end. Raises IndexError, ValueError."""
     value = shift = 0
     while True:
         byte = packet[at]
@@ -121,76 +119,76 @@ def _variable_number(packet: bytearray, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 21:
-            raise ValueError("a number longer than four bytes")
+            raise ValueError("a variable byte integer longer than four bytes")
 
 
 class Connection:
-    """Sends CONNECT when it is made, and reports to `listener`. After `close` it reports nothing more."""
+    """Sends CONNECT when constructed, and reports events to `listener`, but none after `close`."""
 
     def __init__(
-        self, *, stream: Stream, greeting: ConnectOptions, loop: EventLoop, listener: ConnectionListener
+        self, *, stream: Stream, options: ConnectOptions, loop: EventLoop, listener: ConnectionListener
     ) -> None:
         self._stream, self._loop, self._listener = stream, loop, listener
         self._events: deque[Callable[[], None]] = deque()
         self._open = True
         self._reading_soon = self._writing_soon = self._writer_watched = False
-        self._goodbye: str | None = None
+        self._disconnect_reason: str | None = None  # from the broker's DISCONNECT
         self._unacknowledged: dict[int, tuple[Message, OnPuback | None]] = {}  # by packet id
         self._waiting: deque[tuple[Message, OnPuback | None]] = deque()
         self._window = _WINDOW_MAXIMUM
         self.packet_maximum = _PACKET_MAXIMUM
         self.owed_bytes = 0
-        self._client = self._new_client(greeting)
+        self._client = self._new_client(options)
         self._client.reconnect()
         loop.add_reader(stream.fileno(), self._on_readable)
 
-    def _new_client(self, greeting: ConnectOptions) -> _Client:
-        mqtt5 = greeting.mqtt5
+    def _new_client(self, options: ConnectOptions) -> _Client:
+        mqtt5 = options.mqtt5
         client = _Client(
             CallbackAPIVersion.VERSION2,
-            client_id=greeting.client_id,
+            client_id=options.client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311,
             clean_session=None if mqtt5 else False,
             reconnect_on_failure=False,
         )
         client.stream = self._stream
-        # No window of paho's: it scans its whole queue at every PUBACK, and 5's Receive Maximum is not in it.
+        # paho's window is off: it scans its whole queue at every PUBACK and ignores Receive Maximum.
         client.max_inflight_messages = 0
-        client.username_pw_set(greeting.username, greeting.password)
-        if greeting.will is not None:
-            will = greeting.will
+        client.username_pw_set(options.username, options.password)
+        if options.will is not None:
+            will = options.will
             client.will_set(will.topic, will.payload, will.qos, will.retain)
-        tell = self._events.append
-        client.on_connect = lambda _c, _u, flags, code, properties: tell(
+        add_event = self._events.append
+        client.on_connect = lambda _c, _u, flags, code, properties: add_event(
             lambda: self._on_connack(code, flags.session_present, properties)
         )
         client.on_disconnect = lambda _c, _u, flags, code, _p: self._on_disconnect(flags, code)
-        client.take = lambda topic, payload: tell(lambda: self._on_message(topic, payload))
-        client.on_publish = lambda _c, _u, mid, code, _p: tell(lambda: self._on_puback(mid, code))
-        client.on_subscribe = lambda _c, _u, _mid, codes, _p: tell(lambda: self._on_suback(codes))
+        client.take = lambda topic, payload: add_event(lambda: self._on_message(topic, payload))
+        client.on_publish = lambda _c, _u, mid, code, _p: add_event(lambda: self._on_puback(mid, code))
+        client.on_subscribe = lambda _c, _u, _mid, codes, _p: add_event(lambda: self._on_suback(codes))
         client.on_socket_register_write = lambda _c, _u, _s: self._write_soon()
         client.on_socket_close = lambda _c, _u, _s: self._unwatch()
-        # The host only matters to a connect of paho's own.
+        # Host and port are not used: the stream is connected already.
         if mqtt5:
-            wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho has no types there
-            wishes.SessionExpiryInterval = greeting.session_expiry_s
-            wishes.ReceiveMaximum = greeting.receive_maximum
-            wishes.MaximumPacketSize = _INCOMING_MAXIMUM
-            client.connect_async("broker", 1, greeting.keepalive_s, clean_start=False, properties=wishes)
+            properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho has no types there
+            properties.SessionExpiryInterval = options.session_expiry_s
+            properties.ReceiveMaximum = options.receive_maximum
+            properties.MaximumPacketSize = _INCOMING_MAXIMUM
+            client.connect_async("broker", 1, options.keepalive_s, clean_start=False, properties=properties)
         else:
-            client.connect_async("broker", 1, greeting.keepalive_s)
+            client.connect_async("broker", 1, options.keepalive_s)
         return client
 
     # -- for the session -----------------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
-        """Messages taken and not acknowledged by the broker."""
+        """Accepted messages that the broker has not acknowledged."""
         return len(self._unacknowledged) + len(self._waiting)
 
     @property
     def waiting(self) -> int:
-        """Messages taken that the broker's window has no room for yet."""
+        """Accepted messages that are not sent yet, because the broker's window is full."""
         return len(self._waiting)
 
     def publish(self, message: Message, on_puback: OnPuback | None = None) -> None:
@@ -202,18 +200,18 @@ class Connection:
             self._waiting.append((message, on_puback))
 
     def subscribe(self, filters: list[str]) -> None:
-        """Ask for `filters` with QoS 1."""
+        """Subscribe to `filters` with QoS 1."""
         if filters and self._open:
             self._client.subscribe([(name, 1) for name in filters])
 
     def tick(self) -> None:
-        """Keep alive; to be called several times in a keepalive period."""
+        """Send and check keepalives; call it several times in a keepalive period."""
         if self._open:
             self._client.loop_misc()
-            self._settle("it has been silent for too long")
+            self._settle("no answer within the keepalive time")
 
-    def say_goodbye(self, timeout_s: float) -> None:
-        """Send what is queued, then DISCONNECT, and wait for the broker to close; `timeout_s` at most."""
+    def disconnect(self, timeout_s: float) -> None:
+        """Send queued packets, then DISCONNECT, and wait `timeout_s` at most for the broker to close."""
         if not self._open:
             return
         deadline = self._loop.clock() + timeout_s
@@ -228,7 +226,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Drop the connection without a goodbye, and report nothing any more."""
+        """Drop the connection without DISCONNECT, and report no more events."""
         self._open = False
         self._events.clear()
         self._unacknowledged.clear()
@@ -252,7 +250,7 @@ class Connection:
 
     def _on_disconnect(self, flags: paho.DisconnectFlags, code: ReasonCode) -> None:
         if flags.is_disconnect_packet_from_server:
-            self._goodbye = f"it said {code}"
+            self._disconnect_reason = f"the broker sent DISCONNECT: {code}"
 
     def _on_message(self, topic: bytes, payload: bytes) -> None:
         try:
@@ -263,7 +261,7 @@ class Connection:
         self._listener.on_message(name, payload)
 
     def _on_puback(self, mid: int, code: ReasonCode) -> None:
-        """QoS 1: the broker has answered. QoS 0: it is written."""
+        """QoS 1: the broker has answered. QoS 0: the packet is written."""
         message, on_puback = self._unacknowledged.pop(mid, (None, None))
         if message is not None:
             self.owed_bytes -= len(message.payload)
@@ -292,14 +290,14 @@ class Connection:
 
     def _read_and_answer(self) -> None:
         self._reading_soon = False
-        self._writing_soon = True  # what handlers and acknowledgements write goes out below, at once
+        self._writing_soon = True  # packets of handlers and acknowledgements are written below
         try:
             self._read()
         finally:
             self._write()
 
     def _read(self) -> None:
-        """Read what has arrived, up to a turn's allowance; the rest is read in the next turn."""
+        """Read the bytes that have arrived, up to a turn's limits; the rest is read in the next turn."""
         if not self._open:
             return
         stream, clock = self._stream, self._loop.clock
@@ -309,10 +307,10 @@ class Connection:
             try:
                 self._client.loop_read()
             except Exception as error:
-                # Only paho ran in there, so the broker sent what paho cannot take apart.
-                self._listener.on_lost(f"it sent what is no MQTT ({type(error).__name__})")
+                # Only paho runs in the `try`, so the broker sent bytes that paho cannot decode.
+                self._listener.on_lost(f"the broker sent bytes that are not MQTT ({type(error).__name__})")
                 return
-            if not self._settle("it closed the connection"):
+            if not self._settle("the broker closed the connection"):
                 return
             if stream.starved:
                 return
@@ -322,7 +320,7 @@ class Connection:
                 return
 
     def _write_soon(self) -> None:
-        """Write in the next turn, everything that was gathered by then; most writes fit at once."""
+        """Write in the next turn, together with everything that is gathered until then."""
         if not self._writing_soon:
             self._writing_soon = True
             self._loop.soon(self._write)
@@ -332,11 +330,11 @@ class Connection:
         if not self._open:
             return
         self._client.loop_write()
-        if self._settle("it closed the connection"):
+        if self._settle("the broker closed the connection"):
             try:
                 written = self._stream.flush() and not self._client.want_write()
             except OSError as error:
-                self._listener.on_lost(f"it closed the connection ({error.strerror or error})")
+                self._listener.on_lost(f"the broker closed the connection ({error.strerror or error})")
                 return
             self._watch_writer(not written)
 
@@ -349,17 +347,17 @@ class Connection:
                 self._loop.remove_writer(self._stream.fileno())
 
     def _settle(self, why: str) -> bool:
-        """Hand out the events. Returns False, after reporting the reason, if the connection is gone."""
+        """Deliver the events. Returns False, after reporting the reason, if the connection is gone."""
         while self._events:
             self._events.popleft()()
         if self._open and self._client.socket() is None:
             error = self._stream.error
             self._listener.on_lost(
-                self._goodbye or (why if error is None else f"{why} ({error.strerror or error})")
+                self._disconnect_reason or (why if error is None else f"{why} ({error.strerror or error})")
             )
         return self._open
 
     def _unwatch(self) -> None:
-        """Stop watching before the stream is closed: the kernel may give its number to another socket."""
+        """Stop watching, before the stream is closed: the kernel may reuse its number for another socket."""
         self._watch_writer(False)
         self._loop.remove_reader(self._stream.fileno())

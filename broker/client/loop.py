@@ -1,10 +1,10 @@
-"""The event loop of one process: asyncio's, with the rules of a process added.
+"""The event loop of one process: asyncio's, with rules for errors and signals.
 
-- What any callback, timer or task raises ends `run` with that exception, and no callback runs on what
-  it left half done: a local fault ends the process with one clear line.
-- `stop` may be called from anywhere; `on_signals` calls it, or anything else, when a signal comes.
-- Coroutines run on the same loop, by `create_task`. `asyncio` is the loop that a library asks for; an
-  exception that asyncio reports of what was scheduled there ends `run` too.
+- An exception in any callback, timer or task ends `run` with that exception. No other callback runs before,
+  so none sees half-changed state: a local fault ends the process with one clear line.
+- `stop` may be called from anywhere; `on_signals` calls it, or another callback, when a signal arrives.
+- Coroutines run on the same loop, by `create_task`. Libraries may use the attribute `asyncio`, the loop
+  itself; exceptions of callbacks that they schedule there end `run` too.
 
 Hundreds of sessions share one loop. Nothing in it blocks; names are looked up in a thread.
 """
@@ -26,18 +26,18 @@ __all__ = ["EventLoop", "LoopMember", "PeriodicTimer"]
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-_SPARE_FILES = 128  # files, databases and the interpreter's own beside one socket a session
+_SPARE_FILES = 128  # descriptors for files, databases and the interpreter, besides one socket a session
 
 
 class LoopMember(Protocol):
-    """What `EventLoop.add` takes: a Session."""
+    """The interface of a Session for `EventLoop.add`."""
 
     def attach(self, loop: "EventLoop") -> None: ...
     def detach(self) -> None: ...
 
 
 class PeriodicTimer:
-    """A callback that is called again and again; `cancel()` is safe at any moment, also from within it."""
+    """A periodic callback; `cancel()` is safe at any time, also in the callback."""
 
     __slots__ = ("_callback", "_due", "_handle", "_loop", "_period_s")
 
@@ -54,7 +54,7 @@ class PeriodicTimer:
     def _fire(self) -> None:
         now = self._loop.time()
         self._due += self._period_s
-        if self._due <= now:  # a late turn is not made up for by a burst
+        if self._due <= now:  # missed calls are skipped
             self._due = now + self._period_s
         self._handle = self._loop.call_at(self._due, self._fire)
         self._callback()
@@ -64,15 +64,15 @@ class EventLoop:
     """The event loop of one thread. Only `stop` may be called from a signal handler or another thread."""
 
     def __init__(self) -> None:
-        # The runner's part is the end: it cancels tasks that are left and waits until they have cleaned up.
+        # The runner cancels the remaining tasks at close and waits for them.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self.asyncio: asyncio.AbstractEventLoop = self._runner.get_loop()
         self.asyncio.set_exception_handler(self._on_exception)
         self.clock: Callable[[], float] = time.monotonic  # asyncio's own, without a call in between
         self.resolver = Resolver(self.asyncio)
         self._members: list[LoopMember] = []
-        self._tasks: set[asyncio.Task[Any]] = set()  # asyncio itself keeps weak references only
-        self._alive = True  # callbacks run; False after a failure, until `run` has raised it, and at the end
+        self._tasks: set[asyncio.Task[Any]] = set()  # asyncio has only weak references to tasks
+        self._alive = True  # callbacks run; False from a failure until `run` raises it, and after close
         self._failure: BaseException | None = None
         self._stopping = False
         self._predicate: Callable[[], bool] | None = None
@@ -81,13 +81,13 @@ class EventLoop:
     # -- members -------------------------------------------------------------------------------
 
     def add(self, member: LoopMember) -> None:
-        """Let `member` live here: it starts connecting. Raises BrokerError: too few file descriptors."""
+        """Add `member`, which starts to connect. Raises BrokerError if too few descriptors are allowed."""
         self._allow_files(len(self._members) + 1 + _SPARE_FILES)
         self._members.append(member)
         member.attach(self)
 
     def remove(self, member: LoopMember) -> None:
-        """Forget `member`; its connection is dropped (use Session.close() for a clean goodbye)."""
+        """Remove `member`; its connection is dropped without DISCONNECT (Session.close() sends it)."""
         self._members.remove(member)
         member.detach()
 
@@ -108,7 +108,7 @@ class EventLoop:
     # -- what members and owners use -----------------------------------------------------------
 
     def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call whenever `fd` has something to read, until `remove_reader(fd)`."""
+        """Call `callback` whenever `fd` is readable, until `remove_reader(fd)`."""
         self.asyncio.add_reader(fd, self._call, callback)
 
     def remove_reader(self, fd: int) -> None:
@@ -117,7 +117,7 @@ class EventLoop:
             self.asyncio.remove_reader(fd)
 
     def add_writer(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call whenever `fd` has room to write, until `remove_writer(fd)`."""
+        """Call `callback` whenever `fd` is writable, until `remove_writer(fd)`."""
         self.asyncio.add_writer(fd, self._call, callback)
 
     def remove_writer(self, fd: int) -> None:
@@ -126,21 +126,21 @@ class EventLoop:
             self.asyncio.remove_writer(fd)
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Call once, in the next turn."""
+        """Call `callback` once, in the next turn."""
         self.asyncio.call_soon(self._call, callback)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
-        """Call once, `seconds` from now."""
+        """Call `callback` once, `seconds` from now."""
         return self.asyncio.call_later(max(0.0, seconds), self._call, callback)
 
     def every(self, seconds: float, callback: Callable[[], object]) -> PeriodicTimer:
-        """Call again and again, first in `seconds`; a late turn is not made up for by a burst."""
+        """Call `callback` every `seconds`, first after `seconds`; missed calls are skipped."""
         if seconds <= 0:
             raise ValueError(f"a period must be above 0 s, not {seconds}")
         return PeriodicTimer(self.asyncio, seconds, lambda: self._call(callback))
 
     def create_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run a coroutine on this loop; what it raises ends `run`."""
+        """Run a coroutine on this loop; its exception ends `run`."""
         task = self.asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
@@ -148,9 +148,9 @@ class EventLoop:
 
     @contextmanager
     def on_signals(self, numbers: Sequence[int], callback: Callable[[], object]) -> Iterator[None]:
-        """Call `callback` (usually `stop`) in the loop when one of these signals comes; then as before.
+        """Call `callback` (usually `stop`) in the loop when one of these signals arrives.
 
-        Signals belong to the main thread: in another one they stay as they are.
+        The previous handlers are restored at the end. Has no effect outside the main thread.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -168,19 +168,19 @@ class EventLoop:
     # -- running -------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End the running (or else the next) `run` or `run_until` after its turn. Signal- and thread-safe."""
+        """End the running (else the next) `run` or `run_until` after its turn. Signal- and thread-safe."""
         self._stopping = True
         self.asyncio.call_soon_threadsafe(self._stop_if_asked)
 
     def run(self) -> None:
-        """Turn until `stop`."""
+        """Run until `stop`."""
         self.run_until(lambda: False, None)
 
     def run_until(self, predicate: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Turn until `predicate()` is true, `timeout_s` has passed (None: never) or `stop`: was it true?
+        """Run until `predicate()` is true, `timeout_s` has passed (None: no limit) or `stop`.
 
-        The predicate is asked after every callback and every finished task of this loop. A `stop` ends
-        only the call it meets, so a service can still flush with another one afterwards.
+        Returns whether the predicate was true. It is evaluated after every callback and every finished task.
+        A `stop` ends only one call, so a service can call this again to flush.
         """
         try:
             self._raise_failure()
@@ -202,7 +202,7 @@ class EventLoop:
             self._stopping = False
 
     def close(self) -> None:
-        """Drop every member, cancel every task, free the descriptors. The loop cannot be used afterwards."""
+        """Drop every member, cancel every task and close the loop. It cannot be used afterwards."""
         for member in self._members:
             member.detach()
         self._members.clear()
@@ -221,15 +221,15 @@ class EventLoop:
         if self._alive:
             callback()
             if self._predicate is not None:
-                self._ask(self._predicate)
+                self._evaluate(self._predicate)
 
-    def _ask(self, predicate: Callable[[], bool]) -> None:
+    def _evaluate(self, predicate: Callable[[], bool]) -> None:
         if not self._fulfilled and predicate():
             self._fulfilled = True
-            self.asyncio.call_soon(self.asyncio.stop)  # after what was asked for with `soon`, such as writes
+            self.asyncio.call_soon(self.asyncio.stop)  # after callbacks scheduled with `soon`, such as writes
 
     def _stop_if_asked(self) -> None:
-        if self._stopping:  # not yet met by an earlier run
+        if self._stopping:  # False if an earlier run has ended with this `stop`
             self.asyncio.stop()
 
     def _on_task_done(self, task: asyncio.Task[Any]) -> None:
@@ -238,11 +238,11 @@ class EventLoop:
         if error is not None:
             self._fail(error)
         elif self._alive and self._predicate is not None:
-            self._ask(self._predicate)
+            self._evaluate(self._predicate)
 
     def _on_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if error is None:  # a library's remark
+        if error is None:  # a warning without an exception
             _LOG.warning("%s", context["message"])
         else:
             self._fail(error)

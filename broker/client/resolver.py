@@ -1,7 +1,7 @@
-"""Looking up a broker's name without blocking the loop.
+"""Look up a broker's name without blocking the loop.
 
-Each look-up has a thread of its own, which nobody waits for at the end: a resolver that does not answer
-takes half a minute to give up, and neither the other sessions nor a stop wait for that.
+Each look-up has its own daemon thread. A resolver without an answer takes half a minute to time out; neither
+the other sessions nor a stop wait for it.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ from typing import Any
 
 __all__ = ["Address", "Resolver"]
 
-Address = tuple[int, Any]  # address family, and what connect() takes for that family
+Address = tuple[int, Any]  # address family, and the argument of connect() for that family
 
-_GOOD_S, _BAD_S = 60.0, 5.0  # how long an answer is believed
+_SUCCESS_S, _FAILURE_S = 60.0, 5.0  # how long an answer is cached
 
 
 @dataclass(slots=True)
 class _LookUp:
     answer: "asyncio.Future[list[Address] | OSError]"
-    until: float = math.inf  # loop time up to which it is believed; no end while it is under way
+    until: float = math.inf  # loop time until which it is valid; infinite while the look-up runs
 
 
 class Resolver:
-    """The addresses of host names, each remembered a minute (5 s if it failed): a fleet asks once."""
+    """The addresses of host names, cached for a minute (5 s if it failed): one look-up for a whole fleet."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -41,7 +41,7 @@ class Resolver:
             threading.Thread(
                 target=self._look_up, args=(known, host, port), name="look-up", daemon=True
             ).start()
-        answer = await asyncio.shield(known.answer)  # one session that gives up does not end the others' wait
+        answer = await asyncio.shield(known.answer)  # a cancelled session must not cancel the others' look-up
         if isinstance(answer, OSError):
             raise answer
         return answer
@@ -49,8 +49,8 @@ class Resolver:
     def _look_up(self, known: _LookUp, host: str, port: int) -> None:
         answer: list[Address] | OSError
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            answer = [(int(family), address) for family, _, _, _, address in found]
+            rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answer = [(int(family), address) for family, _, _, _, address in rows]
         except OSError as error:
             answer = error
         except UnicodeError:  # "a..b", or a label of more than 63 letters
@@ -59,5 +59,5 @@ class Resolver:
             self._loop.call_soon_threadsafe(self._settle, known, answer)
 
     def _settle(self, known: _LookUp, answer: list[Address] | OSError) -> None:
-        known.until = self._loop.time() + (_BAD_S if isinstance(answer, OSError) else _GOOD_S)
+        known.until = self._loop.time() + (_FAILURE_S if isinstance(answer, OSError) else _SUCCESS_S)
         known.answer.set_result(answer)

@@ -1,17 +1,17 @@
-"""One client's session with the broker, on an EventLoop, for as long as the process lives.
+"""One client's session with the broker, on an EventLoop, from the start to the end of the process.
 
-    away --timer--> dialling --TCP, TLS--> greeting --CONNACK--> connected
-     ^                 |                      |                      |
-     '---- back-off ---+----------------------+----------------------'
+    waiting --timer--> dialling --TCP, TLS--> CONNECT sent --CONNACK--> connected
+     ^                    |                      |                         |
+     '------ back-off ----+----------------------+-------------------------'
 
-- The session at the broker persists (clean start off, an expiry on MQTT 5). Filters are subscribed
-  on every connection all the same: a broker that lost its state, or dropped a retained message from
-  a full queue, then sends the retained ones again.
-- Nothing unacknowledged outlives a connection here: the outbox and the aggregator's state send
-  again, so a second memory would only replay duplicates.
-- Owners' callbacks may publish, subscribe and close; what they raise leaves `EventLoop.run`.
-- A broker that refuses us before the session was ever connected raises BrokerError out of
-  `EventLoop.run`; later the same is logged and retried, since brokers get repaired.
+- The session at the broker persists (clean start off, an expiry on MQTT 5). Filters are still subscribed
+  on every connection: a broker that lost its state, or dropped a retained message from a full queue,
+  then sends the retained messages again.
+- Unacknowledged messages are dropped with the connection. The outbox and the aggregator's state send
+  them again, so a second store here would only send duplicates.
+- Callbacks may publish, subscribe and close; their exceptions leave `EventLoop.run`.
+- If the broker refuses the first connection, `EventLoop.run` raises BrokerError. Later refusals are logged
+  and retried, because a broker may be repaired.
 """
 
 import asyncio
@@ -33,15 +33,15 @@ from gridhe.errors import BrokerError, ConfigError
 __all__ = ["Message", "Session"]
 
 _LOG = logging.getLogger(__name__)
-_STABLE_S = 10.0  # a connection that lasted this long makes the next back-off start small again
-_WAITING_MAXIMUM = 20_000  # messages waiting for room in the broker's window before publish() says no
-_WRITABLE_BYTES = 4 * 1024 * 1024  # unacknowledged bytes above which a caller should wait
+_STABLE_S = 10.0  # a connection that lasted this long resets the back-off
+_WAITING_MAXIMUM = 20_000  # messages waiting for the broker's window above which publish() returns False
+_WRITABLE_BYTES = 4 * 1024 * 1024  # unacknowledged bytes above which `writable` is False
 _WARN_EVERY_S = 60.0
 _DENIED = ("Bad user name or password", "Not authorized", "Banned", "Bad authentication method")
 
 
 class Session:
-    """A persistent session: give it to `EventLoop.add`, and it connects and stays connected."""
+    """A persistent session. After `EventLoop.add` it connects, and reconnects after every loss."""
 
     def __init__(
         self,
@@ -59,9 +59,8 @@ class Session:
         """Check the settings; connect nothing yet.
 
         `on_message(topic, payload)` and `on_connect(session_present)` are called from `EventLoop.run`;
-        the latter after every CONNACK, with the SUBSCRIBE already on its way but not confirmed.
-        `rng` spreads the reconnects. Raises ConfigError: a bad URL, unreadable TLS files, or clear
-        text to another machine.
+        `on_connect` after every CONNACK, when SUBSCRIBE is sent but not confirmed. `rng` gives the jitter of
+        reconnects. Raises ConfigError for a bad URL, unreadable TLS files, or clear text to another machine.
         """
         if not client_id:
             raise ConfigError("a persistent session needs a client id")
@@ -89,14 +88,14 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None  # the next attempt, or the deadline of this one
         self._ticker: PeriodicTimer | None = None
         self._warned_at: float | None = None
-        self.refused = 0  # our publishes that the broker answered with an error code (only MQTT 5 tells)
-        self.last_error: str | None = None  # why it is not, or last was not, connected
+        self.refused = 0  # our publishes that the broker answered with an error code (MQTT 5 only)
+        self.last_error: str | None = None  # reason of the last failure; None while connected
 
     # -- for owners ----------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has accepted us and the connection stands."""
+        """Whether the broker has accepted us and the connection is up."""
         return self._connected
 
     @property
@@ -106,21 +105,21 @@ class Session:
 
     @property
     def in_flight(self) -> int:
-        """Messages taken by `publish` that the broker has not acknowledged. A disconnect forgets them."""
+        """Messages accepted by `publish` and not yet acknowledged. They are dropped with the connection."""
         return self._connection.in_flight if self._connection is not None else 0
 
     @property
     def writable(self) -> bool:
-        """Whether it is connected and has so few unacknowledged bytes that more is welcome."""
+        """Whether it is connected and has less than 4 MiB unacknowledged."""
         connection = self._connection
         return self._connected and connection is not None and connection.owed_bytes < _WRITABLE_BYTES
 
     def publish(self, message: Message, on_puback: OnPuback | None = None) -> bool:
-        """Take `message` for sending; False, and it is the caller's still, when not connected or full.
+        """Send `message`, or queue it. Returns False, without queuing it, when not connected or full.
 
-        True is no promise: what is not acknowledged when the connection breaks is forgotten here.
-        `on_puback(accepted)` is called once the broker has answered (3.1.1 has no way to refuse).
-        Raises BrokerError for a message larger than this broker takes: no repetition would help.
+        After True the message can still be lost: unacknowledged messages are dropped with the connection.
+        `on_puback(accepted)` is called once the broker has answered (in 3.1.1 a broker cannot refuse).
+        Raises BrokerError for a message larger than the broker's maximum, because retries cannot help.
         """
         connection = self._connection
         if not self._connected or connection is None or connection.waiting >= _WAITING_MAXIMUM:
@@ -141,31 +140,31 @@ class Session:
             self._connection.subscribe(fresh)
 
     def unreachable(self) -> BrokerError:
-        """The error to raise for an owner that would wait no longer."""
+        """The error to raise after waiting too long for a connection."""
         return BrokerError(
             f"no broker: {self.last_error or f'no answer from {self.url} yet'}; "
-            "start it, or set broker.url to where it is"
+            "start it, or set broker.url to its address"
         )
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Say goodbye, so that the last will is not sent; what was published before goes out first.
+        """Send all published messages, then DISCONNECT, so that the broker does not send the last will.
 
         Blocks `timeout_s` at most. Safe to call twice, when not connected, and in a callback.
         """
         if self._connected and self._connection is not None:
-            self._connection.say_goodbye(timeout_s)
+            self._connection.disconnect(timeout_s)
         self.detach()
 
     # -- for the EventLoop -----------------------------------------------------------------------
 
     def attach(self, loop: EventLoop) -> None:
-        """Start living on `loop`."""
+        """Start to connect on `loop`."""
         self._loop = loop
         self._ticker = loop.every(min(5.0, self._settings.keepalive_s / 10), self._tick)
         self._timer = loop.call_later(0.0, self._begin)
 
     def detach(self) -> None:
-        """Drop the connection without a goodbye and connect no more."""
+        """Drop the connection without DISCONNECT and do not connect again."""
         self._drop()
         if self._ticker is not None:
             self._ticker.cancel()
@@ -178,7 +177,7 @@ class Session:
     # -- connecting ----------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        loop = self._living()
+        loop = self._attached()
         self._set_timer(self._settings.connect_timeout_s, self._too_slow)
         self._dialling = loop.create_task(self._dial(loop))
 
@@ -192,13 +191,13 @@ class Session:
             self._refuse(refused_certificate(self.url, error))
         except OSError as error:
             self._dialling = None
-            what = f"TLS: {error.reason}" if isinstance(error, ssl.SSLError) else error.strerror
-            self._failed(f"cannot reach {self.url}: {what or error}")
+            reason = f"TLS: {error.reason}" if isinstance(error, ssl.SSLError) else error.strerror
+            self._failed(f"cannot reach {self.url}: {reason or error}")
         else:
             self._dialling = None
-            self._connection = Connection(stream=stream, greeting=self._greeting(), loop=loop, listener=self)
+            self._connection = Connection(stream=stream, options=self._options(), loop=loop, listener=self)
 
-    def _greeting(self) -> ConnectOptions:
+    def _options(self) -> ConnectOptions:
         return ConnectOptions(
             client_id=self.client_id,
             username=self._username,
@@ -214,7 +213,7 @@ class Session:
         self._failed(f"no answer from {self.url} within {self._settings.connect_timeout_s:g} s")
 
     def _refuse(self, why: str) -> None:
-        """For errors that need a configuration change: fatal on the first connection, retried later."""
+        """Errors that need a configuration change: fatal before the first connection, retried later."""
         if self._connections <= (1 if self._connected else 0):
             self._drop()
             self.last_error = why
@@ -222,8 +221,8 @@ class Session:
         self._failed(why)
 
     def _failed(self, why: str, *, at_once: bool = False) -> None:
-        """Drop this connection or attempt, and come back after a back-off (exponential, jittered)."""
-        loop, settings = self._living(), self._settings
+        """Drop this connection or attempt, and try again after a back-off (exponential, with jitter)."""
+        loop, settings = self._attached(), self._settings
         was_connected = self._connected
         if was_connected and loop.clock() - self._connected_at >= _STABLE_S:
             self._attempts = 0
@@ -249,16 +248,16 @@ class Session:
 
     def _set_timer(self, seconds: float, callback: Callable[[], None]) -> None:
         self._cancel_timer()
-        self._timer = self._living().call_later(seconds, callback)
+        self._timer = self._attached().call_later(seconds, callback)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _living(self) -> EventLoop:
+    def _attached(self) -> EventLoop:
         if self._loop is None:
-            raise RuntimeError("this session is on no loop; call EventLoop.add first")
+            raise RuntimeError("this session has no event loop; call EventLoop.add first")
         return self._loop
 
     # -- for the Connection --------------------------------------------------------------------
@@ -271,10 +270,10 @@ class Session:
         self._cancel_timer()
         self._connected = True
         self._connections += 1
-        self._connected_at = self._living().clock()
+        self._connected_at = self._attached().clock()
         self.last_error = None
-        kept = "kept" if session_present else "new"
-        _LOG.info("%s: connected to %s, MQTT %s, session %s", self.client_id, self.url, self.protocol, kept)
+        state = "kept" if session_present else "new"
+        _LOG.info("%s: connected to %s, MQTT %s, session %s", self.client_id, self.url, self.protocol, state)
         if self._connection is not None:
             self._connection.subscribe(self._filters)
         if self._on_connect is not None:
@@ -290,11 +289,11 @@ class Session:
             )
         elif code == "Client identifier not valid":
             self._refuse(f"{self.url} refuses the client id {self.client_id!r}; it must be the enrolled name")
-        else:  # busy, unavailable, over quota: later it may not be
+        else:  # busy, unavailable or over quota, which may pass
             self._failed(f"{self.url} refuses the connection: {code}")
 
     def _refused_version(self) -> None:
-        """Change to 3.1.1 if the settings allow it. Only this answer does; a hang-up may mean anything."""
+        """Change to 3.1.1 if the settings allow it. A closed connection does not: it has many causes."""
         if not self._mqtt5:
             self._refuse(f"{self.url} refuses MQTT 3.1.1; set broker.protocol: auto, or 5")
         elif self._settings.protocol == 5:
@@ -314,30 +313,34 @@ class Session:
         )
 
     def on_puback_refused(self, topic: str, code: ReasonCode) -> None:
-        """The broker took a message only to refuse it: counted, since the sender repeats it anyway."""
+        """The broker refused a message. It is only counted, because the sender sends it again anyway."""
         self.refused += 1
         self._warn(f"{self.url} refuses messages on {topic}: {code}")
 
     def on_strange_topic(self) -> None:
-        """A message came on a topic that is no UTF-8."""
+        """A message arrived on a topic that is not UTF-8."""
         self._warn("a message was ignored: its topic is not UTF-8")
 
     def on_lost(self, why: str) -> None:
         """The connection is gone."""
         if self._connected:
-            # Mosquitto 2.0 closes without a word when another client comes with the same id.
+            # Mosquitto 2.0 closes without a reason when another client connects with the same id.
             twin = f"; does another client use the id {self.client_id!r}?" if self._attempts >= 3 else ""
             self._failed(f"lost {self.url}: {why}{twin}")
             return
-        wish = ", or want a client certificate" if self._tls and not self._settings.client_cert_file else ""
-        version = "know no MQTT 5 (then set broker.protocol: 3.1.1)" if self._mqtt5 else "speak no MQTT here"
-        self._failed(
-            f"{self.url} does not answer CONNECT: {why}; it may not know this user{wish}, or {version}"
+        causes = ["the user is unknown"]
+        if self._tls and not self._settings.client_cert_file:
+            causes.append("the broker requires a client certificate")
+        causes.append(
+            "the broker has no MQTT 5 (then set broker.protocol: 3.1.1)"
+            if self._mqtt5
+            else "this is not an MQTT port"
         )
+        self._failed(f"{self.url} does not answer CONNECT: {why}; possible causes: {', or '.join(causes)}")
 
     def _warn(self, text: str) -> None:
-        """Log at most once a minute: what is refused comes again and again."""
-        now = self._living().clock()
+        """Log at most once a minute, because refused messages are sent again and again."""
+        now = self._attached().clock()
         if self._warned_at is None or now - self._warned_at >= _WARN_EVERY_S:
             self._warned_at = now
             _LOG.warning("%s: %s", self.client_id, text)

@@ -1,8 +1,8 @@
 """A connection to a broker that never blocks: `dial` (TCP, then TLS) and a read-ahead buffer.
 
-paho reads a packet with five small `recv` calls and its own connect blocks for seconds. A `Stream`
-stands where paho expects its socket and answers those reads from one large read, which also takes
-care of bytes that TLS has already decrypted and that no selector can see.
+paho reads a packet with five small `recv` calls, and its own connect blocks for seconds. A `Stream`
+replaces paho's socket and answers these reads from one large read. So no bytes stay in TLS's buffer, where
+a selector cannot see them.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from gridhe.errors import BrokerError, ConfigError
 
 __all__ = ["Stream", "dial", "tls_context"]
 
-_READ_MINIMUM = 4 * 1024  # an idle meter holds no more than this
-_READ_MAXIMUM = 1024 * 1024  # some ten envelopes of 96 KB; measured a fifth faster than 256 KB
-_SMALL = 1024  # writes up to this size are gathered: an acknowledgement for each message is a call for each
+_READ_MINIMUM = 4 * 1024  # the buffer of an idle meter
+_READ_MAXIMUM = 1024 * 1024  # about ten envelopes of 96 KB; measured a fifth faster than 256 KB
+_SMALL = 1024  # writes up to this size are gathered, so that acknowledgements need fewer system calls
 _GATHER_MAXIMUM = 64 * 1024
 
 
@@ -33,12 +33,12 @@ _GATHER_MAXIMUM = 64 * 1024
 def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
     """The TLS client context of these PEM files (system CAs when `ca_file` is None).
 
-    Raises ConfigError, and CredentialError for a key that others can read or own.
-    Cached: a fleet's hundreds of sessions share one, and reading CAs takes milliseconds each time.
+    Raises ConfigError, and CredentialError for a key that belongs to others or is readable by them.
+    Cached, because reading CAs takes milliseconds: the hundreds of sessions of a fleet share one context.
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ValueError) as error:  # a name with a NUL in it, or nothing in PEM
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, or no PEM
         raise ConfigError(
             f"broker.ca_file {ca_file!r} cannot be read as PEM certificates: {error}"
         ) from error
@@ -51,14 +51,14 @@ def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None
                 f"broker.client_cert_file {cert_file!r} and client_key_file {key_file!r} "
                 f"cannot be used: {error}"
             ) from error
-        check_private(Path(key_file or cert_file))  # a certificate's file may hold its key too
+        check_private(Path(key_file or cert_file))  # a certificate's file may contain its key too
     elif key_file is not None:
         raise ConfigError("broker.client_key_file is set without broker.client_cert_file; give both")
     return context
 
 
 def _no_passphrase() -> str:
-    # OpenSSL would otherwise ask on the terminal and stop the whole process.
+    # Otherwise OpenSSL would ask on the terminal and block the whole process.
     raise ConfigError(
         "broker.client_key_file is protected by a passphrase; a service needs a plain key, mode 0600"
     )
@@ -69,7 +69,7 @@ async def dial(
 ) -> "Stream":
     """Connect to the first of `addresses` that answers, then start TLS. Raises OSError, BrokerError."""
     sock = await _connect(loop, addresses)
-    # Receipts are small and wait for nothing; large writes are one segment train anyway.
+    # Without Nagle's algorithm, because receipts are small and urgent.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return Stream(sock if tls is None else await _start_tls(loop, sock, tls, host))
 
@@ -94,7 +94,7 @@ async def _connect(loop: asyncio.AbstractEventLoop, addresses: Sequence[Address]
                 await loop.sock_connect(sock, address)
             except OSError as error:
                 code = error.errno or errno.EIO
-                last = OSError(code, os.strerror(code))  # asyncio's text repeats the address instead
+                last = OSError(code, os.strerror(code))  # asyncio's text has the address, not the reason
                 continue
             closing.pop_all()
             return sock
@@ -140,8 +140,8 @@ async def _ready(
 class Stream:
     """A connected socket, non-blocking, read in large pieces.
 
-    A turn has an allowance of bytes, so one busy connection cannot keep the others
-    waiting. After a turn `starved` is True when the broker had sent no more; else come back soon.
+    Each turn may read a limited number of bytes, so that a busy connection does not delay the others.
+    After a turn, `starved` is True if no more bytes had arrived; else read again in the next turn.
     """
 
     def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
@@ -152,8 +152,8 @@ class Stream:
         self._allowance = 0
         self._gathered = bytearray()
         self.starved = False
-        self.error: OSError | None = None  # what the kernel or TLS said last, which paho keeps to itself
-        self.linger_until: float | None = None  # set before a clean goodbye: how long close() may wait
+        self.error: OSError | None = None  # the last error of the kernel or TLS, which paho does not report
+        self.linger_until: float | None = None  # deadline of close(), set before a DISCONNECT
 
     def open_turn(self, allowance_bytes: int) -> None:
         """Allow about this many bytes to be read from the kernel until the next call."""
@@ -166,7 +166,7 @@ class Stream:
         return self._allowance <= 0 and not self._view
 
     def recv(self, size: int) -> "bytes | memoryview":
-        """Up to `size` bytes, good until the next call. Raises BlockingIOError (none yet), OSError."""
+        """Up to `size` bytes, valid until the next call. Raises BlockingIOError (no bytes yet), OSError."""
         view = self._view
         if not view:
             if self._allowance <= 0:
@@ -196,7 +196,7 @@ class Stream:
         return memoryview(data)
 
     def send(self, data: "bytes | bytearray") -> int:
-        """Write what fits; small pieces are gathered until `flush`. Raises BlockingIOError, OSError."""
+        """Write as much as fits; small writes are gathered until `flush`. Raises BlockingIOError, OSError."""
         if len(data) <= _SMALL and len(self._gathered) + len(data) <= _GATHER_MAXIMUM:
             self._gathered += data
             return len(data)
@@ -205,7 +205,7 @@ class Stream:
         return self._write(data)
 
     def flush(self) -> bool:
-        """Write what was gathered; False when it does not fit yet. Raises OSError."""
+        """Write the gathered bytes; False if some do not fit yet. Raises OSError."""
         while self._gathered:
             try:
                 del self._gathered[: self._write(self._gathered)]
@@ -229,13 +229,13 @@ class Stream:
         return self._sock.fileno()
 
     def setblocking(self, _flag: bool) -> None:
-        """Nothing: it never blocks; paho asks anyway."""
+        """Do nothing: the socket is always non-blocking. paho calls this."""
 
     def close(self) -> None:
         """Close. With `linger_until` set, wait until then at most for the broker to close first.
 
-        Closing with unread bytes makes the kernel send a reset, which can overtake what was written
-        last: the broker would miss the DISCONNECT and publish the last will.
+        If bytes are unread at close, the kernel sends a reset, which can overtake the last written bytes:
+        the broker would miss the DISCONNECT and publish the last will.
         """
         if self.linger_until is not None and self._sock.fileno() >= 0:
             self._linger(self.linger_until)
@@ -244,11 +244,11 @@ class Stream:
     def _linger(self, deadline: float) -> None:
         try:
             while not self.flush() and (left := deadline - self._clock()) > 0:
-                with selectors.DefaultSelector() as selector:  # select() itself ends at descriptor 1023
+                with selectors.DefaultSelector() as selector:  # select() does not work above descriptor 1023
                     selector.register(self._sock, selectors.EVENT_WRITE)
                     selector.select(left)
             self._sock.shutdown(socket.SHUT_WR)
-            # Below TLS: what still arrives is thrown away, so nobody needs it decrypted.
+            # Read below TLS: these bytes are discarded and need no decryption.
             with socket.socket(fileno=os.dup(self._sock.fileno())) as raw:
                 while (left := deadline - self._clock()) > 0:
                     raw.settimeout(left)

@@ -1,4 +1,4 @@
-"""A broker's address: `mqtt://host:port` or `mqtts://host:port`, and which of them may be used."""
+"""A broker's address, `mqtt://host:port` or `mqtts://host:port`, and its check for clear-text passwords."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerUrl:
-    """Where a broker listens, and whether it speaks TLS there."""
+    """A broker's host and port, and whether it uses TLS."""
 
     host: str
     port: int
@@ -21,21 +21,21 @@ class BrokerUrl:
 
     @classmethod
     def parse(cls, url: str) -> "BrokerUrl":
-        """Read `mqtt[s]://host[:port]`. Raises ConfigError; credentials in a URL are refused, not echoed."""
+        """Read `mqtt[s]://host[:port]`. Raises ConfigError, also for credentials; its text never has them."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
             raise ConfigError(f"broker.url is not a URL ({error}); use mqtts://host:8883") from error
         if "@" in parts.netloc:
-            raise ConfigError("broker.url holds a user or password; they belong into the credential file")
+            raise ConfigError("broker.url contains a user or password; they belong in the credential file")
         if parts.scheme not in _PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment:
             raise ConfigError(
                 f"broker.url {url[:120]!r} is not mqtt://host[:port] or mqtts://host[:port]; "
                 "use, for example, mqtts://broker.example:8883"
             )
         if port == 0:
-            raise ConfigError(f"broker.url {url[:120]!r}: port 0 cannot be connected to")
+            raise ConfigError(f"broker.url {url[:120]!r}: port 0 is not valid")
         return cls(host=host, port=port or _PORTS[parts.scheme], tls=parts.scheme == "mqtts")
 
     @property
@@ -50,9 +50,9 @@ class BrokerUrl:
 
     @property
     def bind(self) -> str | None:
-        """What a broker with this URL listens on: loopback, all of IPv4 or IPv6, or (None, for a name) all.
+        """The address for a broker's `listener`: loopback, all of IPv4 or IPv6, or (None, for a name) all.
 
-        A broker behind a router does not have the address that its clients use, so it is not listened on.
+        Not the URL's own address: behind a router, the broker's machine does not have that address.
         """
         try:
             version = ipaddress.ip_address(self.host).version
@@ -63,7 +63,7 @@ class BrokerUrl:
         return "0.0.0.0" if version == 4 else "::"  # noqa: S104 - a server; TLS and passwords guard it
 
     def check_secrecy(self, *, insecure: bool) -> None:
-        """Raise ConfigError when passwords would cross a network in clear and nobody said that is fine."""
+        """Raise ConfigError if passwords would cross a network in clear and `insecure` is not set."""
         if not (self.tls or self.loopback or insecure):
             raise ConfigError(
                 f"broker.url {self} would send passwords in clear over the network; "

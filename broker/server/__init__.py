@@ -1,1 +1,1 @@
-"""The broker itself: the embedded one, Mosquitto's configuration, its users and their access rules."""
+"""The embedded broker, and Mosquitto's configuration, users and access rules."""

@@ -1,6 +1,6 @@
-"""A private broker for a demo, a bench or a test: on loopback, on a free port, gone with its parent.
+"""A private broker for a demo, a bench or a test: on loopback, on a free port, ends with its parent process.
 
-| kind      | what                                  | passwords | ACL | sessions outlive a restart |
+| kind      | program                               | passwords | ACL | sessions survive a restart |
 |-----------|---------------------------------------|-----------|-----|----------------------------|
 | mosquitto | `mosquitto` from PATH or /usr/sbin    | yes       | yes | with `persistence=True`    |
 | iotcore   | rumqttd out of PyPI's `iotcore` wheel | yes       | no  | no                         |
@@ -30,10 +30,10 @@ Kind = Literal["mosquitto", "iotcore"]
 
 _PORT_TRIES = 8
 _POLL_S = 0.02
-# rumqttd keeps what was published on a filter until that filter's log is full, delivered or not, and
-# then forgets the oldest without a word: 256 MB of its memory, and the window meters must stay within.
+# rumqttd keeps every message of a filter, delivered or not, until the filter's log is full. Then it drops
+# the oldest without an error. 256 MB is its memory use, and the limit of what meters may have in flight.
 _IOTCORE_SEGMENT, _IOTCORE_SEGMENTS = 32 * 1024 * 1024, 8
-_IOTCORE_INFLIGHT = 100  # messages it keeps unacknowledged per client, whatever Receive Maximum says
+_IOTCORE_INFLIGHT = 100  # unacknowledged messages per client; rumqttd ignores Receive Maximum
 
 _IOTCORE = """
 import logging, signal, sys
@@ -47,13 +47,13 @@ IotCoreBroker(config_path=sys.argv[1]).run_forever()
 
 
 def available() -> tuple[Kind, ...]:
-    """The kinds that can be started here, best first."""
-    found: list[Kind] = []
+    """The kinds that are installed here, best first."""
+    kinds: list[Kind] = []
     if _mosquitto() is not None:
-        found.append("mosquitto")
+        kinds.append("mosquitto")
     if importlib.util.find_spec("iotcore") is not None:
-        found.append("iotcore")
-    return tuple(found)
+        kinds.append("iotcore")
+    return tuple(kinds)
 
 
 def _mosquitto() -> str | None:
@@ -64,7 +64,7 @@ def _mosquitto() -> str | None:
 
 
 class EmbeddedBroker:
-    """A broker process of our own; `with EmbeddedBroker(directory) as broker: broker.url`."""
+    """A broker as a child process; `with EmbeddedBroker(directory) as broker: broker.url`."""
 
     def __init__(
         self,
@@ -82,13 +82,13 @@ class EmbeddedBroker:
     ) -> None:
         """Choose the kind; start nothing yet.
 
-        directory: made if absent, 0700; config, log and data live there.
+        directory: made if absent, 0700; for configuration, log and data.
         users: broker user -> password; None: anybody on this machine may connect.
-        acl: an ACL file's text (server_config.acl); iotcore knows no ACLs, so `prefer="iotcore"` ignores it.
-        passwords: a password file's text, as enrolment writes it, in place of `users`; iotcore cannot
-        read its hashes, so it then lets anybody on this machine connect.
-        tls: the certificate to show; mosquitto only.
-        Raises BrokerError when there is no such broker here, ConfigError for an ACL without users.
+        acl: an ACL file's text (mosquitto_config.acl); iotcore has no ACLs and ignores it.
+        passwords: a password file's text, as enrolment writes it, instead of `users`; iotcore cannot
+        read its hashes, so anybody on this machine may connect then.
+        tls: the server certificate; mosquitto only.
+        Raises BrokerError if no such broker is installed, ConfigError for an ACL without users.
         """
         kinds = available() if tls is None else tuple(kind for kind in available() if kind == "mosquitto")
         if users is not None and passwords is not None:
@@ -99,7 +99,7 @@ class EmbeddedBroker:
             wanted = "mosquitto or iotcore" if prefer == "auto" else prefer
             raise BrokerError(
                 f"no broker to start ({wanted} not found); run `apt install mosquitto` "
-                "or `pip install 'gridhe[demo]'`, or set broker.url to one that runs"
+                "or `pip install 'gridhe[demo]'`, or set broker.url to a running broker"
             )
         self.kind: Kind = kinds[0] if prefer == "auto" else prefer
         self.directory = directory.resolve()
@@ -114,7 +114,7 @@ class EmbeddedBroker:
 
     @property
     def url(self) -> str:
-        """Its address, once started."""
+        """The broker's URL. Raises BrokerError before the first start."""
         if not self.port:
             raise BrokerError("the embedded broker has not been started")
         return f"{'mqtt' if self._tls is None else 'mqtts'}://127.0.0.1:{self.port}"
@@ -126,13 +126,13 @@ class EmbeddedBroker:
 
     @property
     def log_path(self) -> Path:
-        """What the broker has said."""
+        """The broker's log file."""
         return self.directory / "broker.log"
 
     def start(self, timeout_s: float = 15.0) -> "EmbeddedBroker":
-        """Start, and return when it answers an MQTT CONNECT. A free port at first, the same one later.
+        """Start, and return when the broker answers an MQTT CONNECT. A later start uses the same port.
 
-        Raises BrokerError with the end of its log.
+        Raises BrokerError with the end of the log.
         """
         if self.pid is not None:
             return self
@@ -144,11 +144,11 @@ class EmbeddedBroker:
                 self.port = port
                 return self
             self._reap()
-            # Somebody may have taken the free port in between; anything else will not get better.
+            # Another process may have taken the port meanwhile: try another one. Other errors are final.
             if self.port or "in use" not in self.log_tail() or self._clock() >= deadline:
                 break
         raise BrokerError(
-            f"the embedded {self.kind} does not start: {self.log_tail(300) or 'it said nothing'}"
+            f"the embedded {self.kind} does not start: {self.log_tail(300) or 'its log is empty'}"
         )
 
     def stop(self, timeout_s: float = 10.0) -> None:
@@ -159,7 +159,7 @@ class EmbeddedBroker:
         stop_process(process, timeout_s)
 
     def kill(self) -> None:
-        """SIGKILL: what a power cut does to a broker."""
+        """SIGKILL, as after a power cut."""
         self._reap()
 
     def restart(self, timeout_s: float = 15.0) -> None:
@@ -213,7 +213,7 @@ class EmbeddedBroker:
             acl_file=acl,
             data_dir=data,
             tls=self._tls,
-            # As root it would become `mosquitto`, who cannot read these private files.
+            # Else a Mosquitto started by root switches to user `mosquitto`, which cannot read these files.
             user="root" if os.geteuid() == 0 else None,
         )
         path = self.directory / "mosquitto.conf"
@@ -254,10 +254,10 @@ class EmbeddedBroker:
         process = self._process
         while process is not None and self._clock() < deadline:
             try:
-                process.wait(_POLL_S)  # over as soon as it dies; else it is time to look again
+                process.wait(_POLL_S)  # the broker has ended
                 return False
             except subprocess.TimeoutExpired:
-                if _greets(port) and process.poll() is None:
+                if _answers_connect(port) and process.poll() is None:
                     return True
         return False
 
@@ -275,8 +275,8 @@ def _free_port() -> int:
         return port
 
 
-def _greets(port: int) -> bool:
-    """Whether `port` answers an MQTT 5 CONNECT, be it with a refusal, rumqttd's hang-up or a TLS alert."""
+def _answers_connect(port: int) -> bool:
+    """Whether `port` answers an MQTT 5 CONNECT; a refusal, a close (rumqttd) and a TLS alert are answers."""
     connect = bytes.fromhex("10150004 4d515454 05 02 000a 00 0008") + b"gridhe-0"
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=_POLL_S * 10) as sock:

@@ -1,4 +1,4 @@
-"""Files for a Mosquitto (2.0.11 or newer) that lets everybody do their own part and nothing else.
+"""Configuration files for Mosquitto (2.0.11 or newer) that give each user only the topics of its role.
 
     user               publishes on                         reads
     a meter            its batch/..., its status            plan/#, its receipts, status/aggregator/+
@@ -8,10 +8,10 @@
                        receipt/+, status/authority
     operator           nothing                              release/#, status/#, plan/#
 
-Everything not listed is refused; nobody is anonymous.
+All other topics and anonymous users are refused.
 
-The same configuration comes twice: mosquitto.conf runs a broker of its own, gridhe.conf adds the listener to
-the service of a distribution (/etc/mosquitto/conf.d/), whose own file says where data and logs go.
+The same configuration is written twice: mosquitto.conf runs a separate broker, gridhe.conf adds the listener
+to a distribution's service (/etc/mosquitto/conf.d/), whose own file sets the places of data and logs.
 """
 
 import base64
@@ -26,7 +26,15 @@ from pathlib import Path
 from gridhe.base.files import make_private_dir, write_private
 from gridhe.config.settings import BrokerSettings
 from gridhe.errors import ConfigError, StateError
-from gridhe.plan.names import check_group, check_meter, check_name
+from gridhe.plan.names import (
+    AUTHORITY_USER,
+    FLEET_USER,
+    OPERATOR_USER,
+    aggregator_user,
+    check_group,
+    check_meter,
+    check_name,
+)
 from gridhe.wire import topics
 from gridhe.wire.roster import RosterEntry
 
@@ -42,31 +50,22 @@ __all__ = [
     "write_server_files",
 ]
 
-AUTHORITY_USER = "authority"
-FLEET_USER = "fleet"
-OPERATOR_USER = "operator"  # dashboards and people: reads what is released, and how everybody is
-
-# mosquitto_passwd's own count. Passwords hold 192 bits that nobody can guess, so stretching adds nothing, and
-# the broker checks them on its only thread: at 101 rounds a thousand meters reconnecting cost it 0.1 s.
+# The default of mosquitto_passwd. Passwords have 192 random bits, so more rounds add no security, and the
+# broker checks them on its only thread: at 101 rounds, 1,000 reconnecting meters take 0.1 s.
 _PBKDF2_ROUNDS = 101
-_SALT_BYTES = 12  # what mosquitto 2.0 reads; longer salts are refused
-_QUEUED_MESSAGES = 1_000_000  # per client; the byte cap is the one meant to bind. 0 would lift that too
+_SALT_BYTES = 12  # mosquitto 2.0 refuses longer salts
+_QUEUED_MESSAGES = 1_000_000  # per client; the byte limit applies first. 0 would remove the byte limit too
 _PACKET_SPARE = 65_536  # topic and properties around the largest payload
 _STANDALONE, _DROP_IN = "mosquitto.conf", "gridhe.conf"
-_EXPIRE_DAYS = 60  # sessions of clients that speak 3.1.1, which cannot say so themselves
-
-
-def aggregator_user(aggregator: str) -> str:
-    """The broker user (and client id) of an aggregator."""
-    return f"aggregator-{check_name(aggregator, 'aggregator')}"
+_EXPIRE_DAYS = 60  # for sessions of MQTT 3.1.1 clients, which cannot set an expiry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTls:
-    """The broker's own PEM files; `ca_file` only to ask clients for certificates.
+    """The broker's PEM files; `ca_file` only if clients need certificates.
 
-    Then a certificate is the only way in, and its common name is the user whom the ACL knows: passwords are
-    not asked for.
+    With `ca_file`, every client needs a certificate. Its common name is the user for the ACL, and passwords
+    are not checked.
     """
 
     cert_file: Path
@@ -91,8 +90,8 @@ def acl(
 ) -> str:
     """The ACL file of these meters, aggregators and fleets (fleet user -> its meters).
 
-    Raises ConfigError: a bad name, a meter that stands twice or shares its name with an aggregator
-    (their receipts would share a topic), a fleet's meter that is not enrolled.
+    Raises ConfigError for an illegal name, a meter that occurs twice or has the name of an aggregator
+    (their receipts would share a topic), and a fleet's meter that is not enrolled.
     """
     enrolled: dict[str, RosterEntry] = {}
     for entry in entries:
@@ -103,14 +102,14 @@ def acl(
     for user, meters in sorted((fleets or {}).items()):
         if check_name(user, "fleet user") in enrolled:
             raise ConfigError(f"fleet user {user!r} is the name of a meter")
-        strangers = sorted(set(meters) - set(enrolled))
-        if strangers:
-            raise ConfigError(f"fleet user {user!r}: meter {strangers[0]!r} is not enrolled")
+        unknown = sorted(set(meters) - set(enrolled))
+        if unknown:
+            raise ConfigError(f"fleet user {user!r}: meter {unknown[0]!r} is not enrolled")
         blocks.append(_block(user, _meter_rules([enrolled[meter] for meter in sorted(set(meters))])))
     for aggregator in sorted(set(aggregators)):
         if aggregator in enrolled:
             raise ConfigError(
-                f"{aggregator!r} is a meter and an aggregator; their receipts would be mixed up"
+                f"{aggregator!r} is a meter and an aggregator; their receipts would share a topic"
             )
         blocks.append(_block(aggregator_user(aggregator), _aggregator_rules(aggregator)))
     blocks.append(_block(AUTHORITY_USER, _authority_rules()))
@@ -178,19 +177,19 @@ def mosquitto_conf(
     own_ids: bool = False,
     drop_in: bool = False,
 ) -> str:
-    """The text of a mosquitto.conf, or of a part for the configuration of another service (`drop_in`).
+    """The text of a mosquitto.conf, or of a file for the conf.d/ of a distribution's service (`drop_in`).
 
     largest_payload: bytes of the largest envelope, bundle or total; larger packets are refused.
-    password_file, acl_file: None for both only on a private loopback port (then anybody may connect).
+    password_file, acl_file: None for both only on a loopback port (then anybody on this machine may connect).
     bind: the address to listen on; None: every address of this machine, IPv4 and IPv6.
-    data_dir: where sessions and retained messages survive a restart; None: they do not.
-    user: whom a broker started by root becomes (Mosquitto's default: `mosquitto`); it must be able to
-    read these files.
-    own_ids: each user's client id is its name, whatever it says. Else whoever has a password can take over
-    another client's session by its id: not read it (the ACL holds), but throw it off again and again.
-    drop_in: leave out what a service says itself: the user, data and logs (a second persistence_location is
-    an error to Mosquitto).
-    Raises ConfigError for what Mosquitto would misread.
+    data_dir: the folder for sessions and retained messages; None: they do not survive a restart.
+    user: a broker started by root switches to this user (Mosquitto's default: `mosquitto`), which must be
+    able to read these files.
+    own_ids: each client's id is its user name. Without it, any user can disconnect another client again and
+    again by connecting with its id (the ACL still prevents reading that client's messages).
+    drop_in: leave out the service's own settings: user, data and logs (a second persistence_location is an
+    error in Mosquitto).
+    Raises ConfigError for values that Mosquitto would misread.
     """
     anonymous = password_file is None
     if anonymous and not _is_loopback(bind):
@@ -265,31 +264,31 @@ def write_server_files(
     """Write mosquitto.conf, gridhe.conf, passwords and acl into `directory`, each whole or not at all.
 
     Returns the path of mosquitto.conf.
-    passwords: broker user -> password, of everybody who may connect.
-    bind, tls: as for `mosquitto_conf`; the files name each other beneath settings.server_dir, if that is set.
-    owner: the system user Mosquitto runs as. Where that is another user, root keeps the files and its group
-    may read them (0640), and only data/ is its own: who takes over the broker cannot change its rules.
+    passwords: broker user -> password, for every user.
+    bind, tls: as for `mosquitto_conf`. Paths in the files are below settings.server_dir, if that is set.
+    owner: the system user that Mosquitto runs as. If it is not root, root owns the files and the user's group
+    may read them (0640); the user owns only data/, so a compromised broker cannot change its rules.
     After a later enrolment a SIGHUP makes a running Mosquitto read passwords and ACL again.
     Client ids are bound to users unless there are fleets, whose connections share one user.
-    Raises ConfigError (names, clear text off loopback) and StateError (the disk).
+    Raises ConfigError (names, no TLS off loopback) and StateError (disk).
     """
     if tls is None and not _is_loopback(bind) and not settings.insecure:
         raise ConfigError(
-            f"a broker on {bind or 'every address'} without TLS would take passwords in clear; give a "
+            f"a broker on {bind or 'every address'} without TLS would receive passwords in clear; give a "
             "certificate and key, or set broker.insecure: true on a network you trust"
         )
     rules = acl(entries, aggregators, fleets)
     directory = directory.resolve()
-    seen = directory if settings.server_dir is None else Path(settings.server_dir)
+    at_broker = directory if settings.server_dir is None else Path(settings.server_dir)
     confs = {
         name: mosquitto_conf(
             settings=settings,
             port=port,
             bind=bind,
             largest_payload=largest_payload,
-            password_file=seen / "passwords",
-            acl_file=seen / "acl",
-            data_dir=seen / "data",
+            password_file=at_broker / "passwords",
+            acl_file=at_broker / "acl",
+            data_dir=at_broker / "data",
             tls=tls,
             user=owner,
             own_ids=not fleets,
@@ -312,7 +311,7 @@ def write_server_files(
 
 
 def _give(owner: str, directory: Path, data_dir: Path) -> None:
-    """Let the broker's user read its files, TLS included, and own its data. For root."""
+    """Let the broker's user read its files, TLS included, and own its data. Needs root."""
     try:
         user = pwd.getpwnam(owner)
         if user.pw_uid == 0:
@@ -353,6 +352,6 @@ def _path(path: Path) -> str:
     text = str(path)
     if not path.is_absolute() or text != text.strip() or any(ord(c) < 32 for c in text):
         raise ConfigError(
-            f"{text!r} would be misread in mosquitto.conf; use an absolute path in plain letters"
+            f"{text!r} would be misread in mosquitto.conf; use an absolute path without control characters"
         )
     return text

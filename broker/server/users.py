@@ -1,4 +1,4 @@
-"""Whom a broker on the authority's own machine runs as."""
+"""The system user of a broker on the authority's own machine."""
 
 import os
 import pwd
@@ -8,15 +8,15 @@ from gridhe.errors import StateError
 
 __all__ = ["broker_owner"]
 
-_BROKER_USER = "mosquitto"  # whom Mosquitto becomes when root starts it, and Debian's package makes
+_BROKER_USER = "mosquitto"  # Mosquitto switches to it when root starts it; Debian's package creates it
 
 
 def broker_owner(home: Path) -> str | None:
-    """The system user of the broker, where root makes the files: `mosquitto`, if it can come in.
+    """The system user of the broker: `mosquitto` or `root` if we are root, else None.
 
-    Its group may then pass through the home (0710), and see nothing in it: all else there is 0600 or 0700.
-    In a folder that it cannot reach (beneath /root, say) a broker started by root has to stay root.
-    Raises StateError.
+    If `mosquitto` can reach `home`, root makes it 0710 with the group `mosquitto`. The group may pass
+    through; all files in it are 0600 or 0700. If it cannot reach `home` (below /root, for example), a broker
+    started by root must stay root. Raises StateError.
     """
     if os.geteuid() != 0:
         return None
@@ -29,5 +29,7 @@ def broker_owner(home: Path) -> str | None:
     except KeyError:
         return "root"
     except OSError as error:
-        raise StateError(f"cannot open {home} to user {_BROKER_USER!r}: {error.strerror or error}") from None
+        raise StateError(
+            f"cannot give user {_BROKER_USER!r} access to {home}: {error.strerror or error}"
+        ) from None
     return _BROKER_USER

@@ -143,8 +143,8 @@ def _connect(
     )
 
     def decided() -> bool:
-        # A broker without MQTT 5 is tried with 3.1.1 at once.
-        return session.connected or "has no MQTT 5" not in (session.last_error or "has no MQTT 5")
+        # If the broker refuses MQTT 5, the session tries 3.1.1 at once.
+        return session.connected or "so 3.1.1 is used" not in (session.last_error or "so 3.1.1 is used")
 
     timeout_s = min(_TIMEOUT_S, broker.connect_timeout_s)
     try:

@@ -196,7 +196,7 @@ class Enrolment:
             if name in changed:
                 raise ConfigError(f"meter {name!r} is named twice")
             if name in taken:
-                raise ConfigError(f"{name!r} is an aggregator; their receipts would be mixed up")
+                raise ConfigError(f"{name!r} is an aggregator; their receipts would share a topic")
             before = known.get(name)
             if before is None:
                 changed[name] = EnrolledMeter(name=name, group=group, from_s=from_s, fleet=fleet)
@@ -230,7 +230,7 @@ class Enrolment:
         """Enrol an aggregator; again: with a new signing key and a new password. Raises ConfigError."""
         check_name(name, "aggregator")
         if any(meter.name == name for meter in self.meters(revoked=True)):
-            raise ConfigError(f"{name!r} is a meter; their receipts would be mixed up")
+            raise ConfigError(f"{name!r} is a meter; their receipts would share a topic")
         before = {aggregator.name: aggregator for aggregator in self.aggregators(revoked=True)}.get(name)
         generation = 1 if before is None else before.generation + 1
         with self._change():

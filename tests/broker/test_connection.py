@@ -207,7 +207,7 @@ def test_a_connection_without_answers_to_pings_is_dropped(
     monkeypatch.setattr("paho.mqtt.client.time_func", lambda: loop.clock() * 20)  # paho's seconds fly
     assert loop.run_until(lambda: not meter.session.connected, 10.0)
     assert b"\xc0\x00" in script.packets
-    assert "silent" in str(meter.session.last_error)
+    assert "keepalive" in str(meter.session.last_error)
 
 
 def test_reconnects_back_off_with_jitter_between_their_bounds(

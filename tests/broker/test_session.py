@@ -142,7 +142,7 @@ def test_iotcore_hangs_up_on_a_wrong_password_and_the_session_says_what_that_may
         client(broker.url, "m1", username="m1", password="right").connected()
         wrong = client(broker.url, "m2", username="m1", password="wrong")
         assert not loop.run_until(lambda: wrong.session.connected, 0.5)
-        assert "may not know this user" in str(wrong.session.unreachable())
+        assert "the user is unknown" in str(wrong.session.unreachable())
 
 
 def test_what_on_message_raises_leaves_run(broker: EmbeddedBroker, client: Callable, loop: EventLoop) -> None:
