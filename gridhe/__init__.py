@@ -1,7 +1,7 @@
-"""gridhe: smart metering in which group totals are exact and households stay unreadable.
+"""gridhe: smart metering with exact group totals and unreadable households.
 
-This root holds the version, the error tree and the `gridhe` command. The rooms are packages of their own;
-docs/rooms.md says what stands in which, and who may import whom.
+This package has the version, the error tree and the `gridhe` command. The rooms are separate packages;
+docs/rooms.md describes them and their allowed imports.
 """
 
 import sys
@@ -18,10 +18,10 @@ ROOMS = ("config", "plan", "wire", "broker", "meter_agent", "aggregator", "keyri
 
 
 class _CheckoutFinder:
-    """Finds the rooms of a source checkout, where they stand beside this folder instead of inside it.
+    """Finds the rooms of a source checkout, where they are beside this folder instead of inside it.
 
-    Without it, `python -m gridhe.cli` in the checkout's root would find this folder and no room. Only rooms
-    are found: `gridhe.tests` is no package.
+    Without it, `python -m gridhe.cli` in the checkout's root would find this folder and no room. It finds
+    only rooms: `gridhe.tests` is not a package.
     """
 
     @staticmethod

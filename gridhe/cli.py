@@ -1,7 +1,7 @@
 """`gridhe`: the demo, the doctor and the default settings.
 
-Demo and doctor are imported when they are used: `gridhe doctor` must run where the demo's extras are not
-installed, since it is what tells so.
+Demo and doctor are imported when they are used: `gridhe doctor` reports missing packages, so it must run
+without the demo's extras.
 """
 
 import importlib
@@ -20,14 +20,14 @@ __all__ = ["cli", "main"]
 class _LazyGroup(click.Group):
     """A group that imports some of its commands when they are used."""
 
-    LAZY: ClassVar[dict[str, tuple[str, str]]] = {  # name: (module, what its help says)
+    LAZY: ClassVar[dict[str, tuple[str, str]]] = {  # name: (module, help text)
         "demo": (
             "gridhe.demo.command",
             "A whole grid on this machine: encrypt, add up, release, prove it exact.",
         ),
         "doctor": (
             "gridhe.doctor.command",
-            "Check this machine and this configuration, and say how to mend it.",
+            "Check this machine and this configuration, with a hint for each fault.",
         ),
     }
 
@@ -58,14 +58,14 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup)
 @version_option
 def cli() -> None:
-    """Smart metering whose group totals are exact and whose households stay unreadable."""
+    """Smart metering with exact group totals and unreadable households."""
 
 
 @cli.command("config")
 def print_config() -> None:
     """Print the default settings, each with its unit and reason.
 
-    A start for your own: gridhe config > gridhe.yaml
+    To start your own file: gridhe config > gridhe.yaml
     """
     echo(resources.files("gridhe.config").joinpath("gridhe.yaml").read_text(encoding="utf-8"), nl=False)
 

@@ -3,23 +3,23 @@
     GridHEError                     exit code
     |-- ConfigError                 2   settings: a value, a key or a file of settings is wrong
     |-- PlanError                   3   a plan that cannot be exact, or that is not valid
-    |-- TrustError                  4   a signature, key or credential does not belong here
-    |   |-- BundleError                 a bundle or roster that is not its authority's
+    |-- TrustError                  4   a signature, key or credential of another authority
+    |   |-- BundleError                 a bundle or roster without a valid signature of its authority
     |   `-- CredentialError             a credential of another authority, or readable by others
     |-- VaultError                  5   the vault cannot be opened (wrong passphrase, damaged)
     |-- StateError                  6   a state directory: in use, damaged, of another plan, full; standard
     |                                   output or a file that the operating system refuses
-    |-- BrokerError                 7   the broker is away or refuses us
-    |-- ReleaseRefused              8   the release policy says no; `rule` names which rule
+    |-- BrokerError                 7   the broker is unreachable or refuses us
+    |-- ReleaseRefused              8   the release policy refuses a total; `rule` is the rule's name
     |-- SourceError                 9   readings that cannot be read under the chosen policy
-    |-- StoreError                 10   the timings store: away, refuses us, or holds what cannot be read
-    `-- RemoteError                 -   a peer's fault: counted and survived, never fatal
-        `-- EnvelopeError               bytes that are no valid envelope; `reason` names why
+    |-- StoreError                 10   the timings store: unreachable, refuses us, or has unreadable content
+    `-- RemoteError                 -   a fault of a peer: counted, never fatal
+        `-- EnvelopeError               bytes that are not a valid envelope; `reason` is the cause
 
-Local faults end a command with one clear line and the exit code above. Remote faults never end
-anything: they are counted by `reason`. A reader of standard output that goes away ends a command with 141
-(gridhe.base.output). Exit code 1 is kept for what nobody foresaw and for a command
-whose finding is a "no": a demo that was not exact, a broken promise, a suite that failed.
+Local faults end a command with one clear line and the exit code above. Remote faults end nothing: they are
+counted by `reason`. A closed standard output ends a command with 141 (gridhe.base.output). Exit code 1 is for
+unexpected errors and for a command with a negative result: a demo that was not exact, a failed doctor, a
+failed suite.
 """
 
 from typing import ClassVar
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class GridHEError(Exception):
-    """Anything gridhe raises on purpose. Its message, one line: what came, what was expected, a way out."""
+    """Base of all errors of gridhe. The message has one line: actual value, expected value, what to do."""
 
     exit_code: ClassVar[int] = 1
 
@@ -61,13 +61,13 @@ class PlanError(GridHEError):
 
 
 class TrustError(GridHEError):
-    """Something signed or secret does not belong to this authority."""
+    """A signature, key or credential that does not belong to this authority."""
 
     exit_code = 4
 
 
 class BundleError(TrustError):
-    """A bundle, roster or total whose signature or content is not its maker's."""
+    """A bundle, roster or total with an invalid signature or content."""
 
 
 class CredentialError(TrustError):
@@ -109,13 +109,13 @@ class SourceError(GridHEError):
 
 
 class StoreError(GridHEError):
-    """The store of a bench's timings is away, refuses us, or holds what this version cannot read."""
+    """The store of a bench's timings is unreachable, refuses us, or has content this version cannot read."""
 
     exit_code = 10
 
 
 class RemoteError(GridHEError):
-    """A peer sent something wrong: counted by `reason`, survived."""
+    """A peer sent something wrong. It is counted by `reason`, and nothing ends."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does gridhe's meter run on 64-bit Arm, and say the same as on x86? Called by `make arm64`; VENV is where gridhe and uv are.
+# Checks that gridhe's meter gives the same results on 64-bit Arm as on x86. Called by `make arm64`; VENV has gridhe and uv.
 #
 # 1. Debian 12 for arm64 is unpacked into the user's cache, once. proot and qemu run its Python, by emulation.
 # 2. The packages that requirements-dev.lock pins for arm64, and gridhe, go into out/arm64/site.
@@ -7,7 +7,7 @@
 # 4. A fleet runs there and another, with the same readings, here, each against a new grid on this machine
 #    (authority, Mosquitto, aggregator). Their released integers have to be equal.
 #
-# Needs root on Debian or Ubuntu, for debootstrap. How fast it is under emulation says nothing about a real device.
+# Needs root on Debian or Ubuntu, for debootstrap. The speed under emulation is not that of a real device.
 set -euo pipefail
 began=$SECONDS
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -118,7 +118,7 @@ out = Path(sys.argv[1])
 
 
 def released(name):
-    """Everything that was released, but for the plan's id, which has a key of its own in each grid."""
+    """All released records without the plan's id, which differs because each grid has its own key."""
     lines = map(json.loads, (out / name / "released.jsonl").read_text(encoding="utf-8").splitlines())
     return sorted(({**line, "plan": ""} for line in lines), key=lambda line: (line["window"], line["group"]))
 

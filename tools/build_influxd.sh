@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds InfluxDB 1.8.10's server once, for the tests of the bench's store, and prints its path.
+# Builds the server of InfluxDB 1.8.10 once, for the tests of the bench's store, and prints its path.
 #
-# Debian's 1.6.7 has no /api/v2. 1.8.10 comes from the Go module proxy through a throw-away module
-# in the user's cache, never in the checkout. Needs go; about 3 minutes and 400 MB the first time.
+# Debian's 1.6.7 has no /api/v2. 1.8.10 comes from the Go module proxy, through a temporary module in the
+# user's cache, not in the checkout. Needs go; about 3 minutes and 400 MB the first time.
 set -euo pipefail
 
 version=1.8.10
@@ -31,7 +31,7 @@ import _ "github.com/influxdata/influxdb/cmd/influxd"
 GO
     GOFLAGS=-mod=mod go mod tidy >&2
     GOFLAGS=-mod=mod go build -o influxd github.com/influxdata/influxdb/cmd/influxd >&2
-    # Whole or not at all, also with two builds at once.
+    # Atomic, also if two builds run at the same time.
     mv influxd "$binary"
 fi
 echo "$binary"

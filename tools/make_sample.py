@@ -1,11 +1,11 @@
-"""Make the readings that ship with gridhe from a CityLearn wheel. Not installed; run once, by hand.
+"""Make gridhe's sample readings from a CityLearn wheel. Not installed; run once, by hand.
 
     python -m pip download --no-deps citylearn==1.8.0 --dest .
     python tools/make_sample.py CityLearn-1.8.0-py3-none-any.whl meter_agent/data/
 
-Reads one column of 17 CSV files inside the wheel, rounds kWh to integer Wh and writes a CSV with a
-column per home, gzipped so that the same wheel gives the same bytes (no name, no time stamp).
-Prints what the data holds, so that the README beside it can say it.
+Reads one column of 17 CSV files in the wheel, rounds kWh to integer Wh and writes a CSV with a column
+per home. The gzip has no name and no time stamp, so the same wheel gives the same bytes. Prints
+statistics of the data for the README beside it.
 """
 
 import argparse
@@ -27,7 +27,7 @@ OUTPUT = "homes_17_hourly_Wh.csv.gz"
 
 
 def read_home(wheel: zipfile.ZipFile, home: int) -> list[int]:
-    """One home's Wh per hour. Raises ValueError for a gap, text or another length: none is expected."""
+    """One home's Wh per hour. Raises ValueError for a gap, text or another length."""
     with wheel.open(MEMBER.format(home)) as member:
         rows = csv.DictReader(io.TextIOWrapper(member, encoding="utf-8", newline=""))
         # Decimal, so that 0.0005 kWh is a true half and does not depend on a float's last bit.

@@ -1,2 +1,2 @@
-"""What any room may use and that knows nothing of metering: commands, logs, files, locks,
-databases, processes, tables, timings, failpoints."""
+"""Helpers for every room, independent of metering: commands, logs, files, locks, databases,
+processes, tables, timings, failpoints."""

@@ -1,16 +1,16 @@
-"""Whether the wall clock can be believed, before anything is decided by it. Pure: both clocks are passed in.
+"""A plausibility check of the wall clock. Pure: both clocks are passed in.
 
     the wall clock says                                 it is believed
     a time before this program was made, or 30 years    never
     after that
-    what the monotonic clock leads to expect, to a      at once
-    minute
+    the time that the monotonic clock predicts,         at once
+    within a minute
     a later time, at a start                            at once, up to LEAP_S after the last known time
-    another time (a step, forwards or back)             once it has stood for SETTLE_S
-    more than LEAP_S after the last known time          never: somebody has to say that it is right
+    another time (a step, forwards or back)             after it has lasted for SETTLE_S
+    more than LEAP_S after the last known time          only with --trust-clock
 
-The last known time is kept in the state by the caller, so that it outlives the process. While the clock is
-not believed nothing is sealed, closed, pruned or refused for good.
+The caller stores the last known time, so that it survives a restart. While the clock is not believed,
+nothing is sealed, closed, pruned or finally refused.
 """
 
 import time
@@ -21,17 +21,17 @@ from gridhe.errors import ConfigError
 
 __all__ = ["BUILT", "LEAP_S", "SETTLE_S", "STEP_S", "PlausibleClock", "check_clock", "running_s"]
 
-# When this program was made: no machine that runs it can be earlier. A test wants it in the past.
+# The date of this program: a correct clock cannot be earlier. A test checks that it is in the past.
 BUILT = datetime(2026, 11, 23, tzinfo=UTC)
-STEP_S = 60.0  # what a clock may be off from one look to the next: daemons correct more than this by stepping
-SETTLE_S = 120.0  # NTP needs less than this to put a wrong step right
-LEAP_S = 400 * 86_400.0  # the longest time off that nobody has to vouch for
+STEP_S = 60.0  # largest deviation that is not a step: time daemons correct larger ones by a step
+SETTLE_S = 120.0  # NTP corrects a wrong step faster than this
+LEAP_S = 400 * 86_400.0  # longest time switched off that needs no --trust-clock
 _LASTS_S = 30 * 366 * 86_400.0
 _REMIND_S = 60.0
 
 
 def running_s() -> float:
-    """Seconds that only ever pass, those in which the machine was suspended included (where it is known)."""
+    """Monotonic seconds, which on Linux include the time in which the machine was suspended."""
     boot: int | None = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
@@ -55,7 +55,7 @@ def _impossible(at_s: float) -> str | None:
 
 
 def check_clock(now_s: float) -> float:
-    """`now_s` (UTC epoch seconds), if it is possible at all. Raises ConfigError: set the clock."""
+    """Return `now_s` (UTC epoch seconds). Raises ConfigError if it is impossible: set the clock."""
     doubt = _impossible(now_s)
     if doubt is not None:
         raise ConfigError(f"{doubt}; set this machine's clock")
@@ -63,7 +63,7 @@ def check_clock(now_s: float) -> float:
 
 
 class PlausibleClock:
-    """The wall clock, as far as it can be believed. Ask often: steps show between looks."""
+    """The wall clock while it is plausible. Call `now` often: a step is detected between two calls."""
 
     def __init__(
         self,
@@ -72,19 +72,17 @@ class PlausibleClock:
         wall: Callable[[], float] = time.time,
         running: Callable[[], float] = running_s,
     ) -> None:
-        """`known_s`: the last time an earlier process believed; None to believe the first look."""
+        """`known_s`: the last time that an earlier process believed; None to believe the first reading."""
         self._wall, self._running = wall, running
         self._expected_s, self._at_s = known_s, running()
         self._starting = True
-        self._standing: tuple[float, float] | None = None  # a step's size, and since when it stands
+        self._standing: tuple[float, float] | None = None  # a step's size, and the time since which it lasts
         self._reminded_s: float | None = None
-        self.doubt: str | None = None  # why the last look was not believed
-        self.steps = (
-            0  # that were believed: what was worked out from the time before has to be looked at again
-        )
+        self.doubt: str | None = None  # the reason why the last reading was not believed
+        self.steps = 0  # believed steps; after one, times computed before are wrong
 
     def now(self) -> float | None:
-        """UTC epoch seconds; None while the clock cannot be believed (`doubt` says why)."""
+        """UTC epoch seconds; None while the clock is not plausible (`doubt` has the reason)."""
         wall_s, running_s = self._wall(), self._running()
         self.doubt = _impossible(wall_s) or self._unexpected(wall_s, running_s)
         if self.doubt is not None:
@@ -111,12 +109,12 @@ class PlausibleClock:
             self.steps += 1
             return None
         return (
-            f"the clock stepped by {off_s:+.0f} s to {_date(wall_s)}: it is believed once that has stood for "
+            f"the clock stepped by {off_s:+.0f} s to {_date(wall_s)}: it is believed if this lasts for "
             f"{SETTLE_S:.0f} s"
         )
 
     def news(self) -> str | None:
-        """What is worth a line in the log: a doubt, again every minute, and its end."""
+        """A line for the log, if due: the doubt, repeated every minute, and its end."""
         if self.doubt is None:
             ended, self._reminded_s = self._reminded_s is not None, None
             return "the clock is believed again" if ended else None

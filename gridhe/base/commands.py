@@ -1,4 +1,4 @@
-"""What every gridhe command shares: its common flags, its way of failing, its version.
+"""Common parts of all commands: flags, error handling, version.
 
 A command line is built like this:
 
@@ -63,14 +63,14 @@ timings_option = click.option(
     "--timings",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="At the end, append what the steps of the work took; `gridhe-bench import FILE` keeps it.",
+    help="At the end, append the durations of the work's steps; `gridhe-bench import FILE` stores them.",
 )
 
 
 trust_clock_option = click.option(
     "--trust-clock",
     is_flag=True,
-    help="Believe this machine's clock although it is more than 400 days ahead of the last known time.",
+    help="Believe this machine's clock although it is more than 400 days after the last known time.",
 )
 
 
@@ -82,10 +82,10 @@ class CommonOptions:
     overrides: Mapping[str, Any]
 
     def load(self, flags: Mapping[str, Any] | None = None, *, logging: bool = True) -> Settings:
-        """The settings, and (unless `logging` is False) logging set up by them.
+        """Return the settings, and set up logging from them (unless `logging` is False).
 
-        `flags` are a command's own, by the setting they override ({"broker.url": url}); None: not given.
-        They win over --set. Raises ConfigError.
+        `flags` are the command's own flags by setting ({"broker.url": url}); None: not given. They override
+        --set. Raises ConfigError.
         """
         own = {name: value for name, value in (flags or {}).items() if value is not None}
         settings = load_settings(self.config, overrides={**self.overrides, **own})
@@ -97,7 +97,7 @@ class CommonOptions:
 
 
 def common_options(function: Callable[P, R]) -> Callable[..., R]:
-    """Add --config, --set and --log-level to a command; it gets them as `common: CommonOptions`."""
+    """Add --config, --set and --log-level to a command, as its argument `common: CommonOptions`."""
 
     @click.option(
         "--config",
@@ -111,7 +111,7 @@ def common_options(function: Callable[P, R]) -> Callable[..., R]:
         "_set",
         multiple=True,
         metavar="SECTION.KEY=VALUE",
-        help="One setting, over the file and the environment; repeatable.",
+        help="One setting; overrides the file and the environment; repeatable.",
     )
     @click.option(
         "--log-level",
@@ -132,15 +132,14 @@ def common_options(function: Callable[P, R]) -> Callable[..., R]:
 
 
 def run_command(command: click.Command, args: Sequence[str] | None = None) -> NoReturn:
-    """Run a click command as a process's whole work and exit with its code.
+    """Run a click command as the main program, and exit with its code.
 
-    A GridHEError becomes `error: ...` on stderr (a line for each line of it) and its exit code; a wrong
-    flag click's own message and 2; Ctrl-C 130. SIGTERM and SIGHUP end a command as Ctrl-C does, with its
-    folders and processes put away, and 143 or 129, unless it has a handler of its own (the daemons have).
-    What the operating system refuses (no room, no permission, a folder that is gone) is one line and 6, also
-    where a command did not foresee it. Anything else is a bug, and keeps its traceback and code 1.
+    GridHEError: `error: ...` on stderr for each line of the message, and its exit code. Wrong flag: click's
+    message and 2. Ctrl-C: 130. SIGTERM and SIGHUP unwind a command like Ctrl-C (temporary folders and child
+    processes are removed) with 143 or 129, unless it has its own handler, as daemons have. OSError (no space,
+    no permission, a missing folder): one line and 6. Any other exception is a bug: traceback and 1.
     """
-    # Every role holds keys in memory: a crash in a native library must not write them to a disk.
+    # Every role has keys in memory: a crash in a native library must not write them to a disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with standard_streams():
         sys.exit(_run(command, args))
@@ -155,12 +154,12 @@ def _run(command: click.Command, args: Sequence[str] | None) -> int:
     except OutputClosed as error:
         return error.exit_code
     except GridHEError as error:
-        _complain(str(error) or type(error).__name__)
+        _print_error(str(error) or type(error).__name__)
         return error.exit_code
     except click.ClickException as error:
-        said = io.StringIO()
-        error.show(file=said)
-        echo(said.getvalue(), err=True, nl=False)
+        message = io.StringIO()
+        error.show(file=message)
+        echo(message.getvalue(), err=True, nl=False)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         echo("stopped", err=True)
@@ -168,33 +167,33 @@ def _run(command: click.Command, args: Sequence[str] | None) -> int:
     except OSError as error:
         _LOG.debug("the operating system refuses", exc_info=True)
         where = "" if error.filename is None else f"{error.filename}: "
-        _complain(f"{where}{error.strerror or error}; check the disk, and who may read and write there")
+        _print_error(f"{where}{error.strerror or error}; check the disk, and who may read and write there")
         return StateError.exit_code
-    # ctx.exit(n) comes back as a number here; a command's own return value may be anything.
+    # ctx.exit(n) is returned as a number here; a command's own return value may be anything.
     return result if isinstance(result, int) else 0
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     for line in text.splitlines():
         echo(f"error: {line}", err=True)
 
 
 @contextmanager
 def _signals_unwind(terminated: list[int]) -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, and note it in `terminated`; a second one is ignored.
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, and add it to `terminated`; a second one is ignored.
 
-    Only where the signal would have ended the process: somebody else's handler stays.
+    Only signals with the default handler are changed.
     """
     taken = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
     owner = os.getpid()
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a worker forked from here, with nothing to put away
+        if os.getpid() != owner:  # a forked worker, with nothing to clean up
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
         for each in taken:
-            signal.signal(each, signal.SIG_IGN)  # the clearing up is not broken off
+            signal.signal(each, signal.SIG_IGN)  # so that the clean-up is not interrupted
         terminated.append(number)
         raise KeyboardInterrupt
 

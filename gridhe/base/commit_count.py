@@ -1,12 +1,12 @@
-"""How many transactions a database has committed, told a second time beside it.
+"""The number of a database's committed transactions: a second copy, kept outside the database.
 
-SQLite takes the first damaged frame of a write-ahead log for the log's end, and everything that was
-committed after it is gone without a word. So each transaction counts itself inside the database, and once it
-is durable the count is written here, on the disk before anybody hears of it. A database that knows of fewer
-transactions than this file has lost some.
+SQLite treats the first damaged frame of a write-ahead log as the log's end, and drops all later transactions
+without an error. So each transaction increments a count in the database. Once it is durable, the count is
+also written to this file, before the caller continues. A database with a smaller count than this file has
+lost transactions.
 
-A crash between the two leaves the file one behind: nobody was told of that last one, so it may be there
-or not.
+After a crash between the two writes, the file is one behind. The caller has not continued after that
+transaction, so it may exist or not.
 """
 
 import hashlib
@@ -24,35 +24,35 @@ class CommitCount:
     """The count in one file of 16 bytes: the number, little-endian, and half a SHA-256 of it."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make it, 0600. Raises StateError."""
+        """Open or create the file, 0600. Raises StateError."""
         self._path = path
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(f"cannot open {path}: {error.strerror or error}") from None
 
-    def check(self, found: int) -> None:
-        """Hold the database's own count against the file. Raises StateError when transactions are missing."""
+    def check(self, counted: int) -> None:
+        """Compare the database's own count with the file. Raises StateError if transactions are missing."""
         try:
             record = os.pread(self._file, _COUNT + _CHECK + 1, 0)
         except OSError as error:
             raise StateError(f"cannot read {self._path}: {error.strerror or error}") from None
-        if not record and found <= 1:
-            return  # made just now, or killed right after
-        kept = int.from_bytes(record[:_COUNT], "little")
-        if record != _record(kept):
+        if not record and counted <= 1:
+            return  # new, or killed before the first write
+        durable = int.from_bytes(record[:_COUNT], "little")
+        if record != _record(durable):
             raise StateError(
-                f"{self._path} is damaged or missing, so nobody can tell whether the database beside "
-                "it is whole; restore both from a backup"
+                f"{self._path} is damaged or missing, so the database beside it cannot be checked; "
+                "restore both from a backup"
             )
-        if found < kept:
+        if counted < durable:
             raise StateError(
-                f"the database beside {self._path} is damaged: it holds {found} transactions of "
-                f"{kept}; restore it from a backup, or start with another folder"
+                f"the database beside {self._path} is damaged: it has {counted} transactions of "
+                f"{durable}; restore it from a backup, or start with another folder"
             )
 
     def keep(self, count: int) -> None:
-        """`count` transactions are durable; so is this when it returns. Raises StateError."""
+        """Write the number of durable transactions; durable when it returns. Raises StateError."""
         try:
             os.pwrite(self._file, _record(count), 0)
             os.fdatasync(self._file)
@@ -60,7 +60,7 @@ class CommitCount:
             raise StateError(f"cannot write {self._path}: {error.strerror or error}") from None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file. Safe to call twice."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -1,4 +1,4 @@
-"""Files that must be whole, and files that nobody else may read or own."""
+"""Atomic writes, and private files: readable by their owner only."""
 
 import os
 import pwd
@@ -12,10 +12,10 @@ __all__ = ["check_private", "make_private_dir", "read_private", "stranger", "wri
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path` as 0600: whole or not at all, and on the disk when this returns.
+    """Write `data` to `path` as 0600: completely or not at all, and durable when this returns.
 
     A new file beside it is written, flushed and renamed over the old one, so a crash leaves the
-    old content or the new, never a part. Raises StateError when the disk refuses.
+    old content or the new, never a part. Raises StateError if the write fails.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -39,9 +39,9 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def make_private_dir(path: Path) -> None:
-    """Make `path` and its parents; a folder made here is 0700. Raises StateError."""
+    """Make `path` and its parents; new folders are 0700. Raises StateError."""
     try:
-        # (mkdir's own parents=True gives its mode to the last folder alone.)
+        # mkdir(parents=True) would give the mode only to the last folder.
         for folder in reversed((path, *path.parents)):
             if not folder.exists():
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -51,13 +51,13 @@ def make_private_dir(path: Path) -> None:
 
 
 def check_private(path: Path) -> None:
-    """Raise CredentialError unless `path` is a file of ours or root's that only its owner can read.
+    """Raise CredentialError unless `path` is a file of ours or of root's that only its owner can read.
 
-    Somebody else's file says what somebody else wants: root is not made to use it either. Who may write into
-    the folders above it can take the file away, but cannot put one of ours or of root's in its place.
+    Another user controls the content of its own files, so root refuses them too. A user who may write to the
+    folders above can remove the file, but cannot replace it by a file that belongs to us or to root.
 
-    One that systemd hands to a service may be 0440: since version 254 such files belong to root, with an
-    access list for the service's user, whose mask shows where the group's bits would be.
+    A systemd service credential may be 0440: since version 254 it belongs to root, with an access list for
+    the service's user, and the mask of that list appears as the group's bits.
     """
     try:
         status = path.stat()
@@ -67,12 +67,12 @@ def check_private(path: Path) -> None:
 
 
 def read_private(path: Path, *, maximum_bytes: int = 1 << 30) -> bytes:
-    """The content of a file that passes `check_private`: the very file that was checked is read.
+    """The content of a file that passes `check_private`. The check uses the open file, so there is no race.
 
     Raises CredentialError, also for a file that is larger than `maximum_bytes`.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for its writer
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # open() of a FIFO would block
         try:
             _check_private(path, os.fstat(handle))
             with os.fdopen(handle, "rb", closefd=False) as file:
@@ -102,7 +102,7 @@ def _check_private(path: Path, status: os.stat_result) -> None:
 
 
 def stranger(status: os.stat_result) -> str | None:
-    """The owner of a file or folder, for a message, where that is neither root nor the user we run as."""
+    """The owner of a file or folder, for a message; None if it is root or our own user."""
     if status.st_uid in (0, os.geteuid()):
         return None
     try:
@@ -112,7 +112,7 @@ def stranger(status: os.stat_result) -> str | None:
 
 
 def _is_service_credential(path: Path) -> bool:
-    """Whether root or we own `path` beneath $CREDENTIALS_DIRECTORY, which others cannot enter or change."""
+    """Whether `path` is root's or ours, below a $CREDENTIALS_DIRECTORY that others cannot enter or change."""
     named = os.environ.get("CREDENTIALS_DIRECTORY")
     if not named:
         return False

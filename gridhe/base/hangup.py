@@ -1,4 +1,4 @@
-"""SIGHUP and commands that run for long: it must not end them, and there is nothing to reload."""
+"""SIGHUP in long-running commands: it does not end them, and they have nothing to reload."""
 
 import logging
 import signal
@@ -10,7 +10,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def ignore_hangups() -> None:
-    """Let SIGHUP be a line in the log from now on. Under nohup it stays ignored without one."""
+    """Log and ignore SIGHUP from now on. Under nohup it is already ignored, without a log line."""
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _note)
 

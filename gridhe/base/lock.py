@@ -12,10 +12,10 @@ _FILE = "lock"
 
 
 class DirectoryLock:
-    """Holds a directory until it is released, or until this process ends. The file names the holder's pid."""
+    """An exclusive lock until `release` or the end of this process. The file contains the holder's pid."""
 
     def __init__(self, directory: Path) -> None:
-        """Take the lock. Raises StateError when another process holds it."""
+        """Take the lock. Raises StateError if another process has it."""
         path = directory / _FILE
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -28,7 +28,7 @@ class DirectoryLock:
             self.release()
             raise StateError(
                 f"{directory} is in use by {f'process {holder}' if holder.isdigit() else 'another process'}: "
-                "stop that one, or give this one another --state-dir"
+                "stop that process, or give this one another --state-dir"
             ) from None
         try:
             os.ftruncate(self._handle, 0)
@@ -38,7 +38,7 @@ class DirectoryLock:
             raise StateError(f"cannot write {path}: {error.strerror or error}") from None
 
     def release(self) -> None:
-        """Give the directory back. Safe to call twice."""
+        """Release the lock. Safe to call twice."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1

@@ -1,11 +1,11 @@
-"""Logging: text for a person at a terminal, one JSON object a line for everything else, always to stderr.
+"""Logging to stderr: text on a terminal, else one JSON object per line.
 
     log = logging.getLogger(__name__)
     log.info("committed", extra={"batches": 412, "group": "north/f1"})
 
-The message is the event's name, what it is about stands in `extra`. JSON lines hold `ts` (UTC, ISO 8601),
-`level`, `logger`, `event` and the extra fields. Secrets are not to be logged at all; as a second line of
-defence bytes are shown as their length, fields of telling names as `***`, and URLs without their password.
+The message is the event's name, the details are in `extra`. JSON lines have `ts` (UTC, ISO 8601), `level`,
+`logger`, `event` and the extra fields. Never log secrets. As a second protection, bytes are logged as their
+length, fields with names of secrets as `***`, and URLs without their password.
 """
 
 import json
@@ -30,7 +30,7 @@ _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 def set_up_logging(settings: LoggingSettings, stream: TextIO | None = None) -> None:
     """Send gridhe's records of `settings.level` and above, and libraries' warnings, to `stream` (or stderr).
 
-    Called again, it replaces what it set up before.
+    A second call replaces the first one's handler.
     """
     stream = sys.stderr if stream is None else stream
     text = settings.format == "text" or (settings.format == "auto" and stream.isatty())
@@ -92,7 +92,7 @@ def _shown(value: object) -> object:
 
 
 def _plain(text: str) -> str:
-    """On one line and without terminal codes: a peer's bytes may stand in a record."""
+    """`text` on one line and without terminal codes: a record may contain a peer's bytes."""
     return printable(text, keep="")
 
 

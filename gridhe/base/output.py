@@ -1,15 +1,15 @@
-"""What a command prints: text that cannot drive a terminal, on streams that are always there.
+"""Output of commands: text without terminal codes, on standard streams that are always open.
 
-    echo("released", name)     is how every command prints; click.echo and print are not used beside it
+    echo(name)     every command prints with it, not with click.echo or print
 
-- Control characters in names (of files, groups, CSV columns, and in errors that quote a peer) are shown as
-  \\x1b and the like: a terminal would obey them.
-- A character that the terminal's encoding lacks is shown by its number, and stops nothing.
-- A stream that was closed by whoever started us is /dev/null: otherwise the next file that is opened, a
-  database perhaps, would take its number and all that is printed.
-- A standard output that cannot be written ends the command with one line and code 6. A reader that went away
-  (`| head -1`) ends it without a word and with 141, as SIGPIPE does. Where standard error cannot be written,
-  the text is lost and the command goes on: a log must not stop what it reports.
+- Control characters in names (of files, groups, CSV columns, and in errors that quote a peer) are printed as
+  \\x1b and the like: a terminal would execute them.
+- A character that the terminal's encoding lacks is printed as its number.
+- A stream that is closed at the start becomes /dev/null. Otherwise the next opened file, for example a
+  database, would get its number and all output.
+- If standard output cannot be written, the command ends with one line and code 6. If its reader is gone
+  (`| head -1`), the command ends without a message and with 141, as by SIGPIPE. If standard error cannot be
+  written, the text is lost and the command continues.
 """
 
 import io
@@ -33,13 +33,13 @@ class OutputError(StateError):
 
 
 class OutputClosed(GridHEError):
-    """The reader of standard output has gone."""
+    """The reader of standard output has closed it."""
 
     exit_code: ClassVar[int] = 141  # 128 + SIGPIPE
 
 
 def printable(text: str, *, keep: str = "\n\t") -> str:
-    """`text` with an escape for each character that a terminal might obey, but for those to `keep`."""
+    """`text` with an escape for each unprintable character that is not in `keep`."""
     if text.isprintable():
         return text
     return "".join(
@@ -63,10 +63,10 @@ def echo(
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Make the three standard streams usable while this lasts, as this module's head says."""
+    """Make the three standard streams usable, as described in this module's docstring; restore them after."""
     _open_closed_ones()
     before = sys.stdin, sys.stdout, sys.stderr
-    # None: Python found it closed when it started.
+    # None: the stream was closed when Python started.
     sys.stdin = before[0] or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor
     sys.stdout, sys.stderr = _Stdout.over(before[1], 1), _Stderr.over(before[2], 2)
     try:
@@ -84,16 +84,16 @@ def _open_closed_ones() -> None:
 
 
 class _Stream:
-    """A text stream that takes any character, and says in our words when it cannot be written."""
+    """A text stream that accepts any character and has its own handling of write errors."""
 
-    buffer = None  # click would write UTF-8 into it where the encoding is ASCII, past everything here
+    buffer = None  # else click would write to it directly if the encoding is ASCII
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     @classmethod
     def over(cls, stream: TextIO | None, number: int) -> TextIO:
-        """Around `stream`, or around what is open under `number` where there is none."""
+        """Wrap `stream`, or the descriptor `number` if it is None."""
         stream = stream or open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -104,7 +104,7 @@ class _Stream:
 
 
 class _Stdout(_Stream):
-    _lost: GridHEError | None = None  # raised by every later call too: somebody may swallow the first
+    _lost: GridHEError | None = None  # raised by every later call too: a caller may suppress the first
 
     def write(self, text: str) -> int:
         return self._try(lambda: self._stream.write(text))
@@ -119,7 +119,7 @@ class _Stdout(_Stream):
             except OSError as error:
                 _discard(1)
                 self._lost = (
-                    OutputClosed("the reader of standard output has gone")
+                    OutputClosed("the reader of standard output has closed it")
                     if isinstance(error, BrokenPipeError)
                     else OutputError(f"cannot write to standard output: {error.strerror or error}")
                 )
@@ -142,7 +142,7 @@ class _Stderr(_Stream):
 
 
 def _discard(number: int) -> None:
-    """Let further output go nowhere: Python writes what is still buffered when it ends, and would fail."""
+    """Discard further output: at its end Python writes the rest of its buffer, and would fail."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, number)
     os.close(null)

@@ -1,8 +1,7 @@
-"""Processes of our own: started, watched, and always ended.
+"""Child processes: started, watched, and always ended.
 
 `start_process` starts any program. `Children` are gridhe's modules with their logs in a folder. Each process
-is in a process group of its own, so that Ctrl-C reaches this process only and the children are stopped in
-order.
+has its own process group, so that Ctrl-C reaches only this process, which then stops the children in order.
 """
 
 import contextlib
@@ -29,9 +28,9 @@ __all__ = [
 
 _TAIL_LINES = 15
 # The kernel sends a child this signal when the thread that started it ends (prctl(PR_SET_PDEATHSIG), which
-# survives exec). The child asks for it itself: a preexec_fn would run between fork and exec, where a process
-# with threads can deadlock. Two things that this Python does to itself are not handed on: it ignores SIGPIPE
-# and SIGXFSZ, and in the C locale it sets LC_CTYPE.
+# survives exec). The child calls prctl itself: a preexec_fn would run between fork and exec, where a process
+# with threads can deadlock. Two of Python's own changes are reverted for the program: Python ignores SIGPIPE
+# and SIGXFSZ, and sets LC_CTYPE in the C locale.
 _BOOT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, int(sys.argv[2]), 0, 0, 0)
@@ -46,13 +45,13 @@ os.execvp(sys.argv[4], sys.argv[4:])
 
 
 class ChildFailed(GridHEError):
-    """A process ended when it should not have, or not well; the message has its last lines."""
+    """A process ended too early or with an error; the message has the last lines of its log."""
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a module in this interpreter.
 
-    -P: a file named as a library in the working directory is not imported in its place.
+    -P: a file in the working directory cannot replace a library of the same name.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
 
@@ -68,8 +67,9 @@ def start_process(
     bufsize: int = -1,
     death_signal: signal.Signals = signal.SIGTERM,
 ) -> "subprocess.Popen[bytes]":
-    """Start a program in a process group of its own. On Linux it does not outlive the thread that starts it:
-    the kernel then sends it `death_signal`, also when this process was killed.
+    """Start a program in its own process group.
+
+    On Linux, the kernel sends it `death_signal` when the thread that started it ends, also by SIGKILL.
     """
     boot: list[str] = []
     if sys.platform == "linux":
@@ -88,8 +88,8 @@ def start_process(
 
 
 def stop_process(process: "subprocess.Popen[bytes]", timeout_s: float = 15.0) -> int:
-    """Ask it to end (SIGTERM), wait, and insist (SIGKILL) when it takes too long. Its exit code."""
-    process.terminate()  # does nothing to one that has ended
+    """Send SIGTERM, wait `timeout_s` at most, then send SIGKILL. Returns the exit code."""
+    process.terminate()  # has no effect if the process has ended
     try:
         return process.wait(timeout_s)
     except subprocess.TimeoutExpired:
@@ -113,39 +113,39 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs."""
+        """The exit code; None while it runs."""
         return self._process.poll()
 
     def wait(self, timeout_s: float) -> int:
-        """Its exit code, once it has ended. Raises ChildFailed when it takes longer."""
+        """Wait for the end and return the exit code. Raises ChildFailed after `timeout_s`."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise ChildFailed(f"{self.name} did not end within {timeout_s:.0f} s{self.tail()}") from None
 
     def ended_within(self, timeout_s: float) -> bool:
-        """Wait for its end, that long at most; whether it came."""
+        """Wait `timeout_s` at most; returns whether it has ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
         return self.exit_code is not None
 
     def check(self) -> None:
-        """Raise ChildFailed if it has ended badly."""
+        """Raise ChildFailed if it has ended with an error."""
         code = self.exit_code
         if code:
-            raise ChildFailed(f"{self.name} ended with {_said(code)}{self.tail()}")
+            raise ChildFailed(f"{self.name} ended with {_ending(code)}{self.tail()}")
 
     def stop(self, timeout_s: float = 15.0) -> int:
-        """Ask it to end, and insist when it takes too long. Its exit code."""
+        """Send SIGTERM, after `timeout_s` SIGKILL. Returns the exit code."""
         return stop_process(self._process, timeout_s)
 
     def tail(self) -> str:
-        """The last lines of its log, ready to follow a message."""
+        """The last lines of its log, as the end of a message."""
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
         except OSError:
@@ -153,12 +153,12 @@ class Child:
         return "".join(f"\n  {self.name}: {line}" for line in lines) or "; it logged nothing"
 
 
-def _said(code: int) -> str:
+def _ending(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 class Children:
-    """All processes of a run. Leaving the `with` ends those that still run, the last started first."""
+    """All processes of a run. The end of the `with` stops those that still run, last started first."""
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         self._folder = folder
@@ -166,26 +166,26 @@ class Children:
         self._started: list[Child] = []
 
     def start(self, name: str, module: str, *arguments: str) -> Child:
-        """Start a process; its settings come from the environment given at the beginning."""
+        """Start a gridhe module with the environment of this object."""
         child = Child(name, module, arguments, self._env, self._folder)
         self._started.append(child)
         return child
 
     def run(self, name: str, module: str, *arguments: str, timeout_s: float = 60.0) -> str:
-        """Run a process to its end; what it printed. Raises ChildFailed unless it exits with 0."""
+        """Run a process to its end; returns its output. Raises ChildFailed unless it exits with 0."""
         child = self.start(name, module, *arguments)
         code = child.wait(timeout_s)
         if code:
-            raise ChildFailed(f"{name} ended with {_said(code)}{child.tail()}")
+            raise ChildFailed(f"{name} ended with {_ending(code)}{child.tail()}")
         return child.output.read_text(encoding="utf-8", errors="replace")
 
     def check(self) -> None:
-        """Raise ChildFailed if any has ended badly."""
+        """Raise ChildFailed if any has ended with an error."""
         for child in self._started:
             child.check()
 
     def stop_all(self) -> None:
-        """End those that still run, the last started first. Another Ctrl-C meanwhile changes nothing."""
+        """Stop all that still run, last started first. Ctrl-C is ignored meanwhile."""
         before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             for child in reversed(self._started):
@@ -204,6 +204,6 @@ class Children:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """This process's environment without gridhe's own variables (they would win over a settings file)."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GRIDHE_")}
-    return {**kept, **extra}
+    """This process's environment without gridhe's variables (they override a settings file), plus `extra`."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("GRIDHE_")}
+    return {**others, **extra}

@@ -1,18 +1,18 @@
-"""An SQLite database in a file that only its owner can read: the one wrapper under every database of gridhe.
+"""An SQLite database in a private file: the wrapper of every database of gridhe.
 
-What every owner gets:
+Always:
 
-- WAL and synchronous=FULL: a `transaction()` is on the disk when it returns.
-- Each fault of disk or content is a StateError of one line; a full disk is a DatabaseFull.
-- An error inside a transaction is the error that is raised, whatever the rollback says: SQLite has often
-  rolled back already (after a full disk, for example), and then a second ROLLBACK fails too.
-- The connection is closed when opening fails.
+- WAL and synchronous=FULL: a `transaction()` is durable when it returns.
+- Every fault of disk or content is a StateError of one line; a full disk is a DatabaseFull.
+- An error in a transaction is raised unchanged, also if the rollback fails: SQLite has often rolled back
+  already (after a full disk, for example), and then a second ROLLBACK fails too.
+- The connection is closed if opening fails.
 
-What an owner may ask for:
+Optional:
 
-- `version` and `owner`: who the file belongs to is written into it and checked at every start.
-- `commits`: transactions are counted a second time outside the database (gridhe.base.commit_count).
-- `check_max_bytes`: a file up to this size is read through at every start (integrity_check).
+- `version` and `owner`: written into the file and checked at every start.
+- `commits`: a second count of the transactions outside the database (gridhe.base.commit_count).
+- `check_max_bytes`: a file up to this size is checked completely at every start (integrity_check).
 """
 
 import contextlib
@@ -38,11 +38,11 @@ _META_TABLE = "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WIT
 
 
 class DatabaseFull(StateError):
-    """The disk has no room. Nothing was written; the caller keeps what it has and may try again."""
+    """The disk is full. Nothing was written; the caller may try again."""
 
 
 class SqliteDatabase:
-    """One database file; not for threads. Raises StateError for every fault of disk or content."""
+    """One database file; not thread-safe. Raises StateError for every fault of disk or content."""
 
     def __init__(
         self,
@@ -57,14 +57,14 @@ class SqliteDatabase:
         if_damaged: str = "restore it from a backup",
         if_refused: str = "check the disk, and who may write there",
     ) -> None:
-        """Open or make it.
+        """Open or create the database.
 
         version: of the schema; a file of another version is refused. 0: the schema has no version. Its
         statements are then run at every start, so they must be repeatable (`IF NOT EXISTS`).
-        owner: values that a file with a version keeps and must have, by name.
+        owner: name -> value, stored in a new file with a version, compared at every later start.
         pragmas: such as "page_size = 8192", run before the first table is made.
         commits: the file with the second count of transactions.
-        if_damaged, if_refused: the way out, at the end of these errors' messages.
+        if_damaged, if_refused: what to do, for the end of these errors' messages.
         """
         self.path = path
         self._schema, self._version = schema, version
@@ -93,10 +93,10 @@ class SqliteDatabase:
             raise
 
     def _make_private(self) -> int:
-        """Make the file 0600, which its log then is too; returns its size.
+        """Make the file 0600, so that its log gets the same mode; returns its size.
 
-        A file that exists is not opened here: closing it again would drop the locks that another
-        connection of this process holds on it.
+        An existing file is not opened here: closing it would release the locks that another connection
+        of this process has on it.
         """
         try:
             with contextlib.suppress(FileExistsError):
@@ -105,7 +105,7 @@ class SqliteDatabase:
             if not stat.S_ISREG(status.st_mode):
                 raise StateError(f"{self.path} is not a file")
             if (owner := stranger(status)) is not None:
-                # Root could open it, and leave logs beside it that its owner cannot.
+                # Root could open it, but would leave log files that its owner cannot open.
                 raise StateError(f"{self.path} belongs to {owner}; run this as that user")
             if stat.S_IMODE(status.st_mode) != 0o600:
                 self.path.chmod(0o600)
@@ -142,8 +142,8 @@ class SqliteDatabase:
                 )
 
     def _check_count(self, count: CommitCount, *, counted: bool) -> None:
-        """Hold the database's count of its transactions against the file's."""
-        self._db.execute("BEGIN IMMEDIATE")  # nobody commits between the two looks
+        """Compare the database's count of its transactions with the file's."""
+        self._db.execute("BEGIN IMMEDIATE")  # so that nobody commits between the two reads
         try:
             rows = self._db.execute("SELECT count FROM commits").fetchall() if counted else []
             count.check(rows[0][0] if rows and isinstance(rows[0][0], int) else 0)
@@ -159,7 +159,7 @@ class SqliteDatabase:
     # -- errors ----------------------------------------------------------------------------------
 
     def damaged(self, what: str) -> StateError:
-        """The error to raise for content that cannot be right."""
+        """The error to raise for damaged content."""
         return StateError(f"{self.path} is damaged ({what}); {self._if_damaged}")
 
     def _explained(self, error: sqlite3.Error) -> StateError:
@@ -173,7 +173,7 @@ class SqliteDatabase:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing; on the disk when it returns."""
+        """A transaction: all or nothing, and durable when it returns."""
         count = 0
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -194,8 +194,8 @@ class SqliteDatabase:
             self._count.keep(count)
 
     def _roll_back(self) -> None:
-        if self._db.in_transaction:  # a full disk has rolled back already
-            with contextlib.suppress(sqlite3.Error):  # what went wrong before it is raised
+        if self._db.in_transaction:  # False if SQLite has rolled back already, after a full disk for example
+            with contextlib.suppress(sqlite3.Error):  # the first error is raised instead
                 self._db.execute("ROLLBACK")
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
@@ -213,21 +213,21 @@ class SqliteDatabase:
             raise self._explained(error) from error
 
     def write(self, sql: str, *values: object) -> int:
-        """One statement, inside a transaction; returns how many rows it changed."""
+        """One statement, inside a transaction; returns the number of changed rows."""
         try:
             return self._db.execute(sql, values).rowcount
         except sqlite3.Error as error:
             raise self._explained(error) from error
 
     def write_many(self, sql: str, rows: Iterable[tuple[object, ...]]) -> int:
-        """One statement for many rows, inside a transaction; returns how many rows it changed."""
+        """One statement for many rows, inside a transaction; returns the number of changed rows."""
         try:
             return self._db.executemany(sql, rows).rowcount
         except sqlite3.Error as error:
             raise self._explained(error) from error
 
     def meta(self, key: str) -> bytes | None:
-        """A small value of a database with a version, or None. Raises StateError: it fails its checksum."""
+        """A small value of a database with a version, or None. Raises StateError if its checksum is wrong."""
         rows = self.query("SELECT value FROM meta WHERE key = ?", key)
         if not rows:
             return None
@@ -238,7 +238,7 @@ class SqliteDatabase:
         return value
 
     def set_meta(self, key: str, value: bytes) -> None:
-        """Keep a small value; inside a transaction."""
+        """Store a small value; inside a transaction."""
         self.write("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value + _check(key, value))
 
 

@@ -11,7 +11,7 @@ __all__ = ["aligned", "markdown", "print_table"]
 def aligned(
     headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Container[int], rule: bool = False
 ) -> str:
-    """Columns under their headings; those in `right`, numbers, are flush right. `rule`: a line under them."""
+    """Aligned columns with headings; columns in `right` are flush right. `rule`: a line below them."""
     widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
     lines = []
     for row in (headings, *([["-" * width for width in widths]] if rule else []), *rows):
@@ -31,6 +31,6 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: C
 
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, to: TextIO) -> None:
-    """A title and its table. The first column is words, the others are numbers."""
+    """Print a title and its table. The first column is text, the others are numbers."""
     echo(title, bold=True, to=to)
     echo(aligned(headings, rows, right=range(1, len(headings)), rule=True), to=to)

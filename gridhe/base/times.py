@@ -1,4 +1,4 @@
-"""Moments as text."""
+"""Times as text."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,7 @@ __all__ = ["iso"]
 
 
 def iso(at_s: float) -> str:
-    """UTC epoch seconds as 2026-01-31T00:00:00Z; beyond the year 9999 as a number of seconds."""
+    """UTC epoch seconds as 2026-01-31T00:00:00Z; after the year 9999 as a number of seconds."""
     try:
         return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):

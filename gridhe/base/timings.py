@@ -1,9 +1,9 @@
-"""Timings that a process takes of its own work, when it is asked to (`--timings FILE`).
+"""Durations of a process's own steps, measured with `--timings FILE`.
 
-A step is wrapped once, where its owner is made; without --timings `timed` gives back the function
-itself, so nothing is paid for. A sample of bounded size is kept of each step and written at the end:
-one JSON object a line with `at_ns`, `process`, `step`, `count`, `total_s` and `seconds`, the sample.
-`gridhe-bench import FILE` turns it into records.
+A step is wrapped once, when its owner is constructed. Without --timings, `timed` returns the function
+itself, at no cost. A bounded sample of each step is written at the end: one JSON object per line with
+`at_ns`, `process`, `step`, `count`, `total_s` and `seconds` (the sample). `gridhe-bench import FILE` makes
+records of it.
 """
 
 import json
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 
 class _Step:
-    """All calls of one step: how many, how long together, and a fair sample of them."""
+    """All calls of one step: their number, total time, and a uniform random sample of their times."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -41,28 +41,28 @@ class _Step:
             self.seconds[at] = seconds
 
 
-_steps: dict[str, _Step] | None = None  # None: nobody asked
+_steps: dict[str, _Step] | None = None  # None: no --timings
 
 
 def timed(step: str, function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, or one that also takes its time as `step` where the process was asked for timings."""
+    """`function`, wrapped to measure its duration as `step` if the process runs with --timings."""
     if _steps is None:
         return function
-    kept = _steps.setdefault(step, _Step(random.Random(0)))  # noqa: S311 - picks a sample
+    calls = _steps.setdefault(step, _Step(random.Random(0)))  # noqa: S311 - picks a sample
 
     def timing(*args: P.args, **kwargs: P.kwargs) -> R:
         started = time.perf_counter()
         try:
             return function(*args, **kwargs)
         finally:
-            kept.add(time.perf_counter() - started)
+            calls.add(time.perf_counter() - started)
 
     return timing
 
 
 @contextmanager
 def timings_to(path: Path | None, process: str) -> Iterator[None]:
-    """Take timings while this lasts, and append them to `path`; None: take none. Raises ConfigError."""
+    """Measure timings in the `with`, then append them to `path`; None: no timings. Raises ConfigError."""
     global _steps
     if path is None:
         yield

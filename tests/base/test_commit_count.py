@@ -30,7 +30,7 @@ def test_a_database_that_is_as_far_or_one_further_is_whole(path: Path) -> None:
 def test_a_database_that_lacks_transactions_is_damaged(path: Path) -> None:
     _counted(path, 7)
     kept = CommitCount(path)
-    with pytest.raises(StateError, match="holds 6 transactions of 7"):
+    with pytest.raises(StateError, match="has 6 transactions of 7"):
         kept.check(6)
     kept.close()
 

@@ -95,7 +95,7 @@ def test_a_file_put_back_from_before_is_told(path: Path) -> None:
     with closing(opened(path)) as db, db.transaction():
         db.write("INSERT INTO things VALUES ('a', x'01')")
     path.write_bytes(before)
-    with pytest.raises(StateError, match="holds 1 transactions of 2"):
+    with pytest.raises(StateError, match="has 1 transactions of 2"):
         opened(path)
 
 
@@ -158,7 +158,7 @@ def test_a_closed_database_says_so(path: Path) -> None:
 
 def test_a_directory_has_one_holder_and_the_error_names_it(tmp_path: Path) -> None:
     lock = DirectoryLock(tmp_path)
-    with pytest.raises(StateError, match=f"in use by process {os.getpid()}: stop that one"):
+    with pytest.raises(StateError, match=f"in use by process {os.getpid()}: stop that process"):
         DirectoryLock(tmp_path)
     lock.release()
     lock.release()
