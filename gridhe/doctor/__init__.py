@@ -1,1 +1,1 @@
-"""`gridhe doctor`: checks of this machine and this configuration, and live probes of a broker."""
+"""`gridhe doctor`: checks of this machine and its configuration, and live probes of a broker."""

@@ -1,11 +1,11 @@
-"""What `gridhe doctor` finds at the broker: it lets the right ones in, and nobody else.
+"""Checks of `gridhe doctor` at the broker: authentication and access rules.
 
-| who comes                       | must be                             |
-|---------------------------------|-------------------------------------|
-| the user of a credential        | let in                              |
-| somebody without a password     | refused                             |
-| a user with a wrong password    | refused                             |
-| the user of a credential        | kept from topics that are not its own |
+| client                          | expected                              |
+|---------------------------------|---------------------------------------|
+| the user of a credential        | connected                             |
+| a client without a password     | refused                               |
+| a user with a wrong password    | refused                               |
+| the user of a credential        | no access to topics of other roles    |
 """
 
 import logging
@@ -31,7 +31,7 @@ _HINT = "run it with the mosquitto.conf that enrolment writes; or is another bro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """A broker user and its password, out of a credential, and filters of topics that it must not read."""
+    """A broker user and its password, from a credential, and filters of topics that it must not read."""
 
     user: str
     password: str
@@ -40,82 +40,84 @@ class Login:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
-    """How it went to connect."""
+    """The result of one connection."""
 
     state: Literal["in", "refused", "away"]
     why: str = ""
     protocol: str = ""
-    heard: tuple[str, ...] = ()  # topics, of those subscribed to
-    published: bool = False  # the broker took a message on a topic that nobody may publish on
+    received: tuple[str, ...] = ()  # topics of messages that arrived
+    published: bool = False  # the broker accepted a message on a topic that no user may publish on
 
 
 def try_broker(settings: Settings, login: Login | None) -> Iterator[Check]:
-    """The broker answers, takes the login if there is one, and refuses everybody else."""
-    logging.getLogger("gridhe").addHandler(logging.NullHandler())  # the session's warnings are told here
-    # A name of its own, and a session that ends with the connection: it must not take the place of the agent
-    # whose login it tries.
+    """Check that the broker answers, accepts the login if there is one, and refuses all other clients."""
+    logging.getLogger("gridhe").addHandler(logging.NullHandler())  # the checks report the session's warnings
+    # A separate client id, and a session that ends with the connection, so that the probe does not disconnect
+    # the agent of this login.
     broker = settings.broker.model_copy(update={"session_expiry_s": 0})
-    nobody_said_where = settings.broker == Settings().broker and login is None
+    unconfigured = settings.broker == Settings().broker and login is None
     try:
         first = _connect(broker, login.user, login.password) if login else _connect(_bare(broker), None, None)
-        if first.state == "away" and nobody_said_where:
+        if first.state == "away" and unconfigured:
             hint = "not needed for gridhe demo, which starts its own"
             yield Check(name="broker", state="warn", text=first.why, hint=hint)
         elif first.state == "away" or (login is not None and first.state == "refused"):
             yield Check(name="broker", state="fail", text=first.why)
         else:
             if login is not None:
-                text = f"{broker.url} takes us as {login.user}, MQTT {first.protocol}"
+                text = f"{broker.url} accepts {login.user}, MQTT {first.protocol}"
                 yield Check(name="broker", state="ok", text=text)
-            yield _strangers(broker, login, configured=not nobody_said_where)
+            yield _check_authentication(broker, login, configured=not unconfigured)
             if login is not None:
-                yield _trespass(broker, login, first.protocol)
+                yield _check_access(broker, login, first.protocol)
     except (ConfigError, CredentialError) as error:
         yield Check(name="broker", state="fail", text=str(error))
 
 
-def _strangers(broker: BrokerSettings, login: Login | None, *, configured: bool) -> Check:
-    """Somebody without a password, and somebody with a wrong one. A client certificate is not shown."""
+def _check_authentication(broker: BrokerSettings, login: Login | None, *, configured: bool) -> Check:
+    """Try to connect without a password and with a wrong one, both without a client certificate."""
     user = login.user if login else AUTHORITY_USER
     bare = _bare(broker)
     tried = {
-        "somebody without a password": _connect(bare, None, None),
+        "clients without a password": _connect(bare, None, None),
         f"user {user} with a wrong password": _connect(bare, user, secrets.token_urlsafe(24)),
     }
-    let_in = [who for who, attempt in tried.items() if attempt.state == "in"]
-    if let_in:
-        text = f"{broker.url} lets in {' and '.join(let_in)}"
-        if not configured:  # the default address: perhaps the distribution's own broker
+    accepted = [client for client, attempt in tried.items() if attempt.state == "in"]
+    if accepted:
+        text = f"{broker.url} accepts {' and '.join(accepted)}"
+        if not configured:  # the default address: perhaps the distribution's broker
             hint = "fine for gridhe demo --broker, never for a grid"
             return Check(name="broker", state="warn", text=text, hint=hint)
         return Check(name="broker", state="fail", text=text, hint=_HINT)
     away = [attempt.why for attempt in tried.values() if attempt.state == "away"]
     if away:
-        text = f"cannot tell whether {broker.url} refuses strangers: {away[0]}"
+        text = f"not checked whether {broker.url} refuses unknown clients: {away[0]}"
         return Check(name="broker", state="warn", text=text)
-    text = f"{broker.url} refuses who has no password, and a wrong one"
+    text = f"{broker.url} refuses clients without a password, and a wrong password"
     return Check(
         name="broker", state="ok", text=text, hint="" if login else "give --credential to try a login"
     )
 
 
-def _trespass(broker: BrokerSettings, login: Login, protocol: str) -> Check:
-    """Topics that are not the user's own: a broker without access rules would give them."""
+def _check_access(broker: BrokerSettings, login: Login, protocol: str) -> Check:
+    """Try topics of other roles: a broker without access rules would allow them."""
     if protocol != "5":
-        text = f"the access rules for {login.user} were not tried: MQTT {protocol} does not tell"
+        text = f"access rules for {login.user} not checked: MQTT {protocol} has no error codes for them"
         return Check(name="broker", state="warn", text=text)
-    probe = f"{topics.PREFIX}/doctor/{secrets.token_hex(8)}"  # nobody may use it, and nobody listens
+    probe = (
+        f"{topics.PREFIX}/doctor/{secrets.token_hex(8)}"  # no user may use it, and nobody subscribes to it
+    )
     attempt = _connect(broker, login.user, login.password, filters=(*login.foreign, probe), probe=probe)
-    if attempt.state == "in" and attempt.heard:
-        text = f"{login.user} reads {attempt.heard[0]} at {broker.url}, where it has no right"
+    if attempt.state == "in" and attempt.received:
+        text = f"{login.user} can read {attempt.received[0]} at {broker.url}, which is not its topic"
         return Check(name="broker", state="fail", text=text, hint=_HINT)
     if attempt.state == "in" and attempt.published:
-        text = f"{login.user} may publish on {probe} at {broker.url}, where it has no right"
+        text = f"{login.user} can publish on {probe} at {broker.url}, which is not its topic"
         return Check(name="broker", state="fail", text=text, hint=_HINT)
     if attempt.state == "away":
-        text = f"cannot tell what {login.user} may do at {broker.url}: {attempt.why}"
+        text = f"access rules for {login.user} at {broker.url} not checked: {attempt.why}"
         return Check(name="broker", state="warn", text=text)
-    text = f"{broker.url} keeps {login.user} from topics that are not its own"
+    text = f"{broker.url} refuses {login.user} the topics of other roles"
     return Check(name="broker", state="ok", text=text)
 
 
@@ -132,13 +134,13 @@ def _connect(
     probe: str | None = None,
 ) -> _Attempt:
     """Connect, subscribe to `filters`, publish on `probe`. Raises ConfigError, CredentialError."""
-    heard: list[str] = []
+    received: list[str] = []
     session = Session(
         settings=broker,
         client_id=f"doctor-{secrets.token_hex(4)}",
         username=user,
         password=password,
-        on_message=lambda topic, _payload: heard.append(topic),
+        on_message=lambda topic, _payload: received.append(topic),
         subscriptions=filters,
     )
 
@@ -152,7 +154,7 @@ def _connect(
             loop.add(session)
             loop.run_until(decided, timeout_s)
             published = 0
-            # Twice: once the second is acknowledged, what the first and the subscriptions bring has come.
+            # Twice: when the second is acknowledged, messages for the subscriptions have arrived.
             while session.connected and probe is not None and published < 2:
                 session.publish(Message(topic=probe, payload=b""))
                 published += 1
@@ -166,7 +168,7 @@ def _connect(
         return _Attempt(
             state="in",
             protocol=session.protocol,
-            heard=tuple(heard),
+            received=tuple(received),
             published=published > session.refused,
         )
     return _Attempt(state="refused" if "does not answer CONNECT" in why else "away", why=why)

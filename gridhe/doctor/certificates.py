@@ -1,4 +1,4 @@
-"""What `gridhe doctor` finds in certificates' files: whether they are valid today, and for how long still."""
+"""Checks of `gridhe doctor` on certificate files: valid now, and until when."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -18,16 +18,16 @@ _OF_A_CLIENT = "gridhe-keyring ca --client USER, and give the user the new files
 
 
 def check_certificates(settings: Settings | None, home: Path | None, now: datetime) -> Iterator[Check]:
-    """The certificates that the settings name and that the authority's home holds, at this UTC time."""
-    found: dict[Path, str] = {}
+    """Check the certificates in the settings and in the authority's home at `now` (UTC)."""
+    hints: dict[Path, str] = {}
     if settings is not None and settings.broker.ca_file is not None:
-        found[Path(settings.broker.ca_file)] = _OF_THE_CA
+        hints[Path(settings.broker.ca_file)] = _OF_THE_CA
     if settings is not None and settings.broker.client_cert_file is not None:
-        found[Path(settings.broker.client_cert_file)] = _OF_A_CLIENT
+        hints[Path(settings.broker.client_cert_file)] = _OF_A_CLIENT
     if home is not None:
         made = {home / "ca/ca.crt": _OF_THE_CA, home / "broker/tls/server.crt": _OF_THE_BROKER}
-        found |= {path: hint for path, hint in made.items() if path.exists()}
-    for path, hint in found.items():
+        hints |= {path: hint for path, hint in made.items() if path.exists()}
+    for path, hint in hints.items():
         yield _check(path, hint, now)
 
 

@@ -1,6 +1,6 @@
-"""What `gridhe doctor` finds by looking: Python, packages, settings, folders and files.
+"""Static checks of `gridhe doctor`: Python, packages, settings, folders and files.
 
-Nothing here imports a package that could be the missing one; `gridhe.doctor.probes` runs things.
+Nothing here imports a package that could be missing; `gridhe.doctor.probes` has the checks that run code.
 """
 
 import importlib.metadata
@@ -39,7 +39,7 @@ _EXTRAS = {"operator": "live views", "demo": "gridhe demo", "bench": "benchmarks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One finding; `mend` says what to do about it ("" where nothing is to be done)."""
+    """One result; `hint` is what to do about it, "" if there is nothing to do."""
 
     name: str
     state: State
@@ -48,15 +48,15 @@ class Check:
 
 
 def check_python() -> Check:
-    """The interpreter is new enough."""
-    found = ".".join(map(str, sys.version_info[:3]))
+    """Check that the interpreter is new enough."""
+    version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < _PYTHON:
-        return Check(name="python", state="fail", text=found, hint="install Python 3.11 or newer")
-    return Check(name="python", state="ok", text=f"{found} at {sys.executable}")
+        return Check(name="python", state="fail", text=version, hint="install Python 3.11 or newer")
+    return Check(name="python", state="ok", text=f"{version} at {sys.executable}")
 
 
 def check_packages() -> Iterator[Check]:
-    """Every package that gridhe's own metadata asks for: there, and not older than its minimum."""
+    """Check that every package in gridhe's metadata is installed in a version that it allows."""
     try:
         requirements = importlib.metadata.requires("gridhe") or []
     except importlib.metadata.PackageNotFoundError:
@@ -72,7 +72,7 @@ def check_packages() -> Iterator[Check]:
         if requirement.name == "gridhe":
             continue
         marker = requirement.marker
-        for extra in ("", *_EXTRAS):  # a base package has a marker that holds without any extra, or none
+        for extra in ("", *_EXTRAS):  # the marker of a base package is true without an extra, or absent
             if marker is None or marker.evaluate({"extra": extra}):
                 yield _package(requirement, extra)
                 break
@@ -95,7 +95,7 @@ def _package(wanted: "Requirement", extra: str) -> Check:
 def check_settings(
     load: Callable[[], Settings], file: Path | None, why: str, environ: Mapping[str, str]
 ) -> tuple[Settings | None, list[Check]]:
-    """The settings, or None where they are refused, and what is to be said of them."""
+    """The settings (None if they are refused), and the checks about them."""
     names = list(filter(is_setting, sorted(environ)))
     unused = [
         Check(name="environment", state="warn", text=line)
@@ -106,7 +106,7 @@ def check_settings(
     try:
         return load(), [Check(name="settings", state="ok", text=source), *unused]
     except ConfigError as error:
-        hint = "mend it there; `gridhe config` prints all settings"
+        hint = "correct it there; `gridhe config` prints all settings"
         lines = str(error).splitlines()
         return None, [
             *(Check(name="settings", state="fail", text=line, hint=hint) for line in lines),
@@ -115,19 +115,19 @@ def check_settings(
 
 
 def check_home(home: Path) -> Iterator[Check]:
-    """The authority's folder: its owner's alone, and so the vault and every credential in it."""
-    anew = f"give the authority's folder, or make one: gridhe-keyring init --home {home}"
+    """Check that the authority's folder, its vault and its credentials are private."""
+    init = f"give the authority's folder, or make one: gridhe-keyring init --home {home}"
     try:
         status = home.stat()
         mode, owner = status.st_mode, stranger(status)
         if not stat.S_ISDIR(mode):
-            yield Check(name="home", state="fail", text=f"{home} is no folder", hint=anew)
+            yield Check(name="home", state="fail", text=f"{home} is not a folder", hint=init)
             return
         names = {path.name for path in home.iterdir()}
-        held = sorted((home / "credentials").iterdir()) if "credentials" in names else []
-        handed_out = [path for path in held if path.suffix != ".crt"]  # a certificate is no secret
+        files = sorted((home / "credentials").iterdir()) if "credentials" in names else []
+        credentials = [path for path in files if path.suffix != ".crt"]  # a certificate is not secret
     except OSError as error:
-        yield Check(name="home", state="fail", text=f"{home}: {error.strerror or error}", hint=anew)
+        yield Check(name="home", state="fail", text=f"{home}: {error.strerror or error}", hint=init)
         return
     if owner is not None:
         text = f"{home} belongs to {owner}"
@@ -136,18 +136,18 @@ def check_home(home: Path) -> Iterator[Check]:
         text = f"{home} is open to others (mode {stat.S_IMODE(mode):04o})"
         yield Check(name="home", state="fail", text=text, hint=f"chmod 700 {home}")
     else:
-        yield Check(name="home", state="ok", text=f"{home} is its owner's alone")
+        yield Check(name="home", state="ok", text=f"{home} is private")
     if "vault" in names:
         yield private_file("vault", home / "vault")
     else:
-        yield Check(name="vault", state="fail", text=f"there is none in {home}", hint=anew)
-    exposed = [check for check in map(_credential, handed_out) if check.state != "ok"]
+        yield Check(name="vault", state="fail", text=f"there is none in {home}", hint=init)
+    exposed = [check for check in map(_credential, credentials) if check.state != "ok"]
     yield from exposed
-    if handed_out and not exposed:
+    if credentials and not exposed:
         yield Check(
             name="credentials",
             state="warn",
-            text=f"{len(handed_out)} still in {home / 'credentials'}",
+            text=f"{len(credentials)} still in {home / 'credentials'}",
             hint="give each to its owner and delete it there; on one machine they may stay",
         )
 
@@ -157,7 +157,7 @@ def _credential(path: Path) -> Check:
 
 
 def check_passphrase(environ: Mapping[str, str], *, terminal: bool) -> Check:
-    """Where the vault's passphrase will come from."""
+    """Check the source of the vault's passphrase."""
     file = environ.get("GRIDHE_PASSPHRASE_FILE")
     if file:
         return private_file("passphrase", Path(file))
@@ -169,19 +169,19 @@ def check_passphrase(environ: Mapping[str, str], *, terminal: bool) -> Check:
             hint="put it into a 0600 file and name that in GRIDHE_PASSPHRASE_FILE",
         )
     if terminal:
-        return Check(name="passphrase", state="ok", text="will be asked for on the terminal")
+        return Check(name="passphrase", state="ok", text="will be read from the terminal")
     return Check(
         name="passphrase",
         state="warn",
-        text="nowhere: there is no terminal to ask on",
+        text="not given, and there is no terminal to read it from",
         hint="put it into a 0600 file and name that in GRIDHE_PASSPHRASE_FILE",
     )
 
 
 def private_file(name: str, path: Path) -> Check:
-    """A file that only its owner can read."""
+    """Check that only its owner can read a file."""
     try:
         check_private(path)
     except GridHEError as error:
         return Check(name=name, state="fail", text=str(error), hint="")
-    return Check(name=name, state="ok", text=f"{path} is its owner's alone")
+    return Check(name=name, state="ok", text=f"{path} is private")

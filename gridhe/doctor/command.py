@@ -1,4 +1,4 @@
-"""`gridhe doctor`: what is wrong with this machine or configuration, and how to mend it."""
+"""`gridhe doctor`: the faults of this machine or configuration, each with a hint."""
 
 import contextlib
 import json
@@ -34,28 +34,28 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Also check a credential, and try its login at the broker; repeatable.",
+    help="Also check a credential and its login at the broker; repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 @click.pass_context
 def doctor(
     ctx: click.Context, common: CommonOptions, home: Path | None, credentials: tuple[Path, ...], as_json: bool
 ) -> None:
-    """Check Python, packages, settings, the broker and key files, and say how to mend what is wrong.
+    """Check Python, packages, settings, the broker and key files, with a hint for each fault.
 
-    Exits with 0 if nothing failed (warnings are fine), else with 1. Nothing is changed.
+    Exits with 0 if nothing failed (warnings are allowed), else with 1. Changes nothing.
     """
-    found = []
+    results = []
     for check in _examine(common, home, credentials):
-        found.append(check)
+        results.append(check)
         if not as_json:
             _print(check)
-    failed = sum(check.state == "fail" for check in found)
+    failed = sum(check.state == "fail" for check in results)
     if as_json:
-        echo(json.dumps({"ok": failed == 0, "checks": [asdict(check) for check in found]}))
+        echo(json.dumps({"ok": failed == 0, "checks": [asdict(check) for check in results]}))
     else:
-        warned = sum(check.state == "warn" for check in found)
-        echo(f"{len(found) - failed - warned} ok, {warned} warnings, {failed} failed")
+        warned = sum(check.state == "warn" for check in results)
+        echo(f"{len(results) - failed - warned} ok, {warned} warnings, {failed} failed")
     ctx.exit(1 if failed else 0)
 
 
@@ -63,22 +63,20 @@ def _examine(common: CommonOptions, home: Path | None, credentials: tuple[Path, 
     yield checks.check_python()
     yield from checks.check_packages()
     file, why = None, "refused"
-    with contextlib.suppress(ConfigError):  # `load` says the same
+    with contextlib.suppress(ConfigError):  # `load` raises the same error below
         file, why = find_settings_file(common.config)
-    settings, said = checks.check_settings(lambda: common.load(logging=False), file, why, os.environ)
-    yield from said
+    settings, results = checks.check_settings(lambda: common.load(logging=False), file, why, os.environ)
+    yield from results
     if home is not None:
         yield from checks.check_home(home)
         yield checks.check_passphrase(os.environ, terminal=sys.stdin.isatty())
     try:
         from gridhe.doctor import broker, certificates, probes
     except ImportError as error:
-        hint = (
-            "see the packages above; if all are there, reinstall them: pip install --force-reinstall gridhe"
-        )
+        hint = "see the packages above; if all are installed, run: pip install --force-reinstall gridhe"
         yield Check(name="imports", state="fail", text=f"{type(error).__name__}: {error}", hint=hint)
         return
-    # Where the settings are refused, what does not depend on them is still worth trying.
+    # If the settings are refused, the checks that do not need them still run.
     plan, choice = probes.try_plan(settings or Settings())
     if settings is not None:
         yield plan

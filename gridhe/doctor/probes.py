@@ -1,4 +1,4 @@
-"""What `gridhe doctor` finds by trying: a plan, an encryption, programs, credentials."""
+"""Checks of `gridhe doctor` that run code: a plan, an encryption, programs, credentials."""
 
 from pathlib import Path
 
@@ -32,15 +32,15 @@ _NOT_A_METERS = (
     *_NOT_AN_AGGREGATORS,
     *(f"{topics.PREFIX}/{name}/#" for name in ("batch", "roster", "total")),
 )
-_SLOTS = 64  # of a batch's some thousand: enough to see a wrong fold
+_SLOTS = 64  # of a batch's thousands of slots: enough to detect a wrong fold
 
 
 def try_plan(settings: Settings) -> tuple[Check, Choice | None]:
-    """The planner finds a ring that is exact for the settings' plan."""
+    """Check that the planner finds an exact ring for the settings."""
     try:
         choice = choose(settings)
     except PlanError as error:
-        hint = "change plan: or ckks: in the settings as it says"
+        hint = "change plan: or ckks: in the settings as described"
         return Check(name="plan", state="fail", text=str(error), hint=hint), None
     ring = choice.parameters
     text = f"exact for {choice.meters} meters: ring {ring.ring_degree}, {ring.wire_bytes // 1024} KB a batch"
@@ -48,15 +48,15 @@ def try_plan(settings: Settings) -> tuple[Check, Choice | None]:
 
 
 def try_encryption(choice: Choice) -> Check:
-    """Two batches encrypted by TenSEAL, folded by gridhe, decrypted by TenSEAL: the sum is exact."""
+    """Check the sum of two batches: encrypted by TenSEAL, folded by gridhe, decrypted by TenSEAL."""
     hint = "pip install --force-reinstall gridhe"
     try:
         exact = _folds_exactly(choice)
     except (EnvelopeError, RuntimeError, ValueError) as error:  # TenSEAL raises the latter two
-        text = f"TenSEAL's ciphertexts are not what gridhe knows: {error}"
+        text = f"TenSEAL's ciphertexts have an unknown format: {error}"
         return Check(name="encryption", state="fail", text=text, hint=hint)
     if not exact:
-        text = "the sum of two encrypted batches came out wrong"
+        text = "the sum of two encrypted batches is wrong"
         return Check(name="encryption", state="fail", text=text, hint=hint)
     return Check(name="encryption", state="ok", text="two batches encrypted, folded, decrypted: exact")
 
@@ -80,20 +80,20 @@ def _folds_exactly(choice: Choice) -> bool:
 
 
 def try_programs() -> Check:
-    """A broker that `gridhe demo` can start."""
+    """Check for a broker program that `gridhe demo` can start."""
     kinds = available()
     if not kinds:
         return Check(
             name="broker program",
             state="warn",
-            text="neither mosquitto nor iotcore is here, so gridhe demo has no broker to start",
+            text="neither mosquitto nor iotcore is installed, so gridhe demo has no broker to start",
             hint="apt install mosquitto, or pip install 'gridhe[demo]'",
         )
     return Check(name="broker program", state="ok", text=" and ".join(kinds))
 
 
 def try_credential(path: Path) -> tuple[Check, Login | None]:
-    """A credential file: private, whole; and the login in it."""
+    """Check that a credential file is private and complete; also returns its login."""
     refused = ""
     for load in (load_device, load_aggregator, load_fleet):
         try:
@@ -103,9 +103,9 @@ def try_credential(path: Path) -> tuple[Check, Login | None]:
             if "is not a credential of kind" not in refused:
                 break
         else:
-            text = f"{path} is whole and its owner's alone"
+            text = f"{path} is complete and private"
             return Check(name="credential", state="ok", text=text), login
-    hint = "" if "chmod" in refused else "give a file out of the authority's credentials/, or enrol anew"
+    hint = "" if "chmod" in refused else "give a file of the authority's credentials/, or enrol again"
     return Check(name="credential", state="fail", text=refused, hint=hint), None
 
 

@@ -97,7 +97,7 @@ def test_lines_for_people_end_with_a_count(capsys: pytest.CaptureFixture[str]) -
         run_command(cli, ["doctor", "--set", "plan.windw_s=5"])
     out = capsys.readouterr().out
     assert "fail  settings: unknown setting plan.windw_s; did you mean plan.window_s?" in out
-    assert "      -> mend it there; `gridhe config` prints all settings" in out
+    assert "      -> correct it there; `gridhe config` prints all settings" in out
     assert out.splitlines()[-1].endswith(" 1 failed")
 
 
@@ -203,7 +203,7 @@ def test_a_tenseal_whose_ciphertexts_are_others_fails_with_the_way_out(
     monkeypatch.setattr(probes, "to_tenseal", lambda *args: good(*args)[:-100])
     code, found = examine(capsys)
     assert code == 1
-    assert found["encryption"][0]["text"].startswith("TenSEAL's ciphertexts are not what gridhe knows")
+    assert found["encryption"][0]["text"].startswith("TenSEAL's ciphertexts have an unknown format")
     assert found["encryption"][0]["hint"] == "pip install --force-reinstall gridhe"
 
 
@@ -221,7 +221,7 @@ def test_a_fold_that_adds_wrongly_fails(
     monkeypatch.setattr(Accumulator, "fold", twice)
     code, found = examine(capsys)
     assert code == 1
-    assert found["encryption"][0]["text"] == "the sum of two encrypted batches came out wrong"
+    assert found["encryption"][0]["text"] == "the sum of two encrypted batches is wrong"
 
 
 def test_no_broker_warns_where_none_is_configured_and_fails_where_one_is(
@@ -255,7 +255,7 @@ def test_repro_a_broker_that_lets_anybody_in_fails(
     (check,) = alone[1]["broker"]
     assert check["state"] == "fail"
     assert check["text"] == (
-        f"{broker.url} lets in somebody without a password and user authority with a wrong password"
+        f"{broker.url} accepts clients without a password and user authority with a wrong password"
     )
     assert "is another broker on this port?" in check["hint"]
     assert [each["state"] for each in with_login[1]["broker"]] == ["ok", "fail", "fail"]
@@ -291,12 +291,12 @@ def test_a_login_is_tried_and_no_login_is_no_fault(
         )
     assert none[0] == right[0] == 0
     assert [check["text"] for check in none[1]["broker"]] == [
-        f"{broker.url} refuses who has no password, and a wrong one"
+        f"{broker.url} refuses clients without a password, and a wrong password"
     ]
     assert [check["text"] for check in right[1]["broker"]] == [
-        f"{broker.url} takes us as m1, MQTT 5",
-        f"{broker.url} refuses who has no password, and a wrong one",
-        f"{broker.url} keeps m1 from topics that are not its own",
+        f"{broker.url} accepts m1, MQTT 5",
+        f"{broker.url} refuses clients without a password, and a wrong password",
+        f"{broker.url} refuses m1 the topics of other roles",
     ]
     assert both[0] == 1
     assert [check["state"] for check in both[1]["broker"]] == ["fail", "ok", "ok", "ok"]
@@ -312,10 +312,10 @@ PUTS = "user authority\ntopic write gridhe/#\n"
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
-        (None, "m1 reads gridhe/v1/"),
-        (OPEN_TO_ALL, "m1 reads gridhe/v1/"),
-        (ROSTER, "m1 reads gridhe/v1/roster/current at"),
-        (WRITES, "m1 may publish on gridhe/v1/doctor/"),
+        (None, "m1 can read gridhe/v1/"),
+        (OPEN_TO_ALL, "m1 can read gridhe/v1/"),
+        (ROSTER, "m1 can read gridhe/v1/roster/current at"),
+        (WRITES, "m1 can publish on gridhe/v1/doctor/"),
     ],
 )
 def test_repro_a_broker_whose_access_rules_let_a_meter_out_of_its_topics_fails(
