@@ -93,7 +93,7 @@ class Delivery:
     def take_receipt(self, receipt: TotalReceipt) -> int:
         """Delete the content of stored totals and note refused ones. Returns the count of stored ones."""
         stored = [TotalKey(*each) for each in receipt.stored]
-        delivered = self._totals.forget(stored)
+        delivered = self._totals.drop_content(stored)
         self._counters.delivered += delivered
         for key in stored:
             self._refused.pop(key, None)
@@ -117,6 +117,6 @@ class Delivery:
 
     def _drop(self, keys: list[TotalKey]) -> None:
         """Delete the content of the oldest refused totals beyond the bound."""
-        self._counters.dropped += self._totals.forget(keys)
+        self._counters.dropped += self._totals.drop_content(keys)
         for key in keys:
             _log.warning("a refused total is dropped", extra={"group": key.group, "window": key.window})

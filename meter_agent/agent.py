@@ -167,7 +167,7 @@ class Agent:
         # Never earlier than the setting; jittered, so that a fleet does not resend at one moment.
         return wait_s * self._rng.uniform(1.0, 1.5)
 
-    def forget(self, id_: int) -> None:
+    def remove(self, id_: int) -> None:
         """Remove a batch that left the outbox."""
         for key, entry in self._outstanding.items():
             if entry.batch.id == id_:

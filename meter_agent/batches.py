@@ -37,7 +37,7 @@ class BatchSealer:
         """Median time to seal one batch, in milliseconds; 0.0 before the first."""
         return statistics.median(self._ms) if self._ms else 0.0
 
-    def seal_anew(
+    def seal_again(
         self, credential: "DeviceCredential", feeder: "Feeder | None", places: "list[tuple[Plan, int]]"
     ) -> list[SealedBatch]:
         """Batches of these windows, sealed again; empty if any of their readings is no longer available."""
@@ -46,7 +46,7 @@ class BatchSealer:
             closed = None if feeder is None else feeder.again(plan, window)
             if feeder is None or closed is None:
                 return []
-            batches.append(self.seal(credential, feeder, plan, closed, anew=True))
+            batches.append(self.seal(credential, feeder, plan, closed, replaces=True))
         return batches
 
     def seal(
@@ -56,9 +56,9 @@ class BatchSealer:
         plan: "Plan",
         closed: "ClosedWindow",
         *,
-        anew: bool = False,
+        replaces: bool = False,
     ) -> SealedBatch:
-        """Seal one window; `anew`: it replaces a refused batch. Raises SourceError."""
+        """Seal one window; `replaces`: it replaces a refused batch. Raises SourceError."""
         readings = {}
         for quantity in plan.quantities:
             raw = closed.readings.get(quantity.name)
@@ -81,5 +81,5 @@ class BatchSealer:
             window=closed.window,
             until_s=(closed.window + 1) * plan.window_s,
             payload=payload,
-            anew=anew,
+            replaces=replaces,
         )

@@ -78,7 +78,7 @@ class SealedBatch:
     window: int
     until_s: int
     payload: bytes = field(repr=False)
-    anew: bool = False  # replaces a refused, never counted batch of the same window
+    replaces: bool = False  # replaces a refused, never counted batch of the same window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,8 +290,8 @@ class Outbox:
                 len(dropped),
                 oldest,
             )
-        gone = set(dropped)
-        left = tuple((meter, waiting) for meter, waiting in stored if (meter, waiting.id) not in gone)
+        deleted = set(dropped)
+        left = tuple((meter, waiting) for meter, waiting in stored if (meter, waiting.id) not in deleted)
         return Committed(stored=left, dropped=tuple(dropped), repeated=repeated)
 
     def _settle(self, batch: Settled) -> None:
@@ -313,7 +313,7 @@ class Outbox:
     def _store(self, batch: SealedBatch, dropped: list[tuple[str, int]]) -> Waiting | None:
         """The stored batch; None if its window was sealed before; id 0 if the batch itself was dropped."""
         rows = self._db.query("SELECT until_s FROM sealed WHERE meter = ?", batch.meter)
-        if batch.anew:
+        if batch.replaces:
             self._settle(Settled(meter=batch.meter, plan=batch.plan, window=batch.window))
         elif rows and batch.until_s <= rows[0][0]:
             return None

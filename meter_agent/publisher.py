@@ -129,7 +129,7 @@ class Publisher:
                 except DamagedBatch:
                     payload = b""
                 if payload is None:
-                    unit.agent.forget(batch.id)
+                    unit.agent.remove(batch.id)
                     continue
                 if not _intact(payload, unit.credential.ingest_key):
                     # No aggregator answers a batch with a wrong tag, so it would wait without end.

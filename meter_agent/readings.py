@@ -203,19 +203,19 @@ class Readings:
         ahead = [unit for unit in self._units if sealed.get(unit.meter, 0) > present_s + plan.window_s]
         if not ahead:
             return
-        gone = []
+        future = []
         for unit in ahead:
             for batch in self._outbox.waiting(unit.meter, limit=_ALL):
                 sealed_by = self._book.known(batch.plan)
                 if sealed_by is not None and (batch.window + 1) * sealed_by.window_s > now_s + plan.early_s:
-                    gone.append(Settled(meter=unit.meter, plan=batch.plan, window=batch.window))
-                    unit.agent.forget(batch.id)
-        self._outbox.take_back([unit.meter for unit in ahead], present_s, gone)
+                    future.append(Settled(meter=unit.meter, plan=batch.plan, window=batch.window))
+                    unit.agent.remove(batch.id)
+        self._outbox.take_back([unit.meter for unit in ahead], present_s, future)
         _LOG.warning(
             "%d meters had sealed future windows while the clock was ahead: %d batches are deleted, and "
             "sealing continues with the present window",
             len(ahead),
-            len(gone),
+            len(future),
         )
 
     def _start_s(self, plan: "Plan", now_s: float) -> int:

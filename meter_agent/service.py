@@ -97,7 +97,7 @@ class MeterService:
         self._by_meter = {unit.meter: unit for unit in self.units}
         self._begin = begin
         self._held_back_at = 2 * settings.unreceipted_max if hold_back else None
-        self._seals_moved_anew = settings.moved == "reseal"
+        self._reseals_moved = settings.moved == "reseal"
         self._clock, self._clock_steps, self._clock_s = clock, 0, clock.now()
         self._refusals = Refusals(loop.clock)
         self._misplaced: list[Settled] = []  # sealed for the wrong group or plan: to be sealed again
@@ -143,7 +143,7 @@ class MeterService:
 
     def _on_receipt(self, unit: "MeterUnit", payload: bytes) -> None:
         for settled in unit.agent.on_receipt(payload, self._loop.clock()):
-            if settled.reason == MOVED and self._seals_moved_anew:
+            if settled.reason == MOVED and self._reseals_moved:
                 self._misplaced.append(settled)
             else:
                 self._settle(settled)
@@ -255,7 +255,7 @@ class MeterService:
         if self._plans_changed and not self._find_misplaced(now_s):
             return False
         while self._misplaced:
-            self._seal_anew(self._misplaced.pop())
+            self._seal_again(self._misplaced.pop())
             if self._loop.clock() >= until_s:
                 return True
         while self._queue:
@@ -304,18 +304,18 @@ class MeterService:
         for plan_id, window in self._book.ended():
             for meter, batch in self._outbox.waiting_from(plan_id, window):
                 if meter in self._by_meter:
-                    self._by_meter[meter].agent.forget(batch.id)
+                    self._by_meter[meter].agent.remove(batch.id)
                     ended = Settled(meter=meter, plan=plan_id, window=batch.window, reason=_PLAN_ENDED)
                     self._misplaced.append(ended)
         return True
 
-    def _seal_anew(self, old: Settled) -> None:
+    def _seal_again(self, old: Settled) -> None:
         """Seal a window again for its present group or plan, or set its batch aside."""
         unit, ended = self._by_meter[old.meter], old.reason == _PLAN_ENDED
         plan, feeder = self._book.known(old.plan), unit.feeder
         places = [] if plan is None else [(plan, old.window)]
         places = self._book.instead_of(old.plan, old.window) if ended else places
-        batches = self._sealer.seal_anew(unit.credential, feeder, places)
+        batches = self._sealer.seal_again(unit.credential, feeder, places)
         if not batches:
             unit.agent.counts.refused += ended
             self._settle(old)
@@ -365,7 +365,7 @@ class MeterService:
         self.counts.dropped += len(result.dropped)
         for meter, id_ in result.dropped:
             if meter in self._by_meter:
-                self._by_meter[meter].agent.forget(id_)
+                self._by_meter[meter].agent.remove(id_)
         for meter, _ in result.stored:
             self._by_meter[meter].agent.sealed()
         self._unblock({settled.meter for settled in self._settled} | {meter for meter, _ in result.dropped})

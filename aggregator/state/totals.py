@@ -177,7 +177,7 @@ class Totals:
         )
         return bool(self._db.query(sql, *key))
 
-    def forget(self, keys: Iterable[TotalKey]) -> int:
+    def drop_content(self, keys: Iterable[TotalKey]) -> int:
         """Delete the content of these totals. Returns the count of those that had one. Own transaction."""
         count = 0
         with self._db.transaction():

@@ -132,7 +132,7 @@ def test_a_receipt_for_a_batch_that_is_not_outstanding_still_settles_it() -> Non
 def test_a_dropped_batch_gives_its_place_to_the_next() -> None:
     made = agent(Shelf(4))
     assert publish(made, 0) == [101, 102, 103]
-    made.forget(1)
+    made.remove(1)
     assert publish(made, 1) == [104]
 
 
