@@ -24,8 +24,8 @@ from gridhe.plan.planner import choose
 __all__ = ["demo"]
 
 _LIVE_WINDOW_S = 5  # of --duration: five intervals of a second
-_SESSION_EXPIRY_S = 600  # a demo's sessions need not outlive it for a week
-# The shipped homes stay below 10 kWh an hour; 50 bins of 200 Wh say more about them than the defaults.
+_SESSION_EXPIRY_S = 600  # a demo needs its sessions for minutes, not for a week
+# The sample homes stay below 10 kWh per hour; 50 bins of 200 Wh are finer than the defaults.
 _SAMPLE_QUANTITY = QuantitySettings(largest=9_999, bins=50)
 _LIVE_QUANTITY = QuantitySettings(name="import_w", unit="W", largest=9_999, bins=50)
 
@@ -47,7 +47,7 @@ _LIVE_QUANTITY = QuantitySettings(name="import_w", unit="W", largest=9_999, bins
     "csv_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Readings of your own, CSV or CSV.gz: a label or time, then one column a meter.",
+    help="Your own readings, CSV or CSV.gz: a label or time, then one column per meter.",
 )
 @click.option(
     "--interval",
@@ -59,9 +59,9 @@ _LIVE_QUANTITY = QuantitySettings(name="import_w", unit="W", largest=9_999, bins
     "--duration",
     type=click.IntRange(_LIVE_WINDOW_S),
     metavar="SECONDS",
-    help="Made-up households in real time instead: a reading a second, windows of 5 s.",
+    help="Synthetic households in real time instead: a reading per second, windows of 5 s.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the made-up households.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the synthetic households.")
 @click.option(
     "--preset",
     type=click.Choice(["auto", "light", "medium", "strong", "maximum"]),
@@ -71,14 +71,14 @@ _LIVE_QUANTITY = QuantitySettings(name="import_w", unit="W", largest=9_999, bins
     "--broker",
     "broker_url",
     metavar="URL",
-    help="A broker of your own that lets anybody in. Default: one is started on loopback.",
+    help="Your own broker; it must accept all clients. Default: start one on loopback.",
 )
 @click.option(
     "--prefer-broker",
     type=click.Choice(["auto", "mosquitto", "iotcore"]),
     default="auto",
     show_default=True,
-    help="Which one to start; auto: mosquitto if it is here.",
+    help="The broker to start; auto: mosquitto if it is installed.",
 )
 @click.option(
     "--out",
@@ -86,9 +86,9 @@ _LIVE_QUANTITY = QuantitySettings(name="import_w", unit="W", largest=9_999, bins
     default=Path("out"),
     show_default=True,
     metavar="DIR",
-    help="Where tables, picture and released totals go.",
+    help="Folder for tables, picture and released totals.",
 )
-@click.option("--keep", is_flag=True, help="Keep the processes' state, keys included, and say where.")
+@click.option("--keep", is_flag=True, help="Keep the processes' state, keys included, and print its folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; progress goes to stderr.")
 @common_options
 def demo(
@@ -110,8 +110,8 @@ def demo(
     """A whole grid on this machine: encrypt, add up, release, and prove it exact.
 
     Starts a key authority, a broker, an aggregator and a fleet of meters as separate processes, replays
-    real households, and compares every released integer with the sum of the plaintext that only this
-    command kept. Exit code 0 means: everything was released, and all of it is equal.
+    real households, and compares every released integer with the sum of the plaintext, which only this
+    command has. Exit code 0: everything was released, and every integer is equal.
 
     \b
     Examples:
@@ -120,14 +120,16 @@ def demo(
       gridhe demo --duration 30
     """
     if csv_file is not None and duration is not None:
-        raise ConfigError("--csv replays recorded readings, --duration makes them up: give one of the two")
+        raise ConfigError(
+            "--csv replays recorded readings, --duration makes synthetic ones: give one of them"
+        )
     if interval is not None and csv_file is None:
-        raise ConfigError("--interval says how far apart the rows of --csv are; it goes with --csv only")
+        raise ConfigError("--interval is the time between two rows of --csv; give it only with --csv")
     flags: dict[str, Any] = {"ckks.preset": preset, "plan.interval_s": interval, "broker.url": broker_url}
     settings = _settings(
         common.load(flags, logging=False), csv=csv_file is not None, live=duration is not None
     )
-    # This command tells by its progress and report; the processes' own logs are files.
+    # This command prints progress and a report; the logs of its processes are files.
     set_up_logging(LoggingSettings(level="warning", format="text"))
     plan = settings.plan
     shape: dict[str, Any] = {
@@ -163,7 +165,7 @@ def demo(
 
 
 def _settings(settings: Settings, *, csv: bool, live: bool) -> Settings:
-    """The user's settings, with the demo's own plan where the user has not asked for another."""
+    """The user's settings, with the demo's plan if the user has not set one."""
     plan = settings.plan
     update: dict[str, Any] = {}
     if plan.quantities == PlanSettings().quantities and not csv:
@@ -180,7 +182,7 @@ def _settings(settings: Settings, *, csv: bool, live: bool) -> Settings:
 
 
 def _fitted(settings: Settings, meters: int) -> Settings:
-    """Room for all meters. Raises PlanError when no ring is exact for them."""
+    """The settings with largest_group and largest_rollup of at least `meters`."""
     plan = settings.plan
     update = {
         "largest_group": max(plan.largest_group, meters),
@@ -190,7 +192,7 @@ def _fitted(settings: Settings, meters: int) -> Settings:
 
 
 def _write(outcome: DemoOutcome, out: Path) -> list[Path]:
-    """Write what is to be kept; the paths."""
+    """Write the output files; returns their paths."""
     profiles = outcome.profiles
     leaves = [profiles[group] for group in dict.fromkeys(outcome.workload.groups)]
     picture, table, record = out / "load_profile.png", out / "load_profile.csv", out / "report.json"

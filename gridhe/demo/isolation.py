@@ -1,10 +1,10 @@
-"""Whether what was given out singles anybody out, judged from the plaintext's own counts.
+"""Check that released sums never isolate fewer than `minimum` meters, from the plaintext's counts.
 
-Groups form a tree. Of one interval, let R be the groups whose sums were given out. What can be computed
-by adding and subtracting them are the unions of R's *atoms*: a group of R without its nearest
-descendants in R. (The atoms are disjoint and as many as R, so they are a basis of all combinations, and a
-combination that is a set of meters is a union of some.) Nobody is singled out, and the release policy has
-kept its promise, when no atom holds 1 to minimum - 1 meters that have a reading.
+Groups form a tree. For one interval, let R be the groups with released sums. An *atom* of R is a group of R
+without its nearest descendants in R. Adding and subtracting released sums gives exactly the unions of atoms:
+the atoms are disjoint and as many as R, so they are a basis of all combinations, and a combination that is a
+set of meters is a union of atoms. So the release policy is correct if no atom has 1 to minimum - 1 meters
+with a reading.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from gridhe.plan.names import ROOT_GROUP, parent_group
 __all__ = ["isolated", "unjustified"]
 
 Counts = Mapping[str, NDArray[np.int64]]  # group -> meters with a reading, int64[intervals]
-Given = Mapping[str, NDArray[np.bool_]]  # group -> whether its sums were given out, bool[intervals]
+Given = Mapping[str, NDArray[np.bool_]]  # group -> whether its sums were released, bool[intervals]
 
 
 def isolated(present: Counts, given: Given, minimum: int) -> NDArray[np.bool_]:
-    """The intervals bool[intervals] in which some atom holds 1 to minimum - 1 meters."""
+    """The intervals bool[intervals] in which some atom has 1 to minimum - 1 meters with a reading."""
     children: dict[str, list[str]] = {group: [] for group in present}
     for group in present:
         parent = parent_group(group)
@@ -30,7 +30,7 @@ def isolated(present: Counts, given: Given, minimum: int) -> NDArray[np.bool_]:
     bad = np.zeros(len(present[ROOT_GROUP]), np.bool_)
 
     def covered(group: str) -> NDArray[np.int64]:
-        """Meters beneath (or in) the group that R knows apart from what is above it."""
+        """The number of meters in the group that are in released groups at or below it."""
         nonlocal bad
         beneath = sum((covered(child) for child in children[group]), np.zeros(len(bad), np.int64))
         left = present[group] - beneath
@@ -42,9 +42,9 @@ def isolated(present: Counts, given: Given, minimum: int) -> NDArray[np.bool_]:
 
 
 def unjustified(present: Counts, given: Given, minimum: int) -> dict[str, NDArray[np.bool_]]:
-    """Per group the intervals bool[intervals] withheld though giving them out too singles out nobody."""
-    found = {}
+    """group -> bool[intervals]: withheld intervals whose release would not isolate too few meters."""
+    needless = {}
     for group, shown in given.items():
         bad = isolated(present, {**given, group: np.ones_like(shown)}, minimum)
-        found[group] = ~shown & ~bad
-    return found
+        needless[group] = ~shown & ~bad
+    return needless

@@ -1,4 +1,4 @@
-"""The load profile as a picture, from released totals: the grid, its feeders, and how far homes lie apart."""
+"""The load profile as a picture, from released totals: the grid, its feeders, and the spread of homes."""
 
 from collections.abc import Sequence
 from datetime import UTC, timedelta
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-# Okabe and Ito's palette: told apart by colour-blind eyes too, and in print.
+# Okabe and Ito's palette, distinguishable with colour blindness and in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B4C9A", "#8C6D31")
 _INK = "#22303C"
 _GRID = "#3B6E8F"
 # Labels of ticks a year, month, day, hour, minute or second apart; and of the first of the next wider unit.
 _TICKS = ["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"]
 _FIRST_TICKS = ["%Y", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M:%S"]
-_NAMED_MAX = 16  # more feeders than this are drawn alike and not named one by one
+_NAMED_MAX = 16  # more feeders than this get one colour and one label
 
 
 def draw(path: Path, grid: GroupProfile, feeders: Sequence[GroupProfile], *, title: str, note: str) -> None:
-    """Write the picture as PNG. Raises ConfigError where matplotlib is not installed."""
+    """Write the picture as PNG. Raises ConfigError if matplotlib is not installed."""
     try:
         import matplotlib
 
-        matplotlib.use("Agg")  # no window: this runs on servers too
+        matplotlib.use("Agg")  # needs no display
         from matplotlib import dates
         from matplotlib import pyplot as plt
     except ImportError as error:
@@ -67,7 +67,7 @@ def draw(path: Path, grid: GroupProfile, feeders: Sequence[GroupProfile], *, tit
             axes[2].set_xlabel(f"time, UTC ({first})" if first == last else f"time, UTC ({first} to {last})")
             axes[2].set_xlim(_edges(grid)[0], _edges(grid)[-1])
             for axis in axes:
-                # Outside of the data, so that no line is ever hidden.
+                # Outside of the plot, so that it hides no line.
                 axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, borderaxespad=0.0)
             figure.align_ylabels(axes)
             figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
@@ -78,7 +78,7 @@ def draw(path: Path, grid: GroupProfile, feeders: Sequence[GroupProfile], *, tit
 
 
 def _edges(profile: GroupProfile) -> list[Any]:
-    """The T + 1 edges of T intervals: a reading stands for its whole interval, so it is drawn as a step."""
+    """The T + 1 edges of T intervals: a reading is for its whole interval, so it is drawn as a step."""
     times = profile.times
     return [*times, times[-1] + timedelta(seconds=profile.interval_s)]
 
@@ -138,6 +138,4 @@ def _home_panel(axis: "Axes", grid: GroupProfile) -> None:
     axis.stairs(mean, edges, color=_INK, linewidth=1.6, baseline=None, label="mean home")
     axis.set_ylabel("load per home, kW")
     axis.set_ylim(bottom=0)
-    axis.set_title(
-        "One home: mean and spread, and no way to tell which home is where", loc="left", fontsize=11
-    )
+    axis.set_title("One home: mean and spread, without identifying any home", loc="left", fontsize=11)

@@ -18,7 +18,7 @@ _HOUR_S = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupProfile:
-    """What was released of one group and quantity: int64[T], one per interval, all windows end to end."""
+    """Released numbers of one group and quantity: int64[T], one per interval, all windows in sequence."""
 
     group: str
     meters: int
@@ -33,7 +33,7 @@ class GroupProfile:
 
     @property
     def kw_per_unit(self) -> float:
-        """kW that one unit of the quantity, summed over an interval, stands for."""
+        """kW per unit of the quantity in one interval."""
         return 1e-3 if self.quantity.unit == "W" else 1e-3 * _HOUR_S / self.interval_s
 
     @property
@@ -48,19 +48,19 @@ class GroupProfile:
 
     @property
     def times(self) -> list[datetime]:
-        """When each interval starts, UTC."""
+        """The start of each interval, UTC."""
         starts = range(self.start_s, self.start_s + self.interval_s * self.sums.size, self.interval_s)
         return [datetime.fromtimestamp(start, UTC) for start in starts]
 
     @property
     def peak(self) -> tuple[datetime, float]:
-        """When the load was highest (the first such interval), UTC, and how high, kW."""
+        """The start (UTC) of the first interval with the highest load, and that load in kW."""
         at = int(self.sums.argmax())
         return self.times[at], float(self.load_kw[at])
 
     @property
     def mean(self) -> float:
-        """Mean reading, in the quantity's unit; nan where nothing was measured."""
+        """Mean reading, in the quantity's unit; nan without readings."""
         count = int(self.present.sum())
         return int(self.sums.sum()) / count if count else float("nan")
 
@@ -75,7 +75,7 @@ class GroupProfile:
 
     @property
     def mean_per_interval(self) -> NDArray[np.float64]:
-        """Mean reading of each interval: float64[T], nan where nothing was measured."""
+        """Mean reading of each interval: float64[T], nan without readings."""
         return self._per_meter(self.sums.astype(np.float64))
 
     @property
@@ -88,22 +88,22 @@ class GroupProfile:
         return np.asarray(np.sqrt(np.maximum(0.0, variance)), np.float64)
 
     def _of_readings(self, squares: Any, sums: Any, present: Any) -> Any:
-        """The sum of squares of whole readings, from that of readings without their dropped low bits.
+        """The sum of squares of readings, estimated from the squares of readings >> square_shift.
 
-        The low bits are taken as uniform (see `gridhe.keyring.release.statistics`). Exact if none is dropped.
+        The low bits are assumed uniform (see `gridhe.keyring.release.statistics`). Exact for a shift of 0.
         """
         a = 1 << self.quantity.square_shift
         return a * a * squares + (a - 1) * sums - present * ((a - 1) * (a - 2) / 6)
 
     def _per_meter(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        found = np.full(values.size, np.nan)
-        np.divide(values, self.present, out=found, where=self.present > 0)
-        return found
+        means = np.full(values.size, np.nan)
+        np.divide(values, self.present, out=means, where=self.present > 0)
+        return means
 
     def extremes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Lower edge of the lowest and upper edge of the highest filled bin of each interval.
 
-        float64[T] each, nan where nothing was measured; None without a histogram.
+        float64[T] each, nan without readings; None without a histogram.
         """
         if self.bins is None:
             return None
@@ -116,12 +116,12 @@ class GroupProfile:
 
     @property
     def lowest_bin(self) -> tuple[int, int] | None:
-        """The lowest bin that ever held a reading, as (least, most)."""
+        """The lowest bin with a reading in any interval, as (smallest, largest) value."""
         return self._bin(0)
 
     @property
     def highest_bin(self) -> tuple[int, int] | None:
-        """The highest bin that ever held a reading, as (least, most)."""
+        """The highest bin with a reading in any interval, as (smallest, largest) value."""
         return self._bin(-1)
 
     def _bin(self, which: int) -> tuple[int, int] | None:

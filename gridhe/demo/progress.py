@@ -1,4 +1,4 @@
-"""Progress of a demo on stderr: bars on a terminal with rich, a line now and then otherwise."""
+"""Progress of a demo on stderr: bars on a terminal with rich, else a line every 2 s."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ _LINE_EVERY_S = 2.0
 
 
 class DemoProgress:
-    """Tells what is going on. Use in a `with`."""
+    """Prints steps and progress. Use in a `with`."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class DemoProgress:
         self._clock = clock
         self._wanted = {"batches receipted": batches, "totals released": totals}
         self._done = dict.fromkeys(self._wanted, 0)
-        self._told: dict[str, int] = {}
+        self._printed: dict[str, int] = {}
         self._next_s = clock()
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
@@ -43,16 +43,16 @@ class DemoProgress:
             self._bars.stop()
 
     def step(self, text: str) -> None:
-        """Say what begins."""
+        """Print the step that begins."""
         if self._bars is not None:
             self._bars.console.print(printable(text), highlight=False)
         else:
             echo(f"gridhe demo: {text}", to=self._stream)
 
     def _start_bars(self) -> None:
-        """Bars, where this is a terminal and rich is there.
+        """Start the bars, if rich is installed.
 
-        Not before the first update: rich draws in a thread, and processes are to be started without one.
+        Called by the first update: rich draws in a thread, and child processes must be started before it.
         """
         try:
             from rich import progress
@@ -70,16 +70,16 @@ class DemoProgress:
         self._tasks = {what: self._bars.add_task(what, total=wanted) for what, wanted in self._wanted.items()}
 
     def update(self, *, batches: int, totals: int) -> None:
-        """Say how far it is."""
+        """Print the numbers of receipted batches and released totals."""
         self._done = {"batches receipted": batches, "totals released": totals}
         if self._bars is None and self._stream.isatty():
             self._start_bars()
         if self._bars is not None:
             for what, task in self._tasks.items():
                 self._bars.update(task, completed=self._done[what])
-        elif self._done != self._told and (
+        elif self._done != self._printed and (
             self._clock() >= self._next_s or all(self._done[what] >= n for what, n in self._wanted.items())
         ):
-            self._told = self._done
+            self._printed = self._done
             self._next_s = self._clock() + _LINE_EVERY_S
             self.step(", ".join(f"{self._done[what]:,}/{n:,} {what}" for what, n in self._wanted.items()))

@@ -1,8 +1,8 @@
-"""The proof: what the released integers must be, from the plaintext, with numpy and nothing of gridhe's.
+"""The proof: the expected integers, computed from the plaintext with numpy, independently of gridhe's code.
 
-The readings' policy is applied here a second time, written apart from the meter agent's own, so that
-the two have to agree. Comparison is `==` on integers. Mean and variance are floats made from
-integers, compared to 1 part in 10^9; min and max bins are compared as integers.
+The readings' policy is implemented here a second time, independently of the meter agent's, so that the two
+must agree. Integers are compared with `==`. Mean and variance are floats computed from integers, compared
+to 1 part in 10^9; min and max bins are compared as integers.
 """
 
 import contextlib
@@ -35,14 +35,14 @@ _EXACT_FLOAT = 2.0**53
 class Plaintext:
     """Every meter's readings after the policy, in plaintext."""
 
-    readings: NDArray[np.int64]  # [windows * intervals][meters]; 0 where there is none
+    readings: NDArray[np.int64]  # [windows * intervals][meters]; 0 for a missing reading
     present: NDArray[np.bool_]  # [windows * intervals][meters]
-    counts: Mapping[str, int]  # readings by what became of them
+    counts: Mapping[str, int]  # kind (good, absent, text, ...) -> number of readings
 
 
 def _number(cell: str) -> int | None:
-    """The integer in a cell, or None for anything else; an empty cell is not asked for."""
-    if "_" in cell or not cell.isascii():  # Python reads 1_000 and other scripts' digits; nobody else does
+    """The integer in a cell that is not empty; None if it is not an integer."""
+    if "_" in cell or not cell.isascii():  # Python accepts 1_000 and other scripts' digits; meters do not
         return None
     with contextlib.suppress(ValueError):
         return int(cell)
@@ -57,7 +57,7 @@ def plaintext_of_cells(workload: Workload, largest: int, settings: MeterSettings
     """The workload's cells under the documented policy (docs/operations.md).
 
     Empty: missing. Text, fractions: `on_text`. Below 0: `on_negative`. Above `largest`: `on_too_large`.
-    Raises SourceError where a policy is `refuse` and there is something to refuse.
+    Raises SourceError for such a reading if its policy is `refuse`.
     """
     shape = (workload.windows * workload.intervals, len(workload.meters))
     readings = np.zeros(shape, np.int64)
@@ -68,7 +68,7 @@ def plaintext_of_cells(workload: Workload, largest: int, settings: MeterSettings
     for time_s, cells in zip(workload.times_s, workload.cells, strict=True):
         row = (time_s - workload.start_s) // workload.interval_s
         if row in taken:
-            continue  # of two rows for one interval the first counts
+            continue  # of two rows for one interval, the first is used
         taken.add(row)
         values: list[int] = []
         for cell in cells:
@@ -88,7 +88,9 @@ def plaintext_of_cells(workload: Workload, largest: int, settings: MeterSettings
             else:
                 clipped = number
             if policy == "refuse":
-                raise SourceError(f"reading {stripped!r} is {kind} and meter.on_{kind} is `refuse`: mend it")
+                raise SourceError(
+                    f"reading {stripped!r} is {kind} and meter.on_{kind} is `refuse`: correct the reading"
+                )
             counts[kind] += 1
             values.append(clipped if policy == "clip" else -1)
         array = np.array(values, np.int64)
@@ -99,7 +101,7 @@ def plaintext_of_cells(workload: Workload, largest: int, settings: MeterSettings
 
 
 def plaintext_of_source(workload: Workload, quantity: str, source: WindowSource) -> Plaintext:
-    """The readings that a fleet makes up as time passes: they depend on seed, meter and time alone."""
+    """The readings of a synthetic fleet: they depend only on seed, meter and time."""
     windows = range(workload.first_window, workload.first_window + workload.windows)
     readings = np.stack(
         [
@@ -114,15 +116,15 @@ def plaintext_of_source(workload: Workload, quantity: str, source: WindowSource)
 
 @dataclass(slots=True, kw_only=True)
 class Proof:
-    """What a comparison of every released total with the plaintext found."""
+    """The result of comparing every released total with the plaintext."""
 
     expected: int  # totals: groups x windows
     released: int = 0  # totals that arrived
     integers: int = 0  # released integers that were compared
     statistics: int = 0  # means, variances, bins and sets of quantiles that were compared
-    withheld: int = 0  # intervals that the policy rightly kept back: too few meters had a reading
-    missing: list[str] = field(default_factory=list)  # expected totals that never arrived whole
-    mismatches: list[str] = field(default_factory=list)  # what is not equal, one line each
+    withheld: int = 0  # intervals that the policy withheld: too few meters had a reading
+    missing: list[str] = field(default_factory=list)  # expected totals that are not complete
+    mismatches: list[str] = field(default_factory=list)  # differences, one line each
 
     @property
     def exact(self) -> bool:
@@ -131,7 +133,7 @@ class Proof:
 
 
 class ExpectedTotals:
-    """What each group's totals must be."""
+    """The expected totals of each group."""
 
     def __init__(self, workload: Workload, plan: Plan, plaintext: Plaintext) -> None:
         self._workload = workload
@@ -147,12 +149,12 @@ class ExpectedTotals:
         return tuple((g, first + w) for g in self._members for w in range(self._workload.windows))
 
     def meters(self, group: str) -> int:
-        """How many meters a group has."""
+        """The number of meters of a group."""
         return len(self._members[group])
 
     def blocks(self, group: str, window: int, quantity: Quantity) -> Blocks:
-        """The sums that must come out, by kind, int64[intervals] each."""
-        if quantity is not self._plan.quantities[0]:  # the fleet measures the first one only
+        """The expected sums by kind, int64[intervals] each."""
+        if quantity is not self._plan.quantities[0]:  # the fleet measures only the first quantity
             zeros = np.zeros(self._workload.intervals, np.int64)
             kinds = ["reading", "present", *(["square"] if quantity.squares else [])]
             return dict.fromkeys([*kinds, *(f"bin:{i}" for i in range(quantity.bins))], zeros)
@@ -179,9 +181,10 @@ class ExpectedTotals:
     def statistics(
         self, group: str, window: int, interval: int, quantity: Quantity, probabilities: Iterable[str]
     ) -> dict[str, Any]:
-        """What the plan's statistics of one interval must be, by numpy; None where nothing was measured.
+        """The expected statistics of one interval, by numpy; None without readings.
 
-        Bins are [least, most]; quantile p is the bin of the k-th smallest reading, k = ceil(p * present).
+        Bins are [smallest, largest] value; quantile p is the bin of the k-th smallest reading,
+        k = ceil(p * present).
         """
         measured = quantity is self._plan.quantities[0]
         row = (window - self._workload.first_window) * self._workload.intervals + interval
@@ -194,36 +197,35 @@ class ExpectedTotals:
             at = int(np.digitize(value, inner))
             return [quantity.bin_edges[at], quantity.bin_edges[at + 1] - 1]
 
-        found: dict[str, Any] = {}
+        expected: dict[str, Any] = {}
         if "mean" in quantity.statistics:
-            found["mean"] = float(np.mean(values)) if some else None
+            expected["mean"] = float(np.mean(values)) if some else None
         if "variance" in quantity.statistics:
-            found["variance"] = float(np.var(values)) if some else None
+            expected["variance"] = float(np.var(values)) if some else None
         if "min" in quantity.statistics:
-            found["min"] = bin_of(values[0]) if some else None
+            expected["min"] = bin_of(values[0]) if some else None
         if "max" in quantity.statistics:
-            found["max"] = bin_of(values[-1]) if some else None
+            expected["max"] = bin_of(values[-1]) if some else None
         if "quantiles" in quantity.statistics and some:
             ranks = {p: math.ceil(Fraction(p) * values.size) for p in probabilities}
-            found["quantiles"] = {p: bin_of(values[max(1, k) - 1]) for p, k in ranks.items()}
-        return found
+            expected["quantiles"] = {p: bin_of(values[max(1, k) - 1]) for p, k in ranks.items()}
+        return expected
 
 
 def compare(oracle: ExpectedTotals, plan: Plan, releases: Sequence[Release], *, minimum_meters: int) -> Proof:
-    """Hold every released integer against the plaintext's sums, and every statistic against numpy's.
+    """Compare every released integer with the plaintext's sums, and every statistic with numpy's.
 
-    The parts of a (group, window) hold disjoint meters, so their sums are added before they are compared;
-    statistics are compared where a single part says all. Intervals may be withheld only where giving
-    them out too would single out fewer than `minimum_meters`, and what was given out must not
-    (`gridhe.demo.isolation`).
+    The parts of a (group, window) have disjoint meters, so their sums are added before the comparison.
+    Statistics are compared if there is a single part. The released intervals must not isolate fewer than
+    `minimum_meters`, and an interval may be withheld only if its release would (`gridhe.demo.isolation`).
     """
     proof = Proof(expected=len(oracle.expected))
-    found: dict[tuple[str, int], list[Release]] = {}
+    released: dict[tuple[str, int], list[Release]] = {}
     for release in releases:
-        found.setdefault((release.group, release.window), []).append(release)
+        released.setdefault((release.group, release.window), []).append(release)
     whole: dict[int, dict[str, list[Release]]] = {}
     for group, window in oracle.expected:
-        parts = found.pop((group, window), [])
+        parts = released.pop((group, window), [])
         meters = sum(part.meters for part in parts)
         if meters != oracle.meters(group):
             proof.missing.append(
@@ -236,11 +238,11 @@ def compare(oracle: ExpectedTotals, plan: Plan, releases: Sequence[Release], *, 
             _compare_blocks(proof, oracle, quantity, parts)
             if len(parts) == 1:
                 _compare_statistics(proof, oracle, quantity, parts[0])
-    for group, window in found:
+    for group, window in released:
         proof.mismatches.append(f"{group} window {window}: released, and not expected")
     groups_expected = {group for group, _ in oracle.expected}
     for window, groups in whole.items():
-        if set(groups) == groups_expected:  # judged where nothing is missing
+        if set(groups) == groups_expected:  # checked only for complete windows
             for quantity in plan.quantities:
                 _compare_withheld(proof, oracle, quantity, window, groups, minimum_meters)
     return proof
@@ -251,16 +253,16 @@ def _compare_blocks(
 ) -> None:
     group, window = parts[0].group, parts[0].window
     for kind, wanted in oracle.blocks(group, window, quantity).items():
-        told = [part.blocks[quantity.name].get(kind) for part in parts]
+        blocks = [part.blocks[quantity.name].get(kind) for part in parts]
         where = f"{group} window {window} {quantity.name} {kind}"
-        if any(values is None or len(values) != len(wanted) for values in told):
-            proof.mismatches.append(f"{where}: not released whole")
+        if any(values is None or len(values) != len(wanted) for values in blocks):
+            proof.mismatches.append(f"{where}: not released completely")
             continue
         for i, want in enumerate(wanted.tolist()):
-            values = [block[i] for block in told if block is not None]
+            values = [block[i] for block in blocks if block is not None]
             numbers = [value for value in values if value is not None]
             if len(numbers) < len(values):
-                continue  # withheld: judged with the other groups
+                continue  # withheld: checked together with the other groups
             proof.integers += 1
             if sum(numbers) != want:
                 proof.mismatches.append(f"{where} interval {i}: released {sum(numbers)}, plaintext {want}")
@@ -287,28 +289,30 @@ def _compare_withheld(
     proof.withheld += sum(int(np.count_nonzero(~shown)) for shown in given.values())
     where = f"window {window} {quantity.name}"
     for i in np.flatnonzero(isolated(present, given, minimum)):
-        proof.mismatches.append(f"{where} interval {i}: what was released singles out fewer than {minimum}")
+        proof.mismatches.append(f"{where} interval {i}: the released sums isolate fewer than {minimum}")
     for group, intervals in unjustified(present, given, minimum).items():
         for i in np.flatnonzero(intervals):
-            proof.mismatches.append(f"{group} {where} interval {i}: withheld, and nobody was in danger")
+            proof.mismatches.append(f"{group} {where} interval {i}: withheld without need")
 
 
 def _compare_statistics(proof: Proof, oracle: ExpectedTotals, quantity: Quantity, release: Release) -> None:
     shift = quantity.square_shift
-    for i, told in enumerate(release.statistics[quantity.name]):
-        if told["sum"] is None:
-            continue  # withheld: judged with the blocks
-        wanted = oracle.statistics(release.group, release.window, i, quantity, told.get("quantiles") or {})
+    for i, record in enumerate(release.statistics[quantity.name]):
+        if record["sum"] is None:
+            continue  # withheld: checked with the blocks
+        wanted = oracle.statistics(release.group, release.window, i, quantity, record.get("quantiles") or {})
         for name, want in wanted.items():
-            if name not in told:
+            if name not in record:
                 proof.mismatches.append(f"{release.group} window {release.window} interval {i}: no {name}")
                 continue
-            got = told[name]
+            got = record[name]
             proof.statistics += 1
             if isinstance(want, float) and got is not None:
-                # Dropped bits of squares (docs/parameters.md) bound how far a variance can be off.
+                # The error of a variance is bounded by the dropped bits of squares (docs/parameters.md).
                 slack = (
-                    ((1 << shift) - 1) * ((told["mean"] or 0.0) + (1 << shift)) if name == "variance" else 0.0
+                    ((1 << shift) - 1) * ((record["mean"] or 0.0) + (1 << shift))
+                    if name == "variance"
+                    else 0.0
                 )
                 same = abs(got - want) <= max(1e-9 * max(1.0, abs(want)), slack)
             else:

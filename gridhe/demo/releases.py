@@ -1,4 +1,4 @@
-"""Reading the authority's answers back: one JSON object a line, as `gridhe-keyring release` writes them."""
+"""Read the authority's answers: one JSON object per line, as `gridhe-keyring release` writes them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class ReleaseFile:
         self.refused: list[str] = []  # one line for each total that the policy refused
 
     def read(self) -> None:
-        """Take in the lines that are whole by now."""
+        """Read the new complete lines."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -67,29 +67,29 @@ def release_of(record: Mapping[str, Any]) -> Release:
         window=record["window"],
         part=record["part"],
         meters=record["meters"],
-        blocks={name: _blocks(told) for name, told in statistics.items()},
+        blocks={name: _blocks(records) for name, records in statistics.items()},
         statistics=statistics,
     )
 
 
-def _blocks(told: Sequence[Mapping[str, Any]]) -> dict[str, list[int | None]]:
-    """Every kind's integers, one an interval; None where the interval was withheld."""
+def _blocks(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int | None]]:
+    """The integers of each kind, one per interval; None for a withheld interval."""
     blocks: dict[str, list[int | None]] = {
-        "reading": [interval["sum"] for interval in told],
-        "present": [interval["present"] for interval in told],
+        "reading": [interval["sum"] for interval in records],
+        "present": [interval["present"] for interval in records],
     }
-    if any("squares" in interval for interval in told):
-        blocks["square"] = [interval.get("squares") for interval in told]
-    bins = max((len(interval.get("bins", ())) for interval in told), default=0)
+    if any("squares" in interval for interval in records):
+        blocks["square"] = [interval.get("squares") for interval in records]
+    bins = max((len(interval.get("bins", ())) for interval in records), default=0)
     for i in range(bins):
-        blocks[f"bin:{i}"] = [interval["bins"][i] if "bins" in interval else None for interval in told]
+        blocks[f"bin:{i}"] = [interval["bins"][i] if "bins" in interval else None for interval in records]
     return blocks
 
 
 def profile_of(workload: Workload, plan: Plan, group: str, releases: Sequence[Release]) -> GroupProfile:
-    """A group's load over the run, in the plan's first quantity, its parts added up.
+    """A group's load over the run, in the plan's first quantity, summed over its parts.
 
-    Withheld intervals and windows that were never released count as nothing measured.
+    Withheld intervals and windows without a release count as without readings.
     """
     quantity = plan.quantities[0]
     intervals = workload.intervals

@@ -1,4 +1,4 @@
-"""What a demo run found: as tables for people, as one object for programs, as files to keep."""
+"""The results of a demo run: as tables, as one JSON object, and as files."""
 
 import csv
 import json
@@ -23,11 +23,11 @@ _SHOWN_MAX = 20  # groups in the table; the files have all of them
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOutcome:
-    """Everything a run came to."""
+    """All results of a run."""
 
     workload: Workload
     plan: Plan
-    broker: str  # what kind, for people
+    broker: str  # its kind, as text for the report
     profiles: Mapping[str, GroupProfile]
     proof: Proof
     policy_counts: Mapping[str, int]
@@ -36,7 +36,7 @@ class DemoOutcome:
     batches_folded: int
     duplicates: int
     rejected: int
-    refused: int  # totals the release policy refused
+    refused: int  # totals that the release policy refused
     bytes_per_batch: float
     seal_ms_per_batch: float  # median: encode, encrypt, tag
     total_ms_per_batch: float | None  # from the fleet's start to the last release; None in real time
@@ -103,7 +103,7 @@ def write_record(path: Path, outcome: DemoOutcome) -> None:
 
 
 def write_profile_csv(path: Path, profiles: Sequence[GroupProfile]) -> None:
-    """Write every group's load, one row per group and interval, nothing in it but released numbers."""
+    """Write every group's load, from released numbers only: one row per group and interval."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         unit = profiles[0].quantity.unit if profiles else "Wh"
@@ -212,14 +212,17 @@ def _print_proof(outcome: DemoOutcome, to: TextIO) -> None:
         rows.append(["intervals withheld (too few present)", f"{proof.withheld:,}"])
     echo(to=to)
     print_table(
-        "Proof: released integers against plaintext that only this demo kept", ["what", "count"], rows, to=to
+        "Proof: released integers against the plaintext, which only this demo has",
+        ["what", "count"],
+        rows,
+        to=to,
     )
     for fault in [*proof.missing, *proof.mismatches][:10]:
         echo(f"  {fault}", to=to)
 
 
 def _odd(name: str, policies: MeterSettings) -> str:
-    """A kind of odd readings and what became of them, such as `readings too large (clip)`."""
+    """A label for a kind of odd readings, with its policy, such as `readings too large (clip)`."""
     policy = getattr(policies, f"on_{name}", "missing")
     return f"readings {name.replace('_', ' ')}" + ("" if name == "absent" else f" ({policy})")
 

@@ -1,13 +1,13 @@
 """One demo run: an authority, a broker, an aggregator and a fleet as separate processes on this machine.
 
     1. the authority's home: plan, keys, credentials of every meter and of the aggregator
-    2. a broker of our own (or the user's), with the passwords and ACLs that enrolment wrote
-    3. the authority, releasing what arrives; the aggregator; then the fleet, which ends when all is receipted
-    4. wait until every (group, window) is released, or nothing has moved for too long
-    5. stop them, oldest last, and hold what was released against the plaintext
+    2. an embedded broker (or the user's), with the passwords and ACLs that enrolment wrote
+    3. the authority, which releases; the aggregator; then the fleet, which ends when all is receipted
+    4. wait until every (group, window) is released, or nothing was released for too long
+    5. stop all, the oldest last, and compare the released totals with the plaintext
 
-What the fleet replays is written to a private folder, as a meter's own readings would be; neither broker,
-aggregator nor authority is told where. The folder goes away at the end.
+The fleet's readings are written to a private folder, as a meter's own readings would be; neither broker,
+aggregator nor authority gets its path. The folder is removed at the end.
 """
 
 import contextlib
@@ -37,32 +37,31 @@ from gridhe.demo.report import DemoOutcome
 from gridhe.demo.workload import Workload
 from gridhe.keyring.home.paths import HomePaths
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
+from gridhe.plan.names import aggregator_user
 from gridhe.plan.plan import Plan
 
 __all__ = ["DemoRun", "RunOptions"]
 
 _AGGREGATOR = "main"
-_POLL_S = 0.1  # between two looks at the children and the released totals
-_IDLE_S = "0.3"  # the authority releases when no total has come for so long
-_STALLED_S = 90.0  # nothing moved for so long: give up and report what is missing
+_POLL_S = 0.1  # between two checks of the children and the released totals
+_IDLE_S = "0.3"  # the authority releases when no total has arrived for this long
+_STALLED_S = 90.0  # give up after this long without a release, and report missing totals
 _RECEIPTED = re.compile(r"receipted (\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What a run is told beyond its settings and workload."""
+    """Options of a run, besides settings and workload."""
 
-    broker_url: str | None = None  # None: a broker of our own
+    broker_url: str | None = None  # None: an embedded broker
     prefer_broker: Literal["auto", "mosquitto", "iotcore"] = "auto"
-    live: bool = (
-        False  # the fleet makes readings up in real time; the workload's windows are then in the future
-    )
+    live: bool = False  # synthetic readings in real time; the workload's windows are then in the future
     seed: int = 0
     keep: bool = False
 
 
 class DemoRun:
-    """One run. `run` does it once."""
+    """One run; call `run` once."""
 
     def __init__(
         self,
@@ -74,13 +73,13 @@ class DemoRun:
         progress: DemoProgress,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`out` gets releases.jsonl as the authority wrote it."""
+        """`out` is the folder for releases.jsonl."""
         self._settings, self._workload, self._options = settings, workload, options
         self._out, self._progress, self._now = out, progress, now
         self._broker: EmbeddedBroker | None = None
 
     def run(self) -> DemoOutcome:
-        """All five steps. Raises ChildFailed and other GridHEErrors; leaves no process behind."""
+        """Run all five steps. Raises ChildFailed and other GridHEErrors; ends every process."""
         begun_s = time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(_sigterm_unwinds())
@@ -95,7 +94,7 @@ class DemoRun:
             self._configure(folder, self._settings)
             plan = self._enrol(children, folder, home)
             self._start_broker(stack, folder, home)
-            stack.callback(children.stop_all)  # whatever happens: before the broker goes
+            stack.callback(children.stop_all)  # always before the broker stops
             released = folder / "releases.jsonl"
             authority = children.start("authority", *self._authority_arguments(home, released))
             aggregator = children.start("aggregator", *self._aggregator_arguments(home, folder))
@@ -114,12 +113,12 @@ class DemoRun:
             shutil.copyfile(released, self._out / "releases.jsonl")
             summary = _last_object(fleet.output)
             counted = _last_progress(aggregator.log)
-        return self._judge(plan, answers, summary, counted, moved_s, time.monotonic() - begun_s)
+        return self._outcome(plan, answers, summary, counted, moved_s, time.monotonic() - begun_s)
 
     # -- 1 to 3: setting up ------------------------------------------------------------------------
 
     def _configure(self, folder: Path, settings: Settings) -> None:
-        """Write the settings that all processes read: JSON, which is YAML too."""
+        """Write the settings of all processes, as JSON, which is also YAML."""
         write_private(folder / "gridhe.yaml", settings.model_dump_json().encode())
 
     def _enrol(self, children: Children, folder: Path, home: Path) -> Plan:
@@ -163,7 +162,7 @@ class DemoRun:
         ]  # fmt: skip
 
     def _aggregator_arguments(self, home: Path, folder: Path) -> list[str]:
-        credential = home / "credentials" / f"aggregator-{_AGGREGATOR}.json"
+        credential = home / "credentials" / f"{aggregator_user(_AGGREGATOR)}.json"
         return [
             "gridhe.aggregator.cli", "--credential", str(credential),
             "--state-dir", str(folder / "aggregator"), "--config", "gridhe.yaml", "--no-live",
@@ -199,7 +198,7 @@ class DemoRun:
         ]
 
     def _begin_now(self, plan: Plan) -> None:
-        """Let a live run start with the next window. A fleet that is up too late makes the same readings."""
+        """Start a live run with the next window. A fleet that starts later makes the same readings."""
         first = plan.window_of(self._now()) + 1
         self._workload = replace(self._workload, first_window=first)
 
@@ -208,7 +207,7 @@ class DemoRun:
     def _wait(
         self, children: Children, authority: Child, aggregator: Child, fleet: Child, answers: ReleaseFile
     ) -> None:
-        """Until everything is released or refused, or nothing moves any more. Raises ChildFailed."""
+        """Wait until everything is released or refused, or nothing changes. Raises ChildFailed."""
         leaves = set(self._workload.groups)
         wanted = len(self._workload.members()) * self._workload.windows
         patience_s = _STALLED_S + (self._workload.window_s if self._options.live else 0)
@@ -231,12 +230,12 @@ class DemoRun:
             elif time.monotonic() - moved_s > patience_s:
                 self._progress.step(f"nothing was released for {patience_s:.0f} s: giving up")
                 return
-            # The authority's answers come as lines of a file; its end, if it ends, wakes us at once.
+            # Answers are lines of a file, which is polled. If the authority ends, this returns at once.
             authority.ended_within(_POLL_S)
 
-    # -- 5: judging --------------------------------------------------------------------------------
+    # -- 5: comparing ------------------------------------------------------------------------------
 
-    def _judge(
+    def _outcome(
         self,
         plan: Plan,
         answers: ReleaseFile,
@@ -283,31 +282,31 @@ class DemoRun:
 def _last_object(path: Path) -> dict[str, Any]:
     """The last line of a file, a JSON object. Raises ChildFailed."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
     except (OSError, ValueError, IndexError):
         raise ChildFailed(f"{path.stem} ended without its summary") from None
-    return found
+    return record
 
 
 def _receipted(log: Path) -> int:
-    """How many batches are receipted, by the fleet's own last word in its log: for the progress bar only."""
-    found = _RECEIPTED.findall(log.read_text(encoding="utf-8", errors="replace"))
-    return int(found[-1]) if found else 0
+    """The number of receipted batches in the fleet's log, for the progress bar only."""
+    numbers = _RECEIPTED.findall(log.read_text(encoding="utf-8", errors="replace"))
+    return int(numbers[-1]) if numbers else 0
 
 
 def _last_progress(log: Path) -> dict[str, Any]:
-    """The aggregator's last count of what it did, from its log. Raises ChildFailed."""
+    """The aggregator's last progress record in its log. Raises ChildFailed."""
     for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
         with contextlib.suppress(ValueError):
             record: dict[str, Any] = json.loads(line)
             if record.get("event") == "progress":
                 return record
-    raise ChildFailed("the aggregator ended without saying what it counted")
+    raise ChildFailed("the aggregator ended without a progress record in its log")
 
 
 @contextmanager
 def _private_folder(keep: bool, progress: DemoProgress) -> Iterator[Path]:
-    """A folder that only this user can enter; gone afterwards unless it is to be kept."""
+    """A folder that only this user can enter; removed afterwards unless `keep` is set."""
     folder = Path(tempfile.mkdtemp(prefix="gridhe-demo-"))
     try:
         yield folder
@@ -320,7 +319,7 @@ def _private_folder(keep: bool, progress: DemoProgress) -> Iterator[Path]:
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """Let SIGTERM unwind this process as Ctrl-C does, so that the children are ended."""
+    """Let SIGTERM unwind this process as Ctrl-C does, so that the children are stopped."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""What a demo run measures: meters, their feeders, windows, and the readings as text, as a meter gives them.
+"""The input of a demo run: meters, their feeders, windows, and readings as text, as in a meter's CSV.
 
-The cells are what the fleet replays and, kept back here in plaintext, what the proof is made from.
+The fleet replays these cells, and the proof is computed from them.
 """
 
 import csv
@@ -15,7 +15,7 @@ from pathlib import Path
 from gridhe.errors import ConfigError, SourceError
 from gridhe.meter_agent.data import HOMES, house_weeks
 from gridhe.meter_agent.sources.table import parse_time
-from gridhe.plan.names import NAME_PATTERN, ancestors
+from gridhe.plan.names import NAME_PATTERN, ROOT_GROUP, ancestors
 
 __all__ = ["Workload", "feeders", "from_csv", "from_sample", "live"]
 
@@ -25,9 +25,9 @@ _HOUR_S = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """One run's meters and readings. `cells[row][meter]` stands at `times_s[row]` (UTC epoch seconds)."""
+    """One run's meters and readings. `cells[row][meter]` is for `times_s[row]` (UTC epoch seconds)."""
 
-    origin: str  # where the readings come from, for people
+    origin: str  # the source of the readings, as text for the report
     meters: tuple[str, ...]
     groups: tuple[str, ...]  # the feeder of each meter
     window_s: int
@@ -35,7 +35,7 @@ class Workload:
     first_window: int
     windows: int
     times_s: tuple[int, ...] = ()
-    cells: Sequence[Sequence[str]] = ()  # empty: the fleet makes readings up as time passes
+    cells: Sequence[Sequence[str]] = ()  # empty: the fleet makes synthetic readings in real time
 
     @property
     def intervals(self) -> int:
@@ -44,29 +44,29 @@ class Workload:
 
     @property
     def start_s(self) -> int:
-        """Where the first window starts, UTC epoch seconds."""
+        """Start of the first window, UTC epoch seconds."""
         return self.first_window * self.window_s
 
     @property
     def end_s(self) -> int:
-        """Where the last window ends, UTC epoch seconds."""
+        """End of the last window, UTC epoch seconds."""
         return (self.first_window + self.windows) * self.window_s
 
     @property
     def batches(self) -> int:
-        """How many batches the fleet has to send."""
+        """The number of batches that the fleet sends."""
         return len(self.meters) * self.windows
 
     def members(self) -> Mapping[str, tuple[int, ...]]:
         """The meters (by position) of every feeder and every roll-up, feeders first, `grid` last."""
-        found: dict[str, list[int]] = {group: [] for group in self.groups}
+        members: dict[str, list[int]] = {group: [] for group in self.groups}
         for at, group in enumerate(self.groups):
-            found[group].append(at)
+            members[group].append(at)
         for at, group in enumerate(self.groups):
             for wider in ancestors(group):
-                found.setdefault(wider, []).append(at)
-        order = sorted(found, key=lambda group: (group == "grid", -group.count("/"), group))
-        return {group: tuple(found[group]) for group in order}
+                members.setdefault(wider, []).append(at)
+        order = sorted(members, key=lambda group: (group == ROOT_GROUP, -group.count("/"), group))
+        return {group: tuple(members[group]) for group in order}
 
     def write_csv(self, path: Path) -> None:
         """Write the readings as the fleet replays them: a `time` column, then one column per meter."""
@@ -77,7 +77,7 @@ class Workload:
                 writer.writerow([datetime.fromtimestamp(time_s, UTC).isoformat(), *row])
 
     def write_meters(self, path: Path) -> None:
-        """Write who is to be enrolled where: `meter,group`."""
+        """Write the enrolment list: `meter,group`."""
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["meter", "group"])
@@ -180,15 +180,14 @@ def from_csv(
 ) -> Workload:
     """A CSV's first `meters` columns (None: all) and first windows, moved to the most recent complete ones.
 
-    Where every label of the first column is a time, rows stand where their times say (moved by whole
-    windows); otherwise row follows row. Columns without names, or with
-    names that no topic can carry, become m001, m002, ...
-    Raises SourceError.
+    If every label of the first column is a time, rows keep their times (moved by whole windows); otherwise
+    rows follow each other at `interval_s`. Columns without names, or with names that are not legal meter
+    names, become m001, m002, ... Raises SourceError.
     """
     header, rows = _rows(path)
     columns = [name.strip() for name in header[1:]]
     if twice := [name for name in columns if name and columns.count(name) > 1]:
-        raise SourceError(f"{path}: the column {twice[0]!r} stands twice; remove one of the two")
+        raise SourceError(f"{path}: the column {twice[0]!r} occurs twice; remove one of the two")
     count = len(columns) if meters is None else meters
     if count > len(columns):
         raise SourceError(f"{path} has {len(columns)} columns of readings, {count} meters were asked for")
@@ -205,9 +204,9 @@ def from_csv(
         times_s = [first * window_s + at * interval_s for at in range(len(rows))]
     end_s = (first + windows) * window_s
     if times_s[-1] + interval_s < end_s:
-        held = (times_s[-1] + interval_s - first * window_s) // window_s
-        raise SourceError(f"{path} holds {held} whole windows of {window_s} s; {windows} were asked for")
-    kept = [at for at, time_s in enumerate(times_s) if time_s < end_s]
+        complete = (times_s[-1] + interval_s - first * window_s) // window_s
+        raise SourceError(f"{path} has {complete} complete windows of {window_s} s; {windows} were asked for")
+    used = [at for at, time_s in enumerate(times_s) if time_s < end_s]
     named = all(map(NAME_PATTERN.fullmatch, columns[:count]))
     return Workload(
         origin=f"{count} meters of {path.name}",
@@ -217,17 +216,17 @@ def from_csv(
         interval_s=interval_s,
         first_window=first,
         windows=windows,
-        times_s=tuple(times_s[at] for at in kept),
-        cells=[rows[at][1 : count + 1] for at in kept],
+        times_s=tuple(times_s[at] for at in used),
+        cells=[rows[at][1 : count + 1] for at in used],
     )
 
 
 def live(
     *, meters: int, windows: int, groups: int, minimum_meters: int, window_s: int, interval_s: int, first: int
 ) -> Workload:
-    """Made-up households measured as time passes, from window `first` on."""
+    """Synthetic households in real time, from window `first` on."""
     return Workload(
-        origin=f"{meters} made-up households, as time passes",
+        origin=f"{meters} synthetic households in real time",
         meters=_names(meters),
         groups=feeders(meters, groups, minimum_meters),
         window_s=window_s,

@@ -116,10 +116,10 @@ def test_an_interval_may_only_be_withheld_where_somebody_is_in_danger(small_run:
     assert (first.group, first.meters) == ("north/f1", 3)
     proof = judge(small_run, [withhold(first, 5), *others])
     assert proof.withheld == 1
-    assert [fault.split(": ")[1] for fault in proof.mismatches] == ["withheld, and nobody was in danger"]
+    assert [fault.split(": ")[1] for fault in proof.mismatches] == ["withheld without need"]
     # With a minimum of four no feeder of three may be given out; that the others were, is noticed.
     proof = judge(small_run, [withhold(first, 5), *others], minimum_meters=4)
-    assert any("singles out fewer than 4" in fault for fault in proof.mismatches)
+    assert any("isolate fewer than 4" in fault for fault in proof.mismatches)
     every = [withhold(each, *range(24)) if each.meters < 4 else each for each in small_run.releases]
     proof = judge(small_run, every, minimum_meters=4)
     assert proof.exact, proof.mismatches
