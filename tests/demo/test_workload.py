@@ -93,7 +93,7 @@ def test_columns_that_no_topic_can_carry_are_renamed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("t,a,b\nx,1,2\nx,1,2\n", "holds 1 whole windows"),
+        ("t,a,b\nx,1,2\nx,1,2\n", "has 1 complete windows"),
         ("t,a,b,a\nx,1,2,3\nx,1,2,3\n", "the column 'a' occurs twice"),
         ("t,a,b\nx,1," + "2" * 200_000, "not a CSV file"),
         ("t,a,b\nx,1\n", "row 2: 2 cells, expected 3"),
