@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import socket
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gridhe.broker.server.mosquitto_config import acl, aggregator_user
 from gridhe.cli import cli
 from gridhe.config.settings import BrokerSettings, Settings
 from gridhe.doctor import checks
+from gridhe.doctor.broker import Login, try_broker
 from gridhe.doctor.certificates import check_certificates
 from gridhe.keyring.home.ca import CertificateAuthority
 from gridhe.wire.credential import AggregatorCredential, DeviceCredential, FleetCredential
@@ -478,3 +480,26 @@ def test_where_the_passphrase_comes_from_is_told(tmp_path: Path) -> None:
     assert checks.check_passphrase({"GRIDHE_PASSPHRASE": "hunter2"}, terminal=True).state == "warn"
     assert checks.check_passphrase({}, terminal=True).state == "ok"
     assert checks.check_passphrase({}, terminal=False).state == "warn"
+
+
+def test_repro_a_broker_without_mqtt_5_is_checked_with_3_1_1() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        for _ in range(2):  # with MQTT 5, then with 3.1.1
+            connection, _ = server.accept()
+            with connection:
+                if connection.recv(4096)[8] == 5:
+                    connection.sendall(bytes.fromhex("2003008400"))  # unsupported protocol version
+                    continue
+                connection.sendall(bytes.fromhex("20020000"))
+                while connection.recv(4096):
+                    pass
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    broker = BrokerSettings(url=f"mqtt://127.0.0.1:{server.getsockname()[1]}")
+    login = Login(user="m1", password="secret", foreign=())
+    first = next(try_broker(Settings(broker=broker), login))
+    server.close()
+    assert (first.state, first.text) == ("ok", f"{broker.url} accepts m1, MQTT 3.1.1")
