@@ -25,16 +25,20 @@ __all__ = ["ca"]
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="A host name or address of the broker; repeatable. Default: that of broker.url.",
+    help="A host name or address of the broker; repeatable. Default: the host of broker.url.",
 )
 @click.option(
     "--renew-ca",
     is_flag=True,
-    help="First give the CA itself ten more years. Every client then needs the new ca.crt.",
+    help="First renew the CA for ten years. Every client then needs the new ca.crt.",
 )
-@click.option("--clients", is_flag=True, help="Also a certificate for everybody enrolled.")
+@click.option("--clients", is_flag=True, help="Also make a certificate for every enrolled user.")
 @click.option(
-    "--client", "users", multiple=True, metavar="USER", help="Only for this broker user; repeatable."
+    "--client",
+    "users",
+    multiple=True,
+    metavar="USER",
+    help="Make only this broker user's certificate; repeatable.",
 )
 def ca(
     common: CommonOptions,
@@ -45,11 +49,12 @@ def ca(
     clients: bool,
     users: tuple[str, ...],
 ) -> None:
-    """Make a private CA (once) and certificates: the broker's, and clients' where it asks for them.
+    """Make a private CA (once) and the broker's certificate; with --clients or --client also the clients'.
 
-    Certificates last two years, the CA ten, and none outlives it: run this again before. A client's
-    certificate bears its broker user's name: a meter's own, aggregator-ID, authority, operator or fleet.
-    With broker.client_certificates it is its only way in.
+    A certificate is valid for two years, the CA for ten, and no certificate is valid longer than the CA: run
+    this again before they end. The common name of a client's certificate is its broker user: the meter's
+    name, aggregator-ID, authority, operator or fleet. With broker.client_certificates a client cannot connect
+    without it.
 
     \b
     Examples:
@@ -64,15 +69,15 @@ def ca(
     settings = common.load()
     if users and (clients or hosts or renew_ca):
         raise ConfigError(
-            "--client makes the named clients' certificates alone; leave --host, --clients and --renew-ca out"
+            "--client makes only the certificates of the named users; remove --host, --clients and --renew-ca"
         )
     with ExitStack() as stack:
         authority = open_home(stack, home, passphrase_file)
         stack.enter_context(authority.changing())
         enrolled = authority.broker_users()
-        strangers = sorted(set(users) - set(enrolled))
-        if strangers:
-            raise ConfigError(f"{strangers[0]!r} is no broker user; enrol it first")
+        unknown = sorted(set(users) - set(enrolled))
+        if unknown:
+            raise ConfigError(f"{unknown[0]!r} is not a broker user; enrol it first")
         issuer = CertificateAuthority(
             home,
             authority.vault.secrets.broker_secret,
@@ -84,7 +89,7 @@ def ca(
         echo(f"CA (broker.ca_file of every client): {issuer.cert_file}, until {issuer.until:%Y-%m-%d}")
         if issuer.ends_soon:
             echo(
-                "warning: the CA ends soon, and no certificate outlives it: renew it with --renew-ca",
+                "warning: the CA ends soon, and no certificate is valid longer: run this with --renew-ca",
                 err=True,
             )
         if not users:

@@ -1,6 +1,6 @@
 """`gridhe-keyring`: the key authority's command line.
 
-What needs TenSEAL or the vault is imported when a command runs, so `--help` and `plan` stay quick.
+Modules that need TenSEAL or the vault are imported when a command runs, so `--help` and `plan` stay fast.
 """
 
 import json
@@ -45,7 +45,7 @@ def cli() -> None:
 @common_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def plan(common: CommonOptions, as_json: bool) -> None:
-    """Print the ring the planner picks for the settings, and why. Touches no disk.
+    """Print the ring that the planner picks for the settings, and the reasons. Writes nothing.
 
     \b
     Examples:
@@ -54,11 +54,11 @@ def plan(common: CommonOptions, as_json: bool) -> None:
     """
     from gridhe.plan.planner import choose
 
-    told = choose(common.load()).explain()
+    explanation = choose(common.load()).explain()
     if as_json:
-        echo(json.dumps(told))
+        echo(json.dumps(explanation))
         return
-    for name, value in told.items():
+    for name, value in explanation.items():
         values = value if name == "rejected" else [value]
         for each in values or ["none"]:
             echo(f"{name.replace('_', ' '):<24} {_plain(each)}")
@@ -79,12 +79,15 @@ def _plain(value: Any) -> str:
 @home_option
 @passphrase_option
 @click.option(
-    "--first-window", default="0", metavar="WINDOW", help="Index or start time. Default: 0, any time."
+    "--first-window",
+    default="0",
+    metavar="WINDOW",
+    help="The plan's first window, by index or start time. Default: 0.",
 )
 def init(common: CommonOptions, home: Path, passphrase_file: Path | None, first_window: str) -> None:
     """Make an authority: its signing key, its vault, the first key and plan.
 
-    The passphrase protects the vault; without it nothing can be released, and nobody can restore it.
+    The passphrase protects the vault. Without it no total can be released, and it cannot be recovered.
 
     \b
     Examples:
@@ -98,7 +101,7 @@ def init(common: CommonOptions, home: Path, passphrase_file: Path | None, first_
 
     settings = common.load()
     first = parse_window(first_window, settings.plan.window_s)
-    choose(settings)  # a plan that cannot be exact is refused before a passphrase is asked for
+    choose(settings)  # refuse a plan that cannot be exact before asking for a passphrase
     authority = AuthorityHome.init(
         home, settings, ask_passphrase(file=passphrase_file, confirm=True), first_window=first
     )
@@ -125,7 +128,7 @@ def bundle(
     out: Path | None,
     publish: bool,
 ) -> None:
-    """Hand out the current bundle (plan and public key, signed): as a file, on the broker or both.
+    """Write the current bundle (plan and public key, signed) to a file, publish it, or both.
 
     \b
     Examples:
@@ -162,8 +165,8 @@ def bundle(
     metavar="WINDOW",
     help="The new plan's first window, by index or start time. Default: soon, with time to publish it.",
 )
-@click.option("--retire", metavar="KEY", help="Instead: delete this old secret key for ever.")
-@click.option("--give-up", is_flag=True, help="With --retire: also what the key is still needed for.")
+@click.option("--retire", metavar="KEY", help="Instead of making a key, delete this old secret key for ever.")
+@click.option("--give-up", is_flag=True, help="With --retire: delete the key even if it is still needed.")
 def rotate(
     common: CommonOptions,
     home: Path,
@@ -174,9 +177,9 @@ def rotate(
 ) -> None:
     """Make a new key and a plan for it, valid from a later window; or retire an old key.
 
-    The old plan ends where the new one begins. Old keys are kept, to release what they encrypted, until they
-    are retired. Publish the new plan, or that a key is retired, with `bundle --publish`; a `release --follow`
-    that runs does so by itself.
+    The old plan ends where the new one begins. Old keys stay in the vault, to release the totals encrypted
+    under them, until you retire them. Afterwards run `bundle --publish`; a running `release --follow`
+    publishes the change by itself.
 
     \b
     Examples:
@@ -188,31 +191,31 @@ def rotate(
 
     settings = common.load()
     if first_window is not None and retire is not None:
-        raise ConfigError("give --first-window for a new key, or --retire for an old one")
+        raise ConfigError("give --first-window (a new key) or --retire (an old key), not both")
     if give_up and retire is None:
-        raise ConfigError("--give-up goes with --retire")
+        raise ConfigError("--give-up needs --retire")
     now_s = check_clock(time.time())
     with ExitStack() as stack:
         authority = open_home(stack, home, passphrase_file)
         if retire is not None:
             authority.retire(retire, now_s=now_s, give_up=give_up)
-            echo(f"key {retire} is gone: what it encrypted and was not released stays unread")
+            echo(f"key {retire} is deleted: totals under it that were not released can never be decrypted")
             return
         first = None if first_window is None else parse_window(first_window, settings.plan.window_s)
         made = authority.rotate(settings, first, now_s=now_s).plan
-        echo(f"plan {made.plan_id}, key {made.key_id}, {made.parameters}, from {iso(made.start_s)} on")
+        echo(f"plan {made.plan_id}, key {made.key_id}, {made.parameters}, from {iso(made.start_s)}")
 
 
 @cli.command()
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def inspect(home: Path, as_json: bool) -> None:
-    """Show what a home holds and verify its ledger. Needs no passphrase, changes nothing."""
+    """Show the contents of a home and verify its ledger. Needs no passphrase, changes nothing."""
     from gridhe.keyring.home.inspection import inspect_home, lines_of
     from gridhe.keyring.home.paths import HomePaths
 
-    found = inspect_home(HomePaths(home))
-    echo(json.dumps(found) if as_json else "\n".join(lines_of(found)))
+    inspection = inspect_home(HomePaths(home))
+    echo(json.dumps(inspection) if as_json else "\n".join(lines_of(inspection)))
 
 
 cli.add_command(ca)

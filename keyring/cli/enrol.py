@@ -23,9 +23,11 @@ __all__ = ["enrol"]
 @click.argument("meters", nargs=-1)
 @click.option("--group", metavar="GROUP", help="The meters' group, such as north/f1.")
 @click.option(
-    "--count", type=click.IntRange(1, 1_000_000), help="Enrol this many, named by --prefix and a number."
+    "--count",
+    type=click.IntRange(1, 1_000_000),
+    help="Enrol this many meters, named by --prefix and a number.",
 )
-@click.option("--prefix", default="m", show_default=True, help="With --count: what names begin with.")
+@click.option("--prefix", default="m", show_default=True, help="With --count: the beginning of each name.")
 @click.option(
     "--start", default=1, show_default=True, type=click.IntRange(0), help="With --count: the first number."
 )
@@ -33,7 +35,7 @@ __all__ = ["enrol"]
     "--from-csv",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Enrol what a CSV with the columns meter,group lists.",
+    help="Enrol the meters of a CSV file with the columns meter,group.",
 )
 @click.option(
     "--fleet",
@@ -41,16 +43,19 @@ __all__ = ["enrol"]
     metavar="FILE",
     help="Write all credentials into this one file (0600), for gridhe-meter fleet.",
 )
-@click.option("--aggregator", metavar="ID", help="Enrol an aggregator instead; again: new keys.")
+@click.option("--aggregator", metavar="ID", help="Enrol an aggregator instead. Repeating it makes new keys.")
 @click.option(
-    "--from", "from_time", metavar="TIME", help="Windows starting from here on count. Default: all."
+    "--from",
+    "from_time",
+    metavar="TIME",
+    help="Count the meters in windows that start at or after this time. Default: all.",
 )
-@click.option("--move", is_flag=True, help="Let meters that are enrolled elsewhere change their group.")
+@click.option("--move", is_flag=True, help="Move meters that are enrolled in another group.")
 @click.option(
     "--renew",
     is_flag=True,
-    help="Give meters that are enrolled new broker passwords; with --fleet also user `fleet`, "
-    "which all fleet files share.",
+    help="Give enrolled meters new broker passwords; with --fleet also user `fleet`, "
+    "whose password is in every fleet file.",
 )
 @click.option("--revoke", is_flag=True, help="Revoke the named meters or aggregators.")
 def enrol(
@@ -70,9 +75,9 @@ def enrol(
     renew: bool,
     revoke: bool,
 ) -> None:
-    """Enrol meters or an aggregator: credentials go to HOME/credentials, the broker's files are renewed.
+    """Enrol meters or an aggregator: write credentials to HOME/credentials and the broker's files anew.
 
-    Repeating an enrolment writes the same credentials again. After a change send the broker a SIGHUP.
+    Repeating a meter's enrolment writes the same credential again. After a change send the broker a SIGHUP.
 
     \b
     Examples:
@@ -87,7 +92,7 @@ def enrol(
     if revoke and not meters:
         raise ConfigError("--revoke needs the names of meters or aggregators")
     if aggregator and (meters or group or count or from_csv or revoke):
-        raise ConfigError("--aggregator enrols one aggregator; give meters in a command of their own")
+        raise ConfigError("--aggregator enrols one aggregator; enrol or revoke meters in a separate command")
     from_s = _from_s(from_time)
     with ExitStack() as stack:
         authority = open_home(stack, home, passphrase_file)
@@ -107,7 +112,7 @@ def enrol(
             )
             where = fleet if fleet is not None else paths[0] if len(paths) == 1 else paths[0].parent
             echo(f"{len(wanted)} meters: {where}")
-        echo(f"the broker's files are renewed: {authority.paths.broker}")
+        echo(f"the broker's files are written anew: {authority.paths.broker}")
         echo(f"user operator reads release/#, status/#, plan/#: {authority.paths.operator_password}")
 
 
@@ -123,10 +128,10 @@ def _wanted_meters(
 
     if from_csv is not None:
         if meters or group or count:
-            raise ConfigError("--from-csv names meters and groups; give no others beside it")
+            raise ConfigError("--from-csv names meters and groups; remove METERS, --group and --count")
         return read_meters_csv(from_csv)
     if group is None:
-        raise ConfigError("say which group the meters are in: --group north/f1")
+        raise ConfigError("the meters need a group: add --group, for example --group north/f1")
     if count is not None:
         if meters:
             raise ConfigError("give names or --count, not both")
@@ -141,5 +146,7 @@ def _from_s(text: str | None) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"--from {text[:40]!r} is no time: use 2026-01-31 or 2026-01-31T12:00Z") from None
+        raise ConfigError(
+            f"--from {text[:40]!r} is not a time: use 2026-01-31 or 2026-01-31T12:00Z"
+        ) from None
     return max(0, int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()))

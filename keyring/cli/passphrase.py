@@ -1,4 +1,4 @@
-"""`gridhe-keyring passphrase`: give the vault another passphrase."""
+"""`gridhe-keyring passphrase`: change the vault's passphrase."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,15 +20,15 @@ __all__ = ["passphrase"]
     "--new-passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="File (0600) with the new passphrase. Else a prompt.",
+    help="File (0600) with the new passphrase. Default: a prompt.",
 )
 def passphrase(
     common: CommonOptions, home: Path, passphrase_file: Path | None, new_passphrase_file: Path | None
 ) -> None:
-    """Give the vault another passphrase; its keys stay the same.
+    """Change the vault's passphrase; its keys stay the same.
 
-    A `release --follow` that runs goes on with what it has and must be started again before it can learn of
-    new keys. Backups of the old vault still open with the old passphrase.
+    A running `release --follow` continues with the keys it has. Restart it before you make a new key.
+    Backups of the old vault still open with the old passphrase.
 
     \b
     Examples:
@@ -40,7 +40,7 @@ def passphrase(
     common.load()
     with ExitStack() as stack:
         authority = open_home(stack, home, passphrase_file)
-        # Not from the environment: there stands the old one.
+        # Not from the environment: that holds the old passphrase.
         new = ask_passphrase(file=new_passphrase_file, environ={}, confirm=True)
         authority.vault.change_passphrase(new)
     echo(f"the vault of {home} has a new passphrase; delete copies of the old vault")

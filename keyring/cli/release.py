@@ -33,23 +33,27 @@ __all__ = ["release"]
 @click.option(
     "--window", "windows", multiple=True, metavar="WINDOW", help="Only this window, by index or start time."
 )
-@click.option("--all", "released_too", is_flag=True, help="Give out again what was released before, too.")
+@click.option(
+    "--all", "released_too", is_flag=True, help="Also give out again every total that was released before."
+)
 @click.option(
     "--idle-s",
     default=5.0,
     show_default=True,
     type=click.FloatRange(0.1),
-    help="Quiet time that ends the taking in.",
+    help="Begin to release after this time without a new total.",
 )
 @click.option(
-    "--follow", is_flag=True, help="Stay online and release as totals come, until SIGTERM or Ctrl-C."
+    "--follow", is_flag=True, help="Stay online and release totals as they arrive, until SIGTERM or Ctrl-C."
 )
-@click.option("--offline", is_flag=True, help="Only what has arrived before; no broker.")
+@click.option(
+    "--offline", is_flag=True, help="Use no broker; release only totals that are already in the inbox."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Append each total here as a JSON line, once over all runs; a regular file.",
+    help="Append each total to this regular file as a JSON line, once over all runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout instead of a table.")
 def release(
@@ -67,15 +71,15 @@ def release(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Take totals in from the broker, and turn those the policy allows into integers.
+    """Receive totals from the broker, and decrypt to integers those that the policy allows.
 
-    Without --group or --window everything that waits is tried; refusals are told with their rule. With them
-    exactly those are given out (again, if they were before), and the exit code is 8 if one was refused. A
-    JSON line has `intervals`, or `refused` and `message`.
+    Without --group or --window every waiting total is tried; a refusal is shown with its rule. With them
+    only those totals are given out (again, if they were released before), and the exit code is 8 if one was
+    refused. A JSON line has `intervals`, or `refused` and `message`.
 
-    --out appends and never empties: every released total gets one line, on the disk before it counts as given
-    out. What a crash or a full disk kept out of the file is written at the next start. The file may be moved
-    away at any time. With --all, --group or --window FILE gets what it does not hold yet.
+    --out only appends: every released total gets one line, and the line is on the disk before the total
+    counts as given out. Lines that a crash or a full disk prevented are written at the next start. The file
+    may be moved away at any time. With --all, --group or --window FILE gets the lines that it lacks.
 
     \b
     Examples:
@@ -86,7 +90,7 @@ def release(
     from gridhe.keyring.release.service import ReleaseService
 
     if follow and offline:
-        raise ConfigError("--follow needs the broker; leave --offline away")
+        raise ConfigError("--follow needs the broker; remove --offline")
     settings = common.load({"broker.url": broker})
     if follow:
         ignore_hangups()
@@ -110,11 +114,11 @@ def release(
         try:
             outcomes = service.offline() if offline else service.online(idle_s=idle_s, follow=follow)
         finally:
-            printer.finish()  # also of what was released before an error
+            printer.finish()  # an error must not hide the totals released before it
     if asked and not follow:
         if not outcomes:
             raise StateError(
-                "nothing that was asked for has arrived; is the aggregator running, the window closed?"
+                "no total that you asked for has arrived; is the aggregator running, is the window closed?"
             )
         if any(outcome.record is None for outcome in outcomes):
             click.get_current_context().exit(ReleaseRefused.exit_code)

@@ -1,4 +1,4 @@
-"""What the commands of `gridhe-keyring` share: options, and opening a home."""
+"""Options that the commands of `gridhe-keyring` share, and opening a home."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="File (0600) with the passphrase. Else GRIDHE_PASSPHRASE_FILE, GRIDHE_PASSPHRASE or a prompt.",
+    help="File (0600) with the passphrase. Default: GRIDHE_PASSPHRASE_FILE, GRIDHE_PASSPHRASE or a prompt.",
 )
-broker_option = click.option("--broker", metavar="URL", help="The same as --set broker.url=URL.")
+broker_option = click.option("--broker", metavar="URL", help="Short for --set broker.url=URL.")
 
 
 def open_home(stack: ExitStack, home: Path, passphrase_file: Path | None) -> AuthorityHome:
@@ -35,7 +35,7 @@ def open_home(stack: ExitStack, home: Path, passphrase_file: Path | None) -> Aut
     from gridhe.keyring.home.passphrase import ask_passphrase
     from gridhe.keyring.home.paths import HomePaths
 
-    HomePaths(home).read_verify_key()  # no home: say so before asking for a passphrase
+    HomePaths(home).read_verify_key()  # report a missing home before asking for a passphrase
     authority = AuthorityHome.open(home, ask_passphrase(file=passphrase_file))
     stack.callback(authority.close)
     return authority

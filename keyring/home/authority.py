@@ -52,7 +52,7 @@ class AuthorityHome:
         self.verify_key = self.paths.read_verify_key()
         if self.signing_key.verify_key != self.verify_key:
             raise VaultError(
-                f"the vault in {home} is of another authority; restore the one that belongs here"
+                f"the vault in {home} belongs to another authority; restore this authority's vault"
             )
         self.enrolment = Enrolment(self.paths.enrolment)
 
@@ -75,7 +75,7 @@ class AuthorityHome:
         paths = HomePaths(home)
         make_private_dir(home)
         if any(home.iterdir()):
-            raise StateError(f"{home} is not empty; a new authority needs a folder of its own")
+            raise StateError(f"{home} is not empty; a new authority needs an empty folder")
         home.chmod(0o700)
         with _locked(home):
             key = SigningKey.generate()
@@ -132,11 +132,11 @@ class AuthorityHome:
         return bundle
 
     def rotate(self, settings: Settings, first_window: int | None = None, *, now_s: float) -> Bundle:
-        """A new key and plan; without `first_window` from the first one that all can hear of in time.
+        """Make a new key and plan. Default first window: the earliest with enough time to publish it.
 
-        Raises PlanError for a first window that has begun, may be counted already, or cuts one of the plan
-        before it (`gridhe.plan.succession`), naming the nearest that will do; and when a group has more
-        meters than the plan would sum.
+        Raises PlanError, naming the nearest possible window, if `first_window` has begun, may be counted
+        already, or cuts a window of the plan before (`gridhe.plan.succession`); also if a group has more
+        meters than the plan sums.
         """
         choice = choose(settings)
         window_s = settings.plan.window_s
@@ -156,7 +156,7 @@ class AuthorityHome:
         return bundle
 
     def _check_limit(self, settings: Settings) -> None:
-        """Raise PlanError when a plan of these settings would sum fewer meters than are enrolled."""
+        """Raise PlanError if a plan of these settings would sum fewer meters than are enrolled."""
         enrolled = [(meter.group, meter.from_s) for meter in self.enrolment.meters()]
         excess = Limit.of_settings(settings.plan).excess(enrolled)
         if excess is not None:
@@ -166,9 +166,10 @@ class AuthorityHome:
             )
 
     def retire(self, key_id: str, *, now_s: float, give_up: bool = False) -> None:
-        """Forget a secret key for ever, and let the roster say so. Raises ConfigError: not there, or needed.
+        """Delete a secret key for ever and mark it as retired in the roster.
 
-        The roster's version rises once the key is gone. A crash in between: retiring it again raises it.
+        Raises ConfigError if there is no such key or it is still needed. The roster's version rises after
+        the key is deleted. After a crash between the two, retiring the key again raises the version.
         """
         with _locked(self.paths.home):
             self.vault.reload()
@@ -188,7 +189,7 @@ class AuthorityHome:
         return list(self.paths.read_bundles().values())[-1][0]
 
     def roster(self) -> bytes:
-        """The signed roster as of now: entries, and all plans with whether their key is still there."""
+        """The signed roster as of now: entries, and all plans, each with whether its key is retired."""
         version, plans = self.enrolment.version, self.paths.read_plans().values()
         if any(plan.key_id not in self.vault.secrets.contexts for plan in plans):
             self.vault.reload()  # a plan's key is in the vault before its bundle is in the home
@@ -211,8 +212,8 @@ class AuthorityHome:
     ) -> list[Path]:
         """Enrol (meter, group) pairs; write their credentials to credentials/, or all to `fleet_file`.
 
-        The files' paths are returned. Safe to repeat: the same credentials are written again. No group may
-        outgrow a plan that is not over at `now_s`.
+        Returns the files' paths. Repeating a call writes the same credentials again. Raises ConfigError if a
+        group would have more meters than a plan sums that has not ended at `now_s` (UTC epoch seconds).
         """
         with _locked(self.paths.home):
             meters = self.enrolment.enrol_meters(
@@ -231,7 +232,7 @@ class AuthorityHome:
                 return [fleet_file]
             make_private_dir(self.paths.credentials)
             paths = [self.paths.credentials / f"{device.meter}.json" for device in devices]
-            # Each file is flushed to the disk: at 10 ms, a thousand one after the other take 10 s.
+            # Each file is flushed to the disk, about 10 ms: a thousand in sequence would take 10 s.
             with ThreadPoolExecutor(_SAVERS) as savers:
                 list(savers.map(DeviceCredential.save, devices, paths))
         return paths
@@ -248,15 +249,16 @@ class AuthorityHome:
     def enrol_aggregator(self, name: str, settings: Settings) -> Path:
         """Enrol an aggregator and write its credential.
 
-        Again: a new signing key and password. Totals that arrive with the old signature are refused from then
-        on; the aggregator signs those that wait with its new key. What has arrived before stays valid.
+        Enrolling it again makes a new signing key and password. Totals that arrive later with the old
+        signature are refused; the aggregator signs its waiting totals again with the new key. Totals that
+        arrived before stay valid.
         """
         with _locked(self.paths.home):
             key = SigningKey.generate()
             enrolled = self.enrolment.enrol_aggregator(name, key.verify_key)
             self.write_broker_files(settings.broker)
             make_private_dir(self.paths.credentials)
-            path = self.paths.credentials / f"aggregator-{name}.json"
+            path = self.paths.credentials / f"{aggregator_user(name)}.json"
             AggregatorCredential(
                 aggregator=name,
                 password=self._password(aggregator_user(name), enrolled.generation),
@@ -267,12 +269,12 @@ class AuthorityHome:
         return path
 
     def revoke(self, names: Iterable[str], settings: Settings) -> int:
-        """Revoke meters and aggregators; how many. Their credentials in credentials/ are deleted."""
+        """Revoke meters and aggregators, and delete their files in credentials/. Returns how many."""
         wanted = list(names)
         with _locked(self.paths.home):
             count = self.enrolment.revoke(wanted)
             for name in wanted:
-                for file in (f"{name}.json", f"aggregator-{name}.json"):
+                for file in (f"{name}.json", f"{aggregator_user(name)}.json"):
                     (self.paths.credentials / file).unlink(missing_ok=True)
             self.write_broker_files(settings.broker)
         return count
@@ -288,14 +290,14 @@ class AuthorityHome:
         return derive_password(self.vault.secrets.broker_secret, user, generation)
 
     def write_broker_files(self, settings: BrokerSettings) -> Path:
-        """mosquitto.conf, gridhe.conf, acl and passwords of everybody enrolled, in broker/; the first's path.
+        """Write mosquitto.conf, gridhe.conf, acl and passwords to broker/; return mosquitto.conf's path.
 
-        The operator's password is written to credentials/ too: nobody enrols that user.
+        The operator's password goes to credentials/ too, because that user is never enrolled.
 
         The broker listens where broker.url points: on loopback only if that is loopback, on IPv6 if it is an
-        IPv6 address, on both if it is a name, and with TLS if it is mqtts. `gridhe-keyring ca` puts its
-        certificate into broker/tls/ (gridhe.keyring.home.ca): server.crt, server.key, and ca.crt to check
-        clients with. Raises ConfigError, StateError.
+        IPv6 address, on both if it is a name, and with TLS if it is mqtts. `gridhe-keyring ca` writes the
+        broker's certificate to broker/tls/ (gridhe.keyring.home.ca): server.crt, server.key, and ca.crt to
+        check clients with. Raises ConfigError, StateError.
         """
         url = BrokerUrl.parse(settings.url)
         if settings.client_certificates and not url.tls:
@@ -338,12 +340,12 @@ class AuthorityHome:
             )
             if url.tls
             else None,
-            # On another machine Mosquitto becomes its own user by itself.
+            # On another machine Mosquitto changes to its own user by itself.
             owner=None if elsewhere else broker_owner(self.paths.home),
         )
 
     def broker_users(self) -> list[str]:
-        """Everybody who may speak to the broker, by broker user."""
+        """The names of all broker users."""
         meters = self.enrolment.meters()
         fleet = [FLEET_USER] if any(meter.fleet for meter in meters) else []
         aggregators = [aggregator_user(each.name) for each in self.enrolment.aggregators()]
@@ -351,14 +353,14 @@ class AuthorityHome:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the home for a change of several files. Raises StateError when another process has it."""
+        """Lock the home for a change of several files. Raises StateError if another process has the lock."""
         with _locked(self.paths.home):
             yield
 
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """One change at a time. Raises StateError when another process is at it."""
+    """Lock the home. Raises StateError if another process has the lock."""
     try:
         handle = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

@@ -1,16 +1,16 @@
 """A private certificate authority for the broker and its clients, in the authority's home.
 
     ca/ca.key               the CA's key, encrypted under a secret of the vault
-    ca/ca.crt               what clients are given to trust (broker.ca_file)
+    ca/ca.crt               the certificate that clients trust (broker.ca_file)
     broker/tls/server.*     the broker's certificate and key; ca.crt beside them, to check clients with
     credentials/NAME.crt    a client's certificate and key: its common name is the broker user, for
     credentials/NAME.key    broker.client_certificates
 
-No certificate outlives the CA. `renew` gives the CA itself another ten years under the same key and name, so
-what it has signed stays good; clients need the new ca.crt before the old one ends.
+No certificate is valid longer than the CA. `renew` makes a new CA certificate for ten years with the same key
+and name, so certificates it has signed stay valid; clients need the new ca.crt before the old one ends.
 
-Keys are P-256. A certificate says what it is for (extended key usage): a stolen broker's certificate does not
-pass for a client's, nor a meter's for a broker's.
+Keys are P-256. Each certificate states its purpose (extended key usage): a stolen broker's certificate is not
+accepted as a client's, nor a meter's as a broker's.
 """
 
 import ipaddress
@@ -33,8 +33,8 @@ __all__ = ["CertificateAuthority", "Issued"]
 
 _CA_DAYS = 3_650
 _DAYS = 730
-_AHEAD = timedelta(hours=1)  # valid this long before it was made: clocks differ
-_KEY_LABEL = "ca-key"  # no broker user can have it: it stands for the CA's key among derived passwords
+_AHEAD = timedelta(hours=1)  # certificates are valid from this long before now, because clocks differ
+_KEY_LABEL = "ca-key"  # the "user" that the password of the CA's key is derived for
 _PEM = serialization.Encoding.PEM
 
 
@@ -49,14 +49,14 @@ class Issued:
 
 
 class CertificateAuthority:
-    """The CA of a home, made when there is none. It signs only while it is valid itself."""
+    """The CA of a home, made if there is none. It signs only while its own certificate is valid."""
 
     def __init__(
         self, home: Path, broker_secret: bytes, *, authority: str, now: Callable[[], datetime]
     ) -> None:
-        """`authority` is the home's id, which the CA is named after; `now` gives a UTC time with its zone.
+        """`authority` is the home's id and part of the CA's name; `now` returns a UTC time with its zone.
 
-        Raises VaultError when the CA's key is of another vault or damaged, StateError when the disk refuses.
+        Raises VaultError if the CA's key is damaged or of another vault, StateError if the disk fails.
         """
         self._now = now
         self._passphrase = derive_password(broker_secret, _KEY_LABEL, 1).encode()
@@ -71,24 +71,24 @@ class CertificateAuthority:
 
     @property
     def ends_soon(self) -> bool:
-        """Whether a certificate made now is shorter than usual, because the CA ends first."""
+        """Whether a certificate made now is valid for less than two years, because the CA ends first."""
         return self.until < self._now() + timedelta(days=_DAYS)
 
     def renew(self) -> None:
-        """Give the CA a new certificate of the same key and name, valid from now. Raises StateError."""
+        """Make a new CA certificate with the same key and name, valid from now. Raises StateError."""
         self._cert = self._sign_own(self._key, self._cert.subject)
 
     def _make(self, authority: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         make_private_dir(self._key_file.parent)
         key = ec.generate_private_key(ec.SECP256R1())
-        # The certificate first: whoever finds a key finds its certificate too.
+        # Write the certificate first, so that a key on the disk always has its certificate.
         cert = self._sign_own(key, _name(f"gridhe {authority}"))
         encrypted = serialization.BestAvailableEncryption(self._passphrase)
         write_private(self._key_file, key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, encrypted))
         return key, cert
 
     def _sign_own(self, key: ec.EllipticCurvePrivateKey, name: x509.Name) -> x509.Certificate:
-        """A certificate of the CA, on the disk."""
+        """Make the CA's own certificate and write it to the disk."""
         until = self._now() + timedelta(days=_CA_DAYS)
         builder = self._builder(name, name, key.public_key(), key.public_key(), until)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -104,17 +104,17 @@ class CertificateAuthority:
             cert = x509.load_pem_x509_certificate(self.cert_file.read_bytes())
         except (OSError, ValueError, TypeError) as error:
             raise VaultError(
-                f"the CA in {self._key_file.parent} does not open ({type(error).__name__}): restore it with "
-                "its vault, or move it away and let every party have new certificates"
+                f"cannot open the CA in {self._key_file.parent} ({type(error).__name__}): restore it "
+                "together with its vault, or move it away and give every party new certificates"
             ) from None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or cert.public_key() != key.public_key():
             raise VaultError(f"{self._key_file} and {self.cert_file} do not belong together")
         return key, cert
 
     def issue_server(self, hosts: Sequence[str], directory: Path) -> Issued:
-        """A broker's certificate for these host names and addresses, in `directory` with the CA's.
+        """Write a broker's certificate for these host names and addresses, and the CA's, to `directory`.
 
-        Raises ConfigError for what is no host, TrustError when the CA is not valid now.
+        Raises ConfigError if one of them is not a host, TrustError if the CA is not valid now.
         """
         if not hosts:
             raise ConfigError("a broker's certificate needs the host names or addresses that clients use")
@@ -126,7 +126,7 @@ class CertificateAuthority:
         return self._issue("server", hosts[0][:64], ExtendedKeyUsageOID.SERVER_AUTH, directory, names)
 
     def issue_clients(self, users: Iterable[str], directory: Path) -> list[Issued]:
-        """A certificate for each of these broker users, in `directory`. Raises TrustError, as above."""
+        """Write a certificate for each broker user to `directory`. Raises TrustError as above."""
         wanted = [check_name(user, "broker user") for user in users]
         make_private_dir(directory)
         return [self._issue(user, user, ExtendedKeyUsageOID.CLIENT_AUTH, directory, None) for user in wanted]
@@ -156,14 +156,14 @@ class CertificateAuthority:
             key_file=directory / f"{file}.key",
             until=cert.not_valid_after_utc,
         )
-        plain = serialization.NoEncryption()  # a service has nobody to ask; the file is 0600
+        plain = serialization.NoEncryption()  # a service cannot ask for a passphrase; the file is 0600
         write_private(issued.key_file, key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, plain))
         write_private(issued.cert_file, cert.public_bytes(_PEM))
         issued.cert_file.chmod(0o644)
         return issued
 
     def _check_valid(self) -> None:
-        """Raise TrustError when the CA's certificate has ended, or has not begun."""
+        """Raise TrustError if the CA's certificate has ended or has not begun."""
         now, begins, ends = self._now(), self._cert.not_valid_before_utc, self.until
         if now >= ends:
             raise TrustError(
@@ -172,8 +172,8 @@ class CertificateAuthority:
             )
         if now < begins:
             raise TrustError(
-                f"the CA {self.cert_file} is valid from {begins:%Y-%m-%d %H:%M} UTC on, and this machine's "
-                f"clock says {now:%Y-%m-%d %H:%M}; set the clock"
+                f"the CA {self.cert_file} is valid from {begins:%Y-%m-%d %H:%M} UTC, and this machine's "
+                f"clock shows {now:%Y-%m-%d %H:%M}; set the clock"
             )
 
     def _builder(
@@ -209,7 +209,7 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.DNSName(host)
     except ValueError:
-        raise ConfigError(f"{host[:80]!r} is no host name; write international names as xn--...") from None
+        raise ConfigError(f"{host[:80]!r} is not a host name; write international names as xn--...") from None
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

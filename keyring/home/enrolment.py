@@ -1,9 +1,9 @@
-"""Who is enrolled: meters, aggregators and the fleet's user, in one SQLite file of the authority's home.
+"""The enrolled meters, aggregators and fleet user, in one SQLite file of the authority's home.
 
-No secret stands in it. Broker passwords derive from the vault's broker secret, the user's name and a
-generation that a renewal raises; ingest keys from the ingest secret and the name
-(`gridhe.wire.ingest`). So an enrolment can be repeated, and gives the same credential: a lost file, or
-a crash before it was written, costs nothing.
+The file holds no secret. Broker passwords derive from the vault's broker secret, the user's name and a
+generation that a renewal raises; ingest keys derive from the ingest secret and the name
+(`gridhe.wire.ingest`). So repeating an enrolment writes the same credential: after a crash, or if a
+credential file is lost, enrol the meter again.
 """
 
 import base64
@@ -45,7 +45,10 @@ INSERT OR IGNORE INTO meta VALUES ('fleet_generation', 1);
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolledMeter:
-    """A meter. It counts from windows starting at `from_s` (UTC epoch s). `fleet`: that user may send too."""
+    """A meter, counted in windows that start at `from_s` (UTC epoch s) or later.
+
+    `fleet`: user `fleet` may send for it too.
+    """
 
     name: str
     group: str
@@ -57,7 +60,7 @@ class EnrolledMeter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolledAggregator:
-    """An aggregator and the key its totals are signed with. A revoked one's totals are refused."""
+    """An aggregator and the key that verifies its totals. Totals of a revoked aggregator are refused."""
 
     name: str
     verify_key: bytes
@@ -81,8 +84,8 @@ def read_meters_csv(path: Path) -> list[tuple[str, str]]:
             if not {"meter", "group"} <= set(header):
                 raise ConfigError(f"{path}: the first line must name the columns meter and group")
             if twice := [name for name in header if name and header.count(name) > 1]:
-                raise ConfigError(f"{path}: the column {twice[0]!r} stands twice; remove one of the two")
-            found = []
+                raise ConfigError(f"{path}: the column {twice[0]!r} is there twice; remove one of the two")
+            meters = []
             for row in rows:
                 if row and len(row) != len(header):
                     raise ConfigError(
@@ -90,8 +93,8 @@ def read_meters_csv(path: Path) -> list[tuple[str, str]]:
                     )
                 if row:
                     cells = dict(zip(header, row, strict=True))
-                    found.append((cells["meter"].strip(), cells["group"].strip()))
-            return found
+                    meters.append((cells["meter"].strip(), cells["group"].strip()))
+            return meters
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -99,7 +102,7 @@ def read_meters_csv(path: Path) -> list[tuple[str, str]]:
 
 
 class Enrolment:
-    """The enrolment database. Raises StateError when it is damaged or the disk refuses."""
+    """The enrolment database. Raises StateError if it is damaged or the disk fails."""
 
     def __init__(self, path: Path) -> None:
         self._db = SqliteDatabase(path, _SCHEMA)
@@ -112,7 +115,7 @@ class Enrolment:
 
     @property
     def version(self) -> int:
-        """The roster's version: raised by every change, also of aggregators."""
+        """The roster's version: every change raises it, also a change of aggregators."""
         [(version,)] = self._db.query("SELECT value FROM meta WHERE name = 'roster_version'")
         return int(version)
 
@@ -152,12 +155,13 @@ class Enrolment:
     def former_keys(self) -> dict[str, list[bytes]]:
         """The verify keys that aggregators had before they were enrolled again, by name.
 
-        What arrived by then stays valid. A revoked aggregator has none: its key may be somebody else's.
+        Totals that arrived under such a key stay valid. A revoked aggregator has no former keys, because
+        somebody else may have its key.
         """
-        found: dict[str, list[bytes]] = {}
+        keys: dict[str, list[bytes]] = {}
         for name, key in self._db.query("SELECT name, verify_key FROM former_keys"):
-            found.setdefault(name, []).append(key)
-        return found
+            keys.setdefault(name, []).append(key)
+        return keys
 
     def entries(self) -> list[RosterEntry]:
         """The roster's entries."""
@@ -166,7 +170,7 @@ class Enrolment:
     # -- changing --------------------------------------------------------------------------------
 
     def raise_version(self) -> None:
-        """Let aggregators take the roster anew: its plans have changed."""
+        """Raise the roster's version because its plans changed, so that aggregators load it again."""
         with self._change():
             pass
 
@@ -182,10 +186,10 @@ class Enrolment:
     ) -> list[EnrolledMeter]:
         """Enrol (meter, group) pairs, all or none, and return them as enrolled.
 
-        A meter that is enrolled already stays as it is, but for `renew` (a new password; with `fleet`
-        a new one of user `fleet` too), `fleet` (may be set, is never taken away) and `move` (another group,
-        from `from_s` on; without it another group is an error). A revoked meter comes back with a
-        new password. No group may outgrow one of the `limits`. Raises ConfigError.
+        A meter that is already enrolled stays as it is, with three exceptions: `renew` gives it a new
+        password (with `fleet` also user `fleet`), `fleet` can be set and is never removed, and `move` allows
+        another group, from `from_s` (without `move` another group is an error). A revoked meter that is
+        enrolled again gets a new password. Raises ConfigError, also if a group would exceed one of `limits`.
         """
         known = {meter.name: meter for meter in self.meters(revoked=True)}
         taken = {aggregator.name for aggregator in self.aggregators(revoked=True)}
@@ -214,7 +218,7 @@ class Enrolment:
                 fleet=fleet or before.fleet,
             )
         if not changed:
-            raise ConfigError("no meters to enrol: name some, or use --count or --from-csv")
+            raise ConfigError("no meters to enrol: give names, --count or --from-csv")
         _check_groups({**known, **changed})
         _check_limits(limits, known, {**known, **changed})
         with self._change():
@@ -227,7 +231,7 @@ class Enrolment:
         return list(changed.values())
 
     def enrol_aggregator(self, name: str, verify_key: bytes) -> EnrolledAggregator:
-        """Enrol an aggregator; again: with a new signing key and a new password. Raises ConfigError."""
+        """Enrol an aggregator; enrolling it again changes its key and its password. Raises ConfigError."""
         check_name(name, "aggregator")
         if any(meter.name == name for meter in self.meters(revoked=True)):
             raise ConfigError(f"{name!r} is a meter; their receipts would share a topic")
@@ -245,7 +249,7 @@ class Enrolment:
         return EnrolledAggregator(name=name, verify_key=verify_key, generation=generation)
 
     def revoke(self, names: Iterable[str]) -> int:
-        """Revoke meters or aggregators, all or none; how many. Raises ConfigError for a name not enrolled."""
+        """Revoke meters or aggregators, all or none; return how many. Raises ConfigError: not enrolled."""
         wanted = list(names)
         meters = {meter.name for meter in self.meters()}
         unknown = [name for name in wanted if name not in meters | {a.name for a in self.aggregators()}]
@@ -260,7 +264,7 @@ class Enrolment:
 
     @contextmanager
     def _change(self) -> Iterator[None]:
-        """One transaction, which raises the roster's version."""
+        """One transaction that also raises the roster's version."""
         with self._db.transaction():
             yield
             self._db.write("UPDATE meta SET value = value + 1 WHERE name = 'roster_version'")
@@ -269,7 +273,7 @@ class Enrolment:
 def _check_limits(
     limits: Sequence[Limit], before: Mapping[str, EnrolledMeter], after: Mapping[str, EnrolledMeter]
 ) -> None:
-    """Raise ConfigError when a group would have more meters than a plan sums."""
+    """Raise ConfigError if a group would have more meters than a plan sums."""
     for limit in limits:
         excess = limit.excess(
             *(
@@ -286,12 +290,12 @@ def _check_limits(
 
 
 def _check_groups(meters: Mapping[str, EnrolledMeter]) -> None:
-    """Raise ConfigError when a group would hold both meters and narrower groups."""
+    """Raise ConfigError if a group would hold both meters and narrower groups."""
     leaves = {meter.group for meter in meters.values() if not meter.revoked}
     for leaf in sorted(leaves):
         for wider in ancestors(leaf):
             if wider in leaves:
                 raise ConfigError(
-                    f"group {wider} has meters of its own and {leaf} lies beneath it; "
-                    f"put its meters into a group such as {wider}/rest"
+                    f"group {wider} has meters of its own and also contains group {leaf}; "
+                    f"move its meters to a group such as {wider}/rest"
                 )

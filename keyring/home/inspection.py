@@ -1,4 +1,4 @@
-"""`gridhe-keyring inspect`: what a home holds and whether its ledger is whole, without the passphrase."""
+"""`gridhe-keyring inspect`: the contents of a home and a check of its ledger, without the passphrase."""
 
 from collections import Counter
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["inspect_home", "lines_of"]
 
 
 def inspect_home(paths: HomePaths) -> dict[str, Any]:
-    """Everything that is no secret. Raises StateError (ledger broken, no home), BundleError, VaultError."""
+    """Everything that is not secret. Raises StateError (ledger broken, no home), BundleError, VaultError."""
     verify_key = paths.read_verify_key()
     check_private_dir(paths.home)
     counts: Counter[str] = Counter()
@@ -24,7 +24,7 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
     rules: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
 
-    def see(record: LedgerRecord) -> None:
+    def count(record: LedgerRecord) -> None:
         counts[record["kind"]] += 1
         if record["kind"] == "decided":
             used[record["key"]] += 1
@@ -42,7 +42,7 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
         inbox = Inbox(paths.inbox)
         heads[paths.inbox.name] = inbox.head()
         inbox.close()
-    head = verify_ledger(paths.ledger, on_record=see, heads=heads)
+    head = verify_ledger(paths.ledger, on_record=count, heads=heads)
     return {
         "home": str(paths.home),
         "authority": authority_id(verify_key),
@@ -95,10 +95,10 @@ def _inbox(paths: HomePaths) -> dict[str, Any]:
         return {"waiting": 0, "released": 0, "refused": []}
     inbox = Inbox(paths.inbox)
     try:
-        letters = inbox.letters(states=("waiting", "released", "refused"))
+        totals = inbox.totals(states=("waiting", "released", "refused"))
     finally:
         inbox.close()
-    states = Counter(letter.state for letter in letters)
+    states = Counter(stored.state for stored in totals)
     return {
         "waiting": states["waiting"],
         "released": states["released"],
@@ -110,16 +110,16 @@ def _inbox(paths: HomePaths) -> dict[str, Any]:
                 "rule": each.rule,
                 "message": each.message,
             }
-            for each in letters
+            for each in totals
             if each.state == "refused"
         ],
     }
 
 
-def lines_of(found: dict[str, Any]) -> list[str]:
-    """The same for people."""
-    lines = [f"authority   {found['authority']}  in {found['home']}"]
-    for plan in found["plans"]:
+def lines_of(inspection: dict[str, Any]) -> list[str]:
+    """The result of `inspect_home` as lines of text."""
+    lines = [f"authority   {inspection['authority']}  in {inspection['home']}"]
+    for plan in inspection["plans"]:
         lines.append(
             f"plan        {plan['plan']}  from window {plan['first_window']} ({plan['from']}), "
             f"{plan['ring']}, up to {plan['largest_rollup']} meters, at least {plan['minimum_meters']}"
@@ -127,12 +127,12 @@ def lines_of(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"  key       {plan['key']}  {plan['decryptions_used']} of {plan['decryptions']} decryptions used"
         )
-    groups = ", ".join(f"{group} {count}" for group, count in found["groups"].items())
-    lines.append(f"meters      {found['meters']}" + (f"  ({groups})" if groups else ""))
-    lines.append(f"aggregators {', '.join(found['aggregators']) or 'none'}")
-    if found["revoked"]:
-        lines.append(f"revoked     {', '.join(found['revoked'])}")
-    inbox, ledger = found["inbox"], found["ledger"]
+    groups = ", ".join(f"{group} {count}" for group, count in inspection["groups"].items())
+    lines.append(f"meters      {inspection['meters']}" + (f"  ({groups})" if groups else ""))
+    lines.append(f"aggregators {', '.join(inspection['aggregators']) or 'none'}")
+    if inspection["revoked"]:
+        lines.append(f"revoked     {', '.join(inspection['revoked'])}")
+    inbox, ledger = inspection["inbox"], inspection["ledger"]
     lines.append(
         f"inbox       {inbox['waiting']} waiting, {inbox['released']} released, "
         f"{len(inbox['refused'])} refused"
@@ -142,5 +142,5 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     lines.append(f"ledger      whole: {ledger['records']} records" + (f" ({kinds})" if kinds else ""))
     if ledger["dropped"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in ledger["dropped"].items())
-        lines.append(f"  dropped   totals that were not taken in: {reasons}")
+        lines.append(f"  dropped   totals that were not stored: {reasons}")
     return lines

@@ -1,7 +1,8 @@
-"""How many meters the plans sum: no enrolment and no new plan may ask for more.
+"""The largest numbers of meters that the plans sum, which enrolments and new plans are checked against.
 
 A plan limits the meters of one group (`largest_group`) and of every roll-up, up to `grid`
-(`largest_rollup`). Only plans that are not over count, each with the meters that count before it ends.
+(`largest_rollup`). Plans that have ended are ignored. Each plan is checked with the meters that
+count before its end.
 """
 
 import math
@@ -26,17 +27,17 @@ class Excess:
     group: str
     meters: int
     limit: int
-    settings: tuple[str, ...]  # that are too small for them, the one that bounds this group first
+    settings: tuple[str, ...]  # the settings that are too small, first the one that limits this group
 
     @property
     def flags(self) -> str:
-        """What a plan for these meters is made with."""
+        """The command-line options that make a plan large enough for these meters."""
         return " ".join(f"--set {setting}={self.meters}" for setting in self.settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What one plan sums, and until when it holds (UTC epoch seconds)."""
+    """The limits of one plan, and when it ends (UTC epoch seconds)."""
 
     plan: str
     largest_group: int
@@ -45,7 +46,7 @@ class Limit:
 
     @classmethod
     def of_settings(cls, settings: PlanSettings) -> "Limit":
-        """Of a plan that is still to be made."""
+        """The limits of a plan that is not made yet."""
         return cls(
             plan="the new plan",
             largest_group=settings.largest_group,
@@ -55,9 +56,9 @@ class Limit:
     def excess(
         self, meters: Iterable[tuple[str, int]], before: Iterable[tuple[str, int]] = ()
     ) -> Excess | None:
-        """The first group that these meters (group, from_s) make too large, widest last; None if none is.
+        """The first group that has too many of these meters (group, from_s), narrow groups first; else None.
 
-        A group that was as large `before` is not made too large: it can be made smaller step by step.
+        A group that had as many meters `before` is accepted, so that it can be made smaller step by step.
         """
         counts, earlier = self._counts(meters), self._counts(before)
         for (group, setting), count in sorted(counts.items(), key=lambda item: -len(ancestors(item[0][0]))):
@@ -70,7 +71,7 @@ class Limit:
         return None
 
     def _counts(self, meters: Iterable[tuple[str, int]]) -> Counter[tuple[str, str]]:
-        """Meters by (group, the setting that bounds it)."""
+        """Meters by (group, the setting that limits it)."""
         leaves = Counter(group for group, from_s in meters if from_s < self.end_s)
         counts: Counter[tuple[str, str]] = Counter()
         for leaf, count in leaves.items():
@@ -81,7 +82,7 @@ class Limit:
 
 
 def limits_in_force(plans: Mapping[str, Plan], now_s: float) -> list[Limit]:
-    """The limits of all plans that are not over."""
+    """The limits of all plans that have not ended at `now_s` (UTC epoch seconds)."""
     return [
         Limit(
             plan=f"plan {period.plan_id}",

@@ -1,4 +1,4 @@
-"""Where the vault's passphrase comes from: a file, the environment or a prompt. Never the command line."""
+"""Reads the vault's passphrase from a file, the environment or a prompt, never from the command line."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ __all__ = ["ENV", "ENV_FILE", "MINIMUM_CHARACTERS", "ask_passphrase"]
 
 ENV = "GRIDHE_PASSPHRASE"
 ENV_FILE = "GRIDHE_PASSPHRASE_FILE"
-MINIMUM_CHARACTERS = 8  # a floor against slips, not a strength meter: scrypt makes each guess dear
+MINIMUM_CHARACTERS = 8  # against typing slips only; scrypt makes each guess expensive
 _FILE_BYTES_MAX = 4096
 
 
@@ -27,7 +27,7 @@ def ask_passphrase(
     The first of these that exists: `file`, the file named by GRIDHE_PASSPHRASE_FILE, GRIDHE_PASSPHRASE,
     a hidden prompt on a terminal (asked twice with `confirm`). Files must be 0600 or stricter, or a
     credential from systemd (`gridhe.base.files`); a line break at the end is not part of the passphrase.
-    Raises VaultError; its message never holds the passphrase.
+    Raises VaultError; its message never contains the passphrase.
     """
     environ = os.environ if environ is None else environ
     named = file if file is not None else Path(environ[ENV_FILE]) if environ.get(ENV_FILE) else None
@@ -39,7 +39,7 @@ def ask_passphrase(
         text = click.prompt("Passphrase of the vault", hide_input=True, confirmation_prompt=confirm, err=True)
     else:
         raise VaultError(
-            f"no passphrase: there is no terminal to ask on; set {ENV_FILE} (a 0600 file), {ENV}, or "
+            f"no passphrase, and no terminal for a prompt: set {ENV_FILE} (a 0600 file), {ENV}, or "
             "give --passphrase-file"
         )
     if confirm and len(text) < MINIMUM_CHARACTERS:

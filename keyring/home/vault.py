@@ -1,4 +1,4 @@
-"""The vault: the authority's secrets in one file, useless without the passphrase.
+"""The vault: the authority's secrets in one file, encrypted under the passphrase.
 
     magic        8 bytes, "GRIDHEV1"
     length       4 bytes, little-endian: of the header
@@ -7,10 +7,10 @@
                  associated data, so that no parameter can be exchanged
 
 The key is scrypt(passphrase, salt; n, r, p) (RFC 7914). The parameters are read from the file, so they are
-held to bounds before scrypt runs: a doctored file can neither weaken the next rewrite nor eat the memory.
-Every rewrite draws a new nonce.
+checked against bounds before scrypt runs: a forged file can neither weaken the next rewrite nor exhaust the
+memory. Every rewrite draws a new nonce.
 
-A wrong passphrase and a damaged body look the same, on purpose: GCM cannot tell, and nothing else is said.
+A wrong passphrase and a damaged body raise the same error, because AES-GCM cannot distinguish them.
 """
 
 import os
@@ -42,7 +42,7 @@ _KEYS = ("signing_key", "ingest_secret", "noise_key", "broker_secret")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kdf:
-    """scrypt's cost. The default takes 128 MiB and about half a second. Raises VaultError out of bounds."""
+    """scrypt's cost. The default takes 128 MiB and about 0.5 s. Raises VaultError if out of bounds."""
 
     n: int = 2**17
     r: int = 8
@@ -56,7 +56,7 @@ class Kdf:
             raise VaultError("the vault's scrypt r, p are out of bounds (r 8 to 16, p 1 to 4, at most 1 GiB)")
 
     def derive(self, passphrase: bytes, salt: bytes) -> bytes:
-        """The 32-byte key of a passphrase. Raises VaultError when there is too little memory."""
+        """The 32-byte key of a passphrase. Raises VaultError if there is too little memory."""
         try:
             return Scrypt(salt=salt, length=_KEY_BYTES, n=self.n, r=self.r, p=self.p).derive(passphrase)
         except MemoryError:
@@ -68,7 +68,7 @@ class Kdf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
-    """What the authority must keep to itself. It never prints itself."""
+    """The authority's secrets. No field appears in `repr`."""
 
     signing_key: bytes = field(repr=False)  # Ed25519 private key, 32 bytes
     ingest_secret: bytes = field(repr=False)  # 32 bytes
@@ -89,8 +89,10 @@ class Secrets:
         return replace(self, contexts={**self.contexts, key_id: context})
 
     def without_context(self, key_id: str) -> "Secrets":
-        """These secrets without a retired key: what it encrypted can never be read again."""
-        return replace(self, contexts={kept: data for kept, data in self.contexts.items() if kept != key_id})
+        """These secrets without a retired key: totals encrypted under it can never be decrypted again."""
+        return replace(
+            self, contexts={other: data for other, data in self.contexts.items() if other != key_id}
+        )
 
     def _encode(self) -> bytes:
         record: bytes = msgpack.packb(
@@ -107,14 +109,14 @@ class Secrets:
             return cls(**msgpack.unpackb(data, max_bin_len=len(data)))
         except (ValueError, TypeError):
             raise VaultError(
-                "the vault's content is of another version of gridhe; upgrade this machine"
+                "the vault was written by another version of gridhe; upgrade this machine"
             ) from None
 
 
 def check_private_dir(path: Path) -> None:
-    """Raise VaultError unless `path` is a folder of ours or root's that only its owner can look into.
+    """Raise VaultError unless `path` is a folder of ours or root's that only its owner can list.
 
-    Its group may pass through: on one machine the broker reaches its own files in the home that way.
+    Its group may have execute permission, because a broker on this machine needs it to reach its own files.
     """
     try:
         status = path.stat()
@@ -141,10 +143,10 @@ class Vault:
 
     @classmethod
     def create(cls, path: Path, passphrase: bytes, secrets: Secrets, *, kdf: Kdf | None = None) -> "Vault":
-        """Write a new vault, 0600 in a 0700 folder. Raises VaultError when there is one already."""
+        """Write a new vault, 0600 in a 0700 folder. Raises VaultError if there already is one."""
         check_private_dir(path.parent)
         if path.exists():
-            raise VaultError(f"there is a vault at {path} already; it is not overwritten")
+            raise VaultError(f"{path} is an existing vault, which is never overwritten; choose another home")
         kdf = Kdf() if kdf is None else kdf
         salt = os.urandom(_SALT_BYTES)
         vault = cls(path, key=kdf.derive(passphrase, salt), salt=salt, kdf=kdf, secrets=secrets)
@@ -153,7 +155,7 @@ class Vault:
 
     @classmethod
     def open(cls, path: Path, passphrase: bytes) -> "Vault":
-        """The vault in this file. Raises VaultError: missing, open to others, damaged, wrong passphrase."""
+        """Open a vault. Raises VaultError: missing, open to others, damaged, wrong passphrase."""
         check_private_dir(path.parent)
         data = cls._read(path)
         head, kdf, salt, nonce = cls._read_head(path, data)
@@ -162,11 +164,11 @@ class Vault:
         return cls(path, key=key, salt=salt, kdf=kdf, secrets=secrets)
 
     def reload(self) -> None:
-        """Read the file again, which another process of the same authority may have replaced (a new key)."""
+        """Read the file again: another process of this authority may have replaced it (a new key)."""
         data = self._read(self.path)
         head, _, salt, nonce = self._read_head(self.path, data)
         if salt != self._salt:
-            raise VaultError(f"{self.path} has become another vault; start again")
+            raise VaultError(f"{self.path} was replaced, or its passphrase was changed; restart this program")
         self.secrets = self._open_body(self.path, self._key, nonce, data, head)
 
     @staticmethod
@@ -181,11 +183,11 @@ class Vault:
         try:
             return Secrets._decode(AESGCM(key).decrypt(nonce, data[len(head) :], head))
         except InvalidTag:
-            raise VaultError(f"{path} does not open: wrong passphrase, or the file is damaged") from None
+            raise VaultError(f"cannot open {path}: wrong passphrase, or the file is damaged") from None
 
     @staticmethod
     def _read_head(path: Path, data: bytes) -> tuple[bytes, Kdf, bytes, bytes]:
-        """Everything before the body, and the header's fields, all within bounds."""
+        """The bytes before the body, and the header's fields, checked against their bounds."""
         start = len(_MAGIC) + _LENGTH.size
         if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
             raise VaultError(f"{path} is not a vault")
@@ -205,7 +207,7 @@ class Vault:
         return data[: start + length], kdf, salt, nonce
 
     def change_passphrase(self, passphrase: bytes) -> None:
-        """Replace the file by one that only this passphrase opens. StateError: the old one stays."""
+        """Encrypt the vault under this passphrase. On StateError the old file and passphrase remain."""
         before = self._key, self._salt
         self._salt = os.urandom(_SALT_BYTES)
         self._key = self._kdf.derive(passphrase, self._salt)
@@ -216,7 +218,7 @@ class Vault:
             raise
 
     def save(self, secrets: Secrets) -> None:
-        """Replace the vault's content on disk, then here. Raises StateError when the disk refuses."""
+        """Replace the vault's content on disk, then in memory. Raises StateError if the disk fails."""
         nonce = os.urandom(_NONCE_BYTES)
         header = msgpack.packb(
             {

@@ -1,8 +1,8 @@
-"""The answers to released totals, kept so that the same request gets the same answer. One SQLite file.
+"""The answers to released totals, stored so that the same request gets the same answer. One SQLite file.
 
 Each answer is stored with the ledger's head at that moment (gridhe.keyring.release.ledger), and with the
 versions of the other files of the home (gridhe.keyring.release.consistency), in the same transaction. For a
-withheld interval, only the reason is stored. `given` names the totals whose line is in the `--out` file.
+withheld interval, only the reason is stored. `given` lists the totals whose line is in the `--out` file.
 """
 
 import hashlib
@@ -43,8 +43,9 @@ CREATE TABLE given (
 class Answer:
     """A released total: integers per quantity, kind of block and interval.
 
-    `withheld[quantity]` has a reason for each interval that was not given out ("" else); its integers are
-    0. `refused` is set when a total turned out to be no sum of batches, and then nothing else is.
+    `withheld[quantity]` has a reason for each interval that was not given out, "" for the others; the
+    integers of a withheld interval are 0. If the decrypted total was not a sum of batches, only `refused` is
+    set.
     """
 
     blocks: Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -55,7 +56,7 @@ class Answer:
     def of(
         cls, blocks: Mapping[str, Mapping[str, NDArray[np.int64]]], withheld: Mapping[str, list[str]]
     ) -> "Answer":
-        """The answer of decrypted blocks, int64[intervals] each, without the intervals that are withheld."""
+        """The answer for decrypted blocks, int64[intervals] each, without the withheld intervals."""
         shown = {name: np.array([not reason for reason in reasons]) for name, reasons in withheld.items()}
         return cls(
             blocks={
@@ -68,7 +69,7 @@ class Answer:
         )
 
     def given(self) -> dict[str, NDArray[np.int64]]:
-        """Per quantity the present counts that were given out, WITHHELD where nothing was."""
+        """Per quantity the released present counts, int64[intervals], WITHHELD for a withheld interval."""
         return {
             name: np.array(
                 [
@@ -87,7 +88,7 @@ class Answer:
 
     @classmethod
     def decode(cls, data: bytes) -> "Answer":
-        """The answer in bytes of `encode`. Raises StateError."""
+        """The answer that `encode` wrote. Raises StateError if it is damaged."""
         try:
             blocks, withheld, refused = msgpack.unpackb(data, use_list=False)
             return cls(blocks=blocks, withheld=withheld, refused=refused)
@@ -96,12 +97,12 @@ class Answer:
 
 
 def digest_of(body: bytes) -> str:
-    """What the ledger keeps of an answer."""
+    """The digest of an answer that the ledger records."""
     return hashlib.sha256(body).hexdigest()
 
 
 class Answers:
-    """The answers' database. Raises StateError when it is damaged or the disk refuses."""
+    """The answers' database. Raises StateError if it is damaged or the disk fails."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,12 +129,12 @@ class Answers:
         return Head(*rows[0]) if rows else START
 
     def version(self, name: str) -> int:
-        """The version of another file of the home when the last answer was stored; 0: not known."""
+        """The version of another file of the home when the last answer was stored; 0 if unknown."""
         rows = self._db.query("SELECT version FROM versions WHERE name = ?", name)
         return int(rows[0][0]) if rows else 0
 
     def store(self, total: TotalKey, body: bytes, head: Head, versions: Mapping[str, int] = {}) -> None:
-        """Keep an answer, the ledger's head and other files' versions; on the disk when this returns."""
+        """Store an answer, the ledger's head and other files' versions; on the disk when this returns."""
         with self._db.transaction():
             self._db.write(
                 "INSERT INTO answers (plan, grp, win, part, body) VALUES (?, ?, ?, ?, ?)", *total, body
@@ -157,7 +158,7 @@ class Answers:
         return bool(self._db.query(query, *total))
 
     def not_given(self) -> list[TotalKey]:
-        """The answered totals whose line the `--out` file was not given, by window, group and part."""
+        """The answered totals whose line is not in the `--out` file, by window, group and part."""
         rows = self._db.query(
             "SELECT plan, grp, win, part FROM answers EXCEPT SELECT plan, grp, win, part FROM given"
             " ORDER BY win, grp, part, plan"

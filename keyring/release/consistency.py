@@ -1,12 +1,12 @@
-"""The files of a home belong together: what must hold between them, checked before anything is released.
+"""Checks, before anything is released, that the files of a home belong together.
 
-The ledger says what was decided, answers.db what was given out, inbox.db what arrived, enrolment.db whose
-totals count. If one is restored from an older backup and the others are not, the policy decides without
-knowing what was released, and two totals may then differ by a household. So each file remembers how far the
-others were:
+The ledger records decisions, answers.db the released integers, inbox.db the totals that arrived, enrolment.db
+the trusted aggregators. If only one of them is restored from an older backup, the policy no longer knows all
+released totals, and could release two totals that differ by one household. So each file records the state of
+the others:
 
     answers.db  with each answer: the ledger's head, the inbox's transactions, the roster's version
-    inbox.db    with each total's fate: the ledger's head
+    inbox.db    with each total's new state: the ledger's head
     ledger      with each `answered` record: the digest of the answer
 
     restored alone          noticed because
@@ -18,11 +18,11 @@ others were:
                             aggregator)
     one of them missing     the same, as of an empty file
 
-A home restored as a whole is consistent. If the `--out` file is newer than the home, its lines show that
-(gridhe.keyring.release.out_file).
+A home restored as a whole is consistent. An `--out` file that is newer than the home is detected by its lines
+(gridhe.keyring.release.released_lines).
 
-An inbox may be lost for good: only totals that waited in it are lost then, no decision. An operator says so
-by putting an empty file in its place.
+If the inbox is lost and has no backup, only the totals that waited in it are lost, no decisions. The operator
+accepts the loss by putting an empty file in its place.
 """
 
 import logging
@@ -41,7 +41,7 @@ INBOX, ROSTER = "inbox", "roster"  # the names of versions in answers.db
 
 
 def open_inbox(path: Path, known: Inbox | None, releaser: Releaser) -> Inbox:
-    """`known`, or a new inbox where one may begin. Raises StateError: missing, or older than the answers."""
+    """`known`, or a new inbox for a new home. Raises StateError: missing, or older than the answers."""
     answers, ledger = releaser.answers, releaser.ledger
     if known is None:
         if ledger.head != START:
@@ -52,7 +52,7 @@ def open_inbox(path: Path, known: Inbox | None, releaser: Releaser) -> Inbox:
         return Inbox(path)
     before = answers.version(INBOX)
     if known.commits == 0 and ledger.head != START:
-        _log.warning("%s is empty: totals that waited in the one before are lost", path)
+        _log.warning("%s is empty: totals that waited in the previous inbox are lost", path)
         known.begin_after(before)
     elif known.commits < before:
         raise StateError(
@@ -65,13 +65,13 @@ def open_inbox(path: Path, known: Inbox | None, releaser: Releaser) -> Inbox:
 def _or_give_it_up(path: Path) -> str:
     stem = path.with_suffix("")
     return (
-        "or, if there is none, give up the totals that waited in it: move "
+        "or, if there is no copy, give up the totals that waited in it: move "
         f"{stem}.* away and run: install -m 600 /dev/null {path}"
     )
 
 
 def check_released(inbox: Inbox, releaser: Releaser) -> None:
-    """Every total that the inbox has as released was decided and answered. Raises StateError."""
+    """Raise StateError unless every total marked as released in the inbox was decided and answered."""
     for total in inbox.released():
         if releaser.policy.decided(total) is None:
             raise StateError(
@@ -86,10 +86,10 @@ def check_released(inbox: Inbox, releaser: Releaser) -> None:
 
 
 def check_roster(path: Path, version: int, answers: Answers) -> None:
-    """The enrolment is no older than the answers. Raises StateError."""
+    """Raise StateError if the enrolment is older than the answers."""
     before = answers.version(ROSTER)
     if version < before:
         raise StateError(
             f"{path} is older than {answers.path.name}: its roster is version {version}, and was {before} "
-            "when an answer was stored, so it may trust whom you have revoked; restore a newer copy"
+            "when an answer was stored, so it may trust a revoked aggregator; restore a newer copy"
         )

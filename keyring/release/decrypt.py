@@ -1,20 +1,20 @@
-"""Decrypting a total: the only place where the secret key meets a ciphertext.
+"""Decrypting a total: the only module that uses the secret key on a ciphertext.
 
-What comes out are integers of the plan's used slots and nothing else. The decrypted floats carry CKKS's
-error, and who sees enough of it computes the key (Li, Micciancio, EUROCRYPT 2021); they never leave
-`decrypt`, are not logged, and are flooded before they are rounded, so that even the rounding, should the
-plan's bound on the error be wrong, is decided by our noise and not by the error.
+It returns integers for the plan's used slots and nothing else. The decrypted floats contain CKKS's error.
+From enough of these errors the secret key can be computed (Li, Micciancio, EUROCRYPT 2021). So the floats
+never leave `decrypt`, are not logged, and get flooding noise before they are rounded: even if the plan's
+bound on the error is wrong, the noise and not the error decides how a value rounds.
 
-The flooding noise is what adding N independent Gaussian coefficients of standard deviation sigma_f
-to the plaintext polynomial would do: slot j gains Re e(zeta^(3^j)) / scale, zeta = exp(i pi / N), of standard
+The noise equals adding a polynomial e of N independent Gaussian coefficients of standard deviation sigma_f
+to the plaintext polynomial: slot j gains Re e(zeta^(3^j)) / scale, zeta = exp(i pi / N), of standard
 deviation sqrt(N/2) sigma_f / scale. `embed` evaluates e at all odd powers of zeta with one FFT of length N,
 the coefficients twisted by zeta^k.
 
-The noise of one total is always the same: it is expanded by ChaCha20 from HMAC-SHA256(noise key, label),
-with the noise key from the vault and the label the digest of plan, key and ciphertext. A crash between
-decrypting and storing the answer is then harmless: decrypting again repeats the noise, so nobody can
-average it out by crashing us, and the query budget counts the total once. Other ciphertexts get noise that
-is independent as far as HMAC and ChaCha20 are pseudorandom. The noise key comes from the OS's CSPRNG.
+The noise of one total is always the same: ChaCha20 expands it from HMAC-SHA256(noise key, label), where the
+noise key is in the vault and the label is the digest of plan, key and ciphertext. So a crash between
+decrypting and storing the answer is harmless: decrypting again repeats the noise, an attacker cannot average
+the noise out by causing crashes, and the query budget counts the total once. Other ciphertexts get
+independent noise, as far as HMAC and ChaCha20 are pseudorandom. The noise key comes from the OS's CSPRNG.
 """
 
 import hashlib
@@ -39,13 +39,13 @@ _DOMAIN = b"gridhe/v1/noise\0"
 
 
 def noise_label(plan: Plan, ciphertext: bytes) -> bytes:
-    """32 bytes that stand for this ciphertext under this plan and key."""
+    """32 bytes that identify this ciphertext under this plan and key."""
     digest = hashlib.sha256(ciphertext).digest()
     return hashlib.sha256(f"{plan.plan_id}/{plan.key_id}/".encode() + digest).digest()
 
 
 def gaussian(noise_key: bytes, label: bytes, count: int) -> NDArray[np.float64]:
-    """`count` standard normal numbers float64, the same for the same key and label, else independent.
+    """float64[count] of standard normal numbers: equal for equal key and label, otherwise independent.
 
     Box-Muller on pairs of 53-bit uniforms; the radius' uniform lies in (0, 1], so it reaches
     sqrt(2 * 53 ln 2) = 8.6 standard deviations.
@@ -95,10 +95,10 @@ class Decryptor:
             )
 
     def decrypt(self, ciphertext: bytes) -> NDArray[np.int64]:
-        """The integers of a total's used slots, int64[used], flooded and rounded.
+        """The integers of a total's used slots, int64[used], after flooding and rounding.
 
-        Raises EnvelopeError when the bytes are no ciphertext of this ring. A value too large for an int64
-        (garbage under another key) comes out as the largest or least one.
+        Raises EnvelopeError if the bytes are not a ciphertext of this ring. Values are clipped to
+        -2^62..2^62; a ciphertext under another key decrypts to larger ones.
         """
         self._planes.check(self._planes.views(ciphertext))
         plan = self.plan
@@ -108,7 +108,7 @@ class Decryptor:
             noise = gaussian(self._noise_key, noise_label(plan, ciphertext), plan.parameters.ring_degree)
             slots += embed(noise) * (plan.flooding_sigma / plan.scale)
         used = np.rint(slots[: plan.layout.used])
-        # 2^62 is a double, is far beyond any plan's totals, and sums of two still fit.
+        # 2^62 is an exact double, is far above any plan's totals, and the sum of two fits an int64.
         bounded = np.clip(np.nan_to_num(used, nan=-(2.0**62)), -(2.0**62), 2.0**62)
         integers: NDArray[np.int64] = bounded.astype(np.int64)
         return integers

@@ -1,22 +1,22 @@
-"""The family of released totals of one window, and what their differences would single out.
+"""The family of released totals of one window, and the groups of meters that their differences isolate.
 
 A total is a set of pieces (group, part): disjoint sets of meters. The family is *laminar*: of any two
 totals, one contains the other or they share no piece. So they form a forest. The *residual* of a total S is
-what is left of S without the totals directly beneath it:
+S without the totals directly beneath it:
 
     residual(S) = S minus the union of the largest totals of the family properly inside S
 
 **No combination of released totals isolates fewer than m meters, if every residual is empty or holds at
-least m.** Proof: residuals are pairwise disjoint (if T lies inside S, T is part of something that is
-taken off S; if S and T share nothing, neither do their residuals), and every total is the union of the
+least m.** Proof: residuals are pairwise disjoint (if T lies inside S, T lies inside a total that is
+subtracted from S; if S and T are disjoint, so are their residuals), and every total is the union of the
 residuals of the totals inside it, itself included. As vectors over meters, then, each total is a sum of
 residuals, and the change of basis is triangular with ones on the diagonal. So every linear combination of
-totals is one of residuals; it weighs all meters of one residual alike; and as residuals are disjoint
-nothing cancels: its support is a union of residuals, empty or at least m meters.
+totals is a linear combination of residuals. It gives all meters of one residual the same weight. Residuals
+are disjoint, so nothing cancels: the support is a union of residuals, empty or at least m meters.
 
-The same holds per interval, with the meters *present* in it in the place of meters and with the totals
-that gave out this interval as the family: a sub-family of a laminar family is laminar. The present count of
-a residual is the difference of present counts, which are themselves released.
+The same holds per interval, with the meters *present* in it instead of all meters and with the totals
+that released this interval as the family: a sub-family of a laminar family is laminar. The present count of
+a residual is a difference of present counts, which are released themselves.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,12 +31,12 @@ from gridhe.plan.names import ancestors
 __all__ = ["WITHHELD", "Family", "Member", "PieceKey"]
 
 PieceKey = tuple[str, int]  # group, part
-WITHHELD = -1  # in the place of a present count that was not given out
+WITHHELD = -1  # instead of a present count that is not released
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Member:
-    """One total of the family. `given` is int64[intervals] per quantity once it is answered."""
+    """One total of the family. `given`: its released present counts, int64[intervals] per quantity."""
 
     pieces: frozenset[PieceKey]
     meters: int
@@ -47,11 +47,11 @@ class Member:
 
     @property
     def residual(self) -> int:
-        """Meters in this total that are in none of the totals beneath it."""
+        """How many meters of this total are in none of the totals beneath it."""
         return self.meters - sum(child.meters for child in self.children)
 
     def cover(self, quantity: str, intervals: int) -> NDArray[np.int64]:
-        """Present counts of the largest totals, from this one downwards, that gave the interval out."""
+        """Present counts, int64[intervals], of the largest totals from this one down that released them."""
         if self.given is None:
             return self.beneath(quantity, intervals)
         given = self.given[quantity]
@@ -60,7 +60,7 @@ class Member:
         return np.where(given != WITHHELD, given, self.beneath(quantity, intervals))
 
     def beneath(self, quantity: str, intervals: int) -> NDArray[np.int64]:
-        """`cover`, strictly beneath this total."""
+        """The sum of `cover` over the totals directly beneath this one, int64[intervals]."""
         total = np.zeros(intervals, np.int64)
         for child in self.children:
             total = total + child.cover(quantity, intervals)
@@ -81,28 +81,29 @@ class Family:
         self._members: dict[frozenset[PieceKey], Member] = {}
         self._smallest: dict[PieceKey, Member] = {}  # the smallest total that holds a piece
         self._meters: dict[PieceKey, int] = {}
-        self._leaves: set[str] = set()  # groups that pieces are of
-        self._inner: set[str] = set()  # groups above those
+        self._leaves: set[str] = set()  # groups of the pieces
+        self._inner: set[str] = set()  # groups above the leaves
 
     def __len__(self) -> int:
         return len(self._members)
 
     def member(self, pieces: frozenset[PieceKey]) -> Member | None:
-        """The released total of exactly these pieces."""
+        """The released total of exactly these pieces, if there is one."""
         return self._members.get(pieces)
 
     def check_pieces(self, pieces: Mapping[PieceKey, int]) -> None:
-        """Refuse (`pieces`) pieces that contradict those already known: other meters, or one inside another.
+        """Refuse (`pieces`) pieces that contradict known ones: other meter counts, or one inside another.
 
-        Pieces must be of leaf groups: if `north` and `north/f1` were both pieces, nothing would tell
-        whether they share meters, and the proof above rests on it.
+        Pieces must be of leaf groups: if `north` and `north/f1` were both pieces, they could share meters,
+        and the proof above needs disjoint pieces.
         """
         leaves = self._leaves | {group for group, _ in pieces}
         for (group, part), meters in pieces.items():
             known = self._meters.get((group, part), meters)
             if known != meters:
                 raise ReleaseRefused(
-                    "pieces", f"{group} part {part} is said to have {meters} meters, and had {known} before"
+                    "pieces",
+                    f"{group} part {part} has {meters} meters in this total and {known} in an earlier one",
                 )
             above = [wider for wider in ancestors(group) if wider in leaves]
             if above or group in self._inner:
@@ -112,10 +113,10 @@ class Family:
                 )
 
     def place(self, pieces: frozenset[PieceKey]) -> tuple[Member | None, list[Member]]:
-        """Where a new total would stand: the smallest total around it, the largest ones inside it.
+        """The place of a new total: the smallest total around it and the largest ones inside it.
 
-        Raises ReleaseRefused (`overlap`) when it and a released total share pieces and neither contains
-        the other. Takes time of pieces times depth, however large the family.
+        Raises ReleaseRefused (`overlap`) if it and a released total share pieces and neither contains the
+        other. The time is pieces times depth, independent of the size of the family.
         """
         shared: dict[int, tuple[Member, int]] = {}
         for piece in pieces:
@@ -142,7 +143,7 @@ class Family:
         return min(around, key=lambda member: len(member.pieces), default=None), top
 
     def check_residuals(self, pieces: frozenset[PieceKey], meters: int, minimum: int) -> None:
-        """Refuse (`overlap`, `isolates`) a total whose release would leave 1 to least - 1 meters alone."""
+        """Refuse (`overlap`, `isolates`) a total if a residual would have 1 to minimum - 1 meters."""
         around, inside = self.place(pieces)
         beneath = sum(member.meters for member in inside)
         own = meters - beneath
@@ -151,7 +152,7 @@ class Family:
         if 0 < own < minimum:
             raise ReleaseRefused(
                 "isolates",
-                f"without the {len(inside)} released totals inside it, {own} meters would stand alone; "
+                f"subtracting the {len(inside)} released totals inside it would isolate {own} meters; "
                 f"the minimum is {minimum}",
             )
         if around is not None:
@@ -159,16 +160,16 @@ class Family:
             if 0 < rest < minimum:
                 raise ReleaseRefused(
                     "isolates",
-                    f"taken off a released total of {around.meters} meters it would leave {rest} alone; "
+                    f"subtracting it from a released total of {around.meters} meters would isolate {rest}; "
                     f"the minimum is {minimum}",
                 )
 
     def add(self, pieces: Mapping[PieceKey, int], content: bytes) -> Member:
-        """Put a decided total in its place; the one of exactly these pieces if it is here already."""
+        """Insert a decided total; return the existing one if a total has exactly these pieces."""
         key = frozenset(pieces)
-        found = self._members.get(key)
-        if found is not None:
-            return found
+        existing = self._members.get(key)
+        if existing is not None:
+            return existing
         around, inside = self.place(key)
         member = Member(
             pieces=key, meters=sum(pieces.values()), content=content, parent=around, children=inside
@@ -193,11 +194,11 @@ class Family:
     def withheld(
         self, member: Member, quantity: str, present: NDArray[np.int64], minimum: int
     ) -> NDArray[np.bool_]:
-        """Which intervals of a decrypted total must not be given out: bool[intervals].
+        """The intervals of a decrypted total that must not be released: bool[intervals].
 
-        `present` is int64[intervals], each known to be possible (0..meters). An interval is withheld when
-        giving it out would leave a residual of 1 to least - 1 present meters, in this total or in the
-        smallest one around it that gave the interval out, or a negative one (an impossible count somewhere).
+        `present` is int64[intervals], each in 0..meters. An interval is withheld if releasing it would leave
+        a residual of 1 to minimum - 1 present meters, in this total or in the smallest total around it that
+        released the interval, or a negative residual (some count is impossible).
         """
         intervals = len(present)
 
@@ -212,17 +213,17 @@ class Family:
                 continue
             given = wider.given[quantity]
             here = open_ & (given != WITHHELD)
-            # In the place of what lay beneath this total, wider now has this total beneath it: its residual
-            # shrinks by this total's own.
+            # `wider` now has this total beneath it instead of the totals inside this one, so its residual
+            # shrinks by this total's own residual.
             bad |= here & alone(given - _beneath_without(wider, member, quantity, intervals) - own)
             open_ &= ~here
-        if member.given is not None:  # a total of the same pieces was answered: the same numbers again
+        if member.given is not None:  # a total of the same pieces was released: the numbers are the same
             bad &= member.given[quantity] == WITHHELD
         return bad
 
 
 def _beneath_without(wider: Member, member: Member, quantity: str, intervals: int) -> NDArray[np.int64]:
-    """`wider.beneath` with `member` itself not yet given out."""
+    """`wider.beneath` as it was before `member` was released."""
     before, member.given = member.given, None
     try:
         return wider.beneath(quantity, intervals)

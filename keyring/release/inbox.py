@@ -1,10 +1,10 @@
-"""The inbox: totals that arrived, kept until they are released. One SQLite file, WAL, synchronous=FULL.
+"""The inbox: totals that arrived, stored until they are released. One SQLite file, WAL, synchronous=FULL.
 
-A total is stored before it is receipted, so the aggregator may forget it. Of a released total only
-its name stays; the answer has the numbers. A refused total keeps its bytes, because a later plan may allow
-it. Transactions are counted a second time, in a file outside the database (gridhe.base.sqlite), so that a
-damaged log is noticed. With each fate the ledger's head is kept too, so that a ledger older than the inbox is
-noticed (gridhe.keyring.release.consistency).
+A total is stored before its receipt is sent, so the aggregator may delete it at the receipt. When a total is
+released its bytes are deleted; the answer has the integers. A refused total keeps its bytes, because a later
+plan may allow it. A file outside the database holds a second transaction count (gridhe.base.sqlite), so that
+a damaged log is detected. The ledger's head is stored with each change of state, so that a ledger older than
+the inbox is detected (gridhe.keyring.release.consistency).
 """
 
 import hashlib
@@ -32,7 +32,7 @@ NOT NULL);
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTotal:
-    """A stored total's name and fate: `state` is waiting, released or refused."""
+    """A stored total without its bytes. `state` is waiting, released or refused; `rule` refused it."""
 
     digest: bytes
     plan: str
@@ -51,7 +51,7 @@ class StoredTotal:
 
 
 class Inbox:
-    """The inbox's database. Raises StateError when it is damaged or the disk refuses."""
+    """The inbox's database. Raises StateError if it is damaged or the disk fails."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,22 +63,22 @@ class Inbox:
 
     @property
     def commits(self) -> int:
-        """How many transactions it has committed."""
+        """The number of committed transactions."""
         rows = self._db.query("SELECT count FROM commits")
         return int(rows[0][0]) if rows else 0
 
     def head(self) -> Head:
-        """The ledger's head when a total's fate was last noted."""
+        """The ledger's head at the last change of a total's state."""
         rows = self._db.query("SELECT count, hash FROM head")
         return Head(*rows[0]) if rows else START
 
     def begin_after(self, commits: int) -> None:
-        """Take the place of a lost inbox that had so many transactions."""
+        """Start the transaction count at `commits`, the count of the lost inbox that this one replaces."""
         with self._db.transaction():
             self._db.write("INSERT OR REPLACE INTO commits VALUES (1, ?)", commits)
 
     def store(self, totals: Iterable[tuple[TotalHeader, bytes]], received: str) -> int:
-        """Keep (header, payload) pairs, on the disk when this returns; how many are new."""
+        """Store (header, payload) pairs, on the disk when this returns; return how many are new."""
         rows = [
             (
                 hashlib.sha256(payload).digest(),
@@ -101,11 +101,11 @@ class Inbox:
                 rows,
             )
 
-    def letters(self, *, states: tuple[str, ...] = ("waiting",)) -> list[StoredTotal]:
-        """Stored totals in the order to release them: by window, widest group first, name and part.
+    def totals(self, *, states: tuple[str, ...] = ("waiting",)) -> list[StoredTotal]:
+        """Stored totals in the order of release: by window, widest group first, name and part.
 
-        Widest first, because a feeder too small to be released otherwise costs its region and the whole
-        grid (they minus the other feeders would be that feeder); so it costs one other feeder.
+        If feeders were released first, one feeder that is too small would block its region and the grid,
+        because their total minus the other feeders is that feeder. Widest first blocks only one other feeder.
         """
         marks = ",".join("?" * len(states))
         query = (
@@ -117,11 +117,11 @@ class Inbox:
         return [StoredTotal(**dict(zip(names, row, strict=True))) for row in rows]
 
     def total(self, digest: bytes) -> Total:
-        """The stored total itself. Raises StateError when its bytes are damaged."""
+        """The total with its bytes. Raises StateError if they are damaged."""
         rows = self._db.query("SELECT payload FROM totals WHERE digest = ?", digest)
         payload = rows[0][0] if rows else b""
         if hashlib.sha256(payload).digest() != digest:
-            raise self._db.damaged("a stored total is not what was received")
+            raise self._db.damaged("a stored total is not the one that was received")
         return open_total(payload, len(payload))
 
     def released(self) -> list[TotalKey]:
@@ -130,7 +130,7 @@ class Inbox:
         return [TotalKey(*row) for row in rows]
 
     def mark(self, digest: bytes, state: str, head: Head, *, rule: str = "", message: str = "") -> None:
-        """Note a total's fate and the ledger's head; a released one's bytes go."""
+        """Set a total's state and store the ledger's head; delete the bytes of a released total."""
         with self._db.transaction():
             self._db.write("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", head.count, head.hash)
             self._db.write(
@@ -146,4 +146,4 @@ class Inbox:
 
 def _depth(group: str) -> int:
     """0 for the grid, 1 for a region, and so on."""
-    return 0 if group == "grid" else group.count("/") + 1
+    return 0 if group == ROOT_GROUP else group.count("/") + 1

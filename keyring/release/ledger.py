@@ -3,14 +3,13 @@
     {"at": ISO time, "kind": ..., "n": 1, 2, ..., "prev": hash of the line before, ...}
 
 `prev` of the first line is 64 zeros; a line's hash covers its bytes without the line break. A line that is
-changed, removed or put elsewhere breaks the chain at the next one. Lines cut off at the end leave a
-whole chain: the head (count and hash) is therefore kept a second time, with the answers and in the inbox,
-and given back to `open`. The chain shows slips and clumsy hands; who owns the whole home can forge a whole
-new chain.
+changed, removed or moved breaks the chain at the next line. Lines removed from the end leave a valid chain.
+So answers.db and inbox.db have copies of the head (count and hash), which `Ledger` checks when it opens. The
+chain shows mistakes and partial changes. An attacker who can write the whole home can forge a new chain.
 
-`append` returns once the line is on the disk. A crash in the middle of it leaves a line without a line
-break: it was never acted upon, so `open` cuts it off, logs that and appends a record of kind `recovered`
-that says so.
+`append` returns when the line is on the disk. A crash during `append` leaves a line without a line break.
+Nothing was done because of that line, so the next open cuts it off, logs a warning and appends a record of
+kind `recovered`.
 """
 
 import fcntl
@@ -39,7 +38,7 @@ LedgerRecord = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The end of a chain: how many records, and the hash of the last."""
+    """The end of a chain: the number of records, and the hash of the last."""
 
     count: int
     hash: str
@@ -54,7 +53,7 @@ def _hash(line: bytes) -> str:
 
 
 def _read(path: Path, file: IO[bytes]) -> Iterator[tuple[LedgerRecord | None, bytes]]:
-    """Each record and its line (without the break), checked against the chain; (None, rest) at a torn end."""
+    """Yield each record and its line without the break, after checking it; (None, rest) for a torn end."""
     head = START
     while line := file.readline(_LINE_MAX):
         if not line.endswith(b"\n"):
@@ -68,7 +67,8 @@ def _read(path: Path, file: IO[bytes]) -> Iterator[tuple[LedgerRecord | None, by
             whole = False
         if not whole:
             raise StateError(
-                f"{path} line {number} is no record of the ledger: it was changed after it was written"
+                f"{path} line {number} is not a ledger record: it was changed after it was written; "
+                "restore the file from a backup"
             )
         if record.get("n") != number or record.get("prev") != head.hash:
             raise StateError(
@@ -82,10 +82,10 @@ def _read(path: Path, file: IO[bytes]) -> Iterator[tuple[LedgerRecord | None, by
 def verify_ledger(
     path: Path, *, on_record: Callable[[LedgerRecord], None], heads: Mapping[str, Head] = NO_HEADS
 ) -> Head:
-    """Read a ledger without changing it: each record to `on_record`, the head returned.
+    """Read a ledger without changing it, call `on_record` with each record, and return the head.
 
-    `heads` are ends that the chain once had, by the file that remembers them. A torn end is passed over.
-    Raises StateError naming the line that breaks the chain, or when the chain does not hold one of `heads`.
+    `heads` are earlier heads of the chain, by the name of the file that has the copy. A torn end is ignored.
+    Raises StateError naming the line that breaks the chain, or if the chain lacks one of `heads`.
     """
     head, missing = START, {name: head for name, head in heads.items() if head != START}
     try:
@@ -106,14 +106,14 @@ def verify_ledger(
         raise StateError(f"cannot read {path}: {error.strerror or error}") from None
     for name, each in missing.items():
         raise StateError(
-            f"{path} line {min(each.count, head.count)} is not what {name} was written under: the ledger had "
-            f"{each.count} records then, now {head.count}; {_RESTORE.format(name)}"
+            f"{path} line {min(each.count, head.count)} is not the line whose hash {name} has: the ledger "
+            f"had {each.count} records then, now {head.count}; {_RESTORE.format(name)}"
         )
     return head
 
 
 class Ledger:
-    """An open ledger: locked for this process, verified, ready for more."""
+    """An open ledger: verified, and locked for this process."""
 
     def __init__(
         self,
@@ -123,9 +123,9 @@ class Ledger:
         on_record: Callable[[LedgerRecord], None] = lambda record: None,
         heads: Mapping[str, Head] = NO_HEADS,
     ) -> None:
-        """Verify the file at `path` (made when missing), as `verify_ledger`; `now` gives the ISO time.
+        """Verify the file at `path` (made if missing) as `verify_ledger` does; `now` returns the ISO time.
 
-        Raises StateError, also when another process has it open.
+        Raises StateError, also if another process has it open.
         """
         self.path = path
         self._now = now
@@ -156,7 +156,7 @@ class Ledger:
             ) from None
 
     def _recover(self, on_record: Callable[[LedgerRecord], None]) -> None:
-        """Cut off a line that a crash left without its end."""
+        """Cut off a last line without a line break, which a crash left."""
         size = os.fstat(self._file.fileno()).st_size
         end = self._end_of_lines(size)
         if end == size:
@@ -171,14 +171,14 @@ class Ledger:
         at = size
         while at > 0:
             start = max(0, at - (1 << 16))
-            found = os.pread(self._file.fileno(), at - start, start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
+            line_break = os.pread(self._file.fileno(), at - start, start).rfind(b"\n")
+            if line_break >= 0:
+                return start + line_break + 1
             at = start
         return 0
 
     def append(self, kind: str, **fields: Any) -> LedgerRecord:
-        """Write a record; it is on the disk when this returns. Raises StateError when the disk refuses."""
+        """Write a record; it is on the disk when this returns. Raises StateError if the disk fails."""
         record: LedgerRecord = {
             **fields,
             "at": self._now(),
@@ -189,7 +189,7 @@ class Ledger:
         line = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
         if self._broken:
             raise StateError(
-                f"cannot write {self.path}: an earlier write failed; start again once the disk is well"
+                f"cannot write {self.path}: an earlier write failed; repair the disk and start again"
             )
         start = os.fstat(self._file.fileno()).st_size
         try:
@@ -202,13 +202,13 @@ class Ledger:
             try:
                 os.ftruncate(self._file.fileno(), start)
             except OSError:
-                self._broken = True  # the next open reads what stands there
+                self._broken = True  # the next open cuts off the torn line
             raise StateError(f"cannot write {self.path}: {error.strerror or error}") from None
         self.head = Head(self.head.count + 1, _hash(line))
         return record
 
     def close(self) -> None:
-        """Give up the lock."""
+        """Close the file and release the lock."""
         self._file.close()
 
     def __enter__(self) -> "Ledger":

@@ -1,8 +1,7 @@
 """The file of `release --out`: JSON lines, appended one at a time, each on the disk before it counts.
 
-A crash in the middle of `append` leaves a torn last line, which the next open cuts off. What is in the file
-is never changed otherwise. A file that was moved away (logrotate) is left alone: the next line goes to a new
-one.
+A crash during `append` leaves a torn last line, which the next open cuts off. Lines in the file are never
+changed otherwise. After the file was moved away (logrotate) the next line goes to a new file.
 """
 
 import errno
@@ -21,16 +20,16 @@ from gridhe.errors import ConfigError, StateError
 __all__ = ["OutFile"]
 
 _log = logging.getLogger(__name__)
-_BEGINNING = b'{"plan":"'  # of every line: what a torn one is known by
+_BEGINNING = b'{"plan":"'  # every line starts with this, which identifies a torn line
 _TAIL_MAX = 64 << 20  # bytes that may follow the last line break
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class OutFile:
-    """An open file of JSON lines, locked for this process. Use `lines`, `append`, `close`."""
+    """An open file of JSON lines, locked for this process."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make it, and mend its end.
+        """Open or make the file, and repair its end.
 
         Raises ConfigError (a symbolic link, a pipe, not writable, not a file of released lines) and
         StateError (in use by another process, the disk is full).
@@ -55,7 +54,7 @@ class OutFile:
                     "without --out"
                 )
             self._lock()
-            self._mend_tail()
+            self._repair_tail()
             self._sync_folder()
         except BaseException:
             self.close()
@@ -66,7 +65,7 @@ class OutFile:
             return StateError(f"cannot write {self.path}: {error.strerror}; make room and start again")
         if error.errno == errno.ELOOP:
             return ConfigError(
-                f"{self.path} is a symbolic link, which could lead anywhere: give --out the file itself "
+                f"{self.path} is a symbolic link, which --out does not follow: give it the file itself "
                 "(for standard output use --json without --out)"
             )
         return ConfigError(f"cannot write {self.path}: {error.strerror or error}")
@@ -82,7 +81,7 @@ class OutFile:
             raise StateError(f"cannot lock {self.path}: {error.strerror or error}") from None
 
     def _sync_folder(self) -> None:
-        """The file's name is on the disk, too."""
+        """Flush the folder, so that the file's name is on the disk too."""
         try:
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -92,8 +91,8 @@ class OutFile:
         except OSError as error:
             raise StateError(f"cannot write {self.path}: {error.strerror or error}") from None
 
-    def _mend_tail(self) -> None:
-        """Cut off a line that a crash left without its end; a whole line gets its line break."""
+    def _repair_tail(self) -> None:
+        """Cut off a torn last line, which a crash left; add the line break to a complete one."""
         try:
             size = os.fstat(self._handle).st_size
             end = self._end_of_lines(size)
@@ -106,12 +105,12 @@ class OutFile:
                 _log.warning("%s ends in %d bytes of an unfinished line: cut off", self.path, len(tail))
                 os.ftruncate(self._handle, end)
             else:
-                raise self._strange()
+                raise self._not_ours()
             os.fsync(self._handle)
         except OSError as error:
             raise StateError(f"cannot write {self.path}: {error.strerror or error}") from None
 
-    def _strange(self) -> ConfigError:
+    def _not_ours(self) -> ConfigError:
         return ConfigError(f"{self.path} does not end in a released line; give --out a file of its own")
 
     def _end_of_lines(self, size: int) -> int:
@@ -119,11 +118,11 @@ class OutFile:
         at = size
         while at > 0:
             if size - at > _TAIL_MAX:
-                raise self._strange()
+                raise self._not_ours()
             start = max(0, at - (1 << 16))
-            found = os.pread(self._handle, at - start, start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
+            line_break = os.pread(self._handle, at - start, start).rfind(b"\n")
+            if line_break >= 0:
+                return start + line_break + 1
             at = start
         return 0
 
@@ -149,12 +148,12 @@ class OutFile:
             raise StateError(f"cannot read {self.path}: {error.strerror or error}") from None
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a line; it is on the disk when this returns. Raises StateError when the disk refuses.
+        """Add a line; it is on the disk when this returns. Raises StateError if the disk fails.
 
-        Then nothing of the line is left in the file, or a torn end that the next open cuts off.
+        After StateError the file has no part of the line, or a torn end that the next open cuts off.
         """
         if self._moved():
-            _log.info("%s was moved away: opened anew", self.path)
+            _log.info("%s was moved away: a new file is opened", self.path)
             self.close()
             self._open()
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
@@ -168,18 +167,18 @@ class OutFile:
         except OSError as error:
             self._cut(start)
             raise StateError(
-                f"cannot write {self.path}: {error.strerror or error}; make room and start again, "
-                "nothing is lost"
+                f"cannot write {self.path}: {error.strerror or error}; make room and start again: "
+                "no total is lost"
             ) from None
 
     def _cut(self, end: int) -> None:
         try:
             os.ftruncate(self._handle, end)
         except OSError as error:
-            _log.warning("%s: a torn last line is left (%s); the next start cuts it off", self.path, error)
+            _log.warning("%s: cannot cut off a torn last line (%s); the next start does", self.path, error)
 
     def _moved(self) -> bool:
-        """Whether another file, or none, has our name by now."""
+        """Whether `path` is missing or now names another file."""
         ours = os.fstat(self._handle)
         try:
             named = self.path.lstat()
@@ -188,7 +187,7 @@ class OutFile:
         return (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino)
 
     def close(self) -> None:
-        """Give up the lock."""
+        """Close the file and release the lock."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1

@@ -1,26 +1,26 @@
-"""The release policy: which totals may be decrypted, and which intervals of them given out.
+"""The release policy: which totals may be decrypted, and which of their intervals may be released.
 
-Pure: it knows the totals decided so far, and touches neither key, clock nor disk. Each refusal is a
+The policy is pure: it has the totals decided so far, and uses no key, clock or disk. Each refusal is a
 ReleaseRefused with one of these rules:
 
     signature        the total is not signed by an enrolled aggregator
-    plan             no such plan here, or the window is before the plan's first
+    plan             this home has no such plan, or the window is before the plan's first
     after_plan       the window ends after the plan does: it belongs to a later plan
     two_plans        a total of another plan, whose window overlaps this one in time, was released
     key              the plan's key is not in the vault (retired), or the total names another one
-    minimum          fewer meters than the plan, or the settings, ask for
+    minimum          fewer meters than the minimum of the plan or of the settings
     capacity         more meters than the plan's ring sums exactly
     pieces           the pieces do not add up, lie outside the group, or contradict earlier ones
     changed_content  this total was released before, with other content
     overlap          it shares pieces with a released total, and neither contains the other
-    isolates         together with released totals it would single out fewer meters than the minimum
+    isolates         together with released totals it would isolate fewer meters than the minimum
     budget           the key has no decryptions left
     inconsistent     decrypted, but no interval holds a possible count: not a sum of this plan's batches
 
 `gridhe.keyring.release.family` explains `overlap` and `isolates`, within one window of one plan. That is
-enough because of `after_plan` and `two_plans`: of any moment, totals of one plan alone are released. After
-decryption the same rule holds per interval with the meters present in it: intervals that would single
-somebody out are withheld.
+enough because of `after_plan` and `two_plans`: for any moment, only totals of one plan are released. After
+decryption the same rule is applied per interval to the meters present in it: intervals that would isolate
+too few meters are withheld.
 """
 
 from bisect import bisect_left
@@ -59,7 +59,7 @@ RULES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What a signed total says it is, and the digest of what it holds."""
+    """The header of a signed total, and the digest of its ciphertext."""
 
     plan: str
     key: str
@@ -87,36 +87,35 @@ class Claim:
 
 
 class ReleasePolicy:
-    """The rules, and the totals they have let through."""
+    """The rules, and the totals that they allowed."""
 
     def __init__(self, *, plans: Mapping[str, Plan], minimum_meters: int | None = None) -> None:
-        """`plans` by id, every one there ever was; it may grow."""
+        """`plans`: all plans of this home by id, also ended ones; the mapping may grow."""
         self._plans = plans
         self._stricter = minimum_meters or 0
-        self._windows: dict[str, list[int]] = {}  # by plan, rising: those of which a total was let through
+        self._windows: dict[str, list[int]] = {}  # by plan, ascending: windows with an allowed total
         self._decided: dict[TotalKey, Claim] = {}
         self._families: dict[tuple[str, int], Family] = {}
         self._used: dict[str, int] = {}
 
     def minimum(self, plan: Plan) -> int:
-        """The fewest meters of a release of this plan: the plan's or, if stricter, the settings'."""
+        """The minimum of meters for a total of this plan: the larger of the plan's and the settings'."""
         return max(plan.minimum_meters, self._stricter)
 
     def used(self, key_id: str) -> int:
-        """Decryptions decided under a key so far."""
+        """How many decryptions were decided under a key."""
         return self._used.get(key_id, 0)
 
     def decided(self, total: TotalKey) -> Claim | None:
-        """The claim that was let through for this total."""
+        """The claim that was allowed for this total, if there is one."""
         return self._decided.get(total)
 
     def decide(self, claim: Claim, plan: Plan | None, *, key_held: bool) -> bool:
-        """True: may be decrypted. False: it was let through before, word for word.
+        """Return True if the total may be decrypted, False if the same claim was allowed before.
 
-        Raises ReleaseRefused otherwise.
-
-        The signature has been checked. Nothing is remembered here: `record` does that, once the decision is
-        in the ledger. A claim let through before needs no rule again, not even a key.
+        Raises ReleaseRefused otherwise. The caller has checked the signature. This changes nothing: call
+        `record` once the decision is in the ledger. The rules are not applied again to a claim that was
+        allowed before, so it needs no key.
         """
         before = self._decided.get(claim.total)
         if before == claim:
@@ -124,7 +123,7 @@ class ReleasePolicy:
         if before is not None:
             raise ReleaseRefused("changed_content", f"{claim} was released before, with other content")
         if plan is None or plan.plan_id != claim.plan:
-            raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, which is not one of ours")
+            raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, which this home does not have")
         if claim.window < plan.first_window:
             raise ReleaseRefused("plan", f"{claim} is before the plan's first window, {plan.first_window}")
         self._check_time(claim, plan)
@@ -144,12 +143,12 @@ class ReleasePolicy:
         if self.used(claim.key) >= plan.decryptions:
             raise ReleaseRefused(
                 "budget",
-                f"key {claim.key} has given its {plan.decryptions} decryptions; rotate to a new key",
+                f"key {claim.key} has used its {plan.decryptions} decryptions; rotate to a new key",
             )
         return True
 
     def _check_time(self, claim: Claim, plan: Plan) -> None:
-        """Refuse a window that is not the plan's, or of whose time another plan's total was let through."""
+        """Refuse a window after the plan's end, or one that overlaps an allowed window of another plan."""
         starts = [(plan_id, known.start_s) for plan_id, known in self._plans.items()]
         period = Succession([*starts, (claim.plan, plan.start_s)]).period(claim.plan)
         if period is not None and not period.holds(claim.window, plan.window_s):
@@ -170,25 +169,27 @@ class ReleasePolicy:
     def _check_pieces(self, claim: Claim, minimum: int) -> None:
         pieces = claim.piece_meters
         if len(pieces) != len(claim.pieces) or not pieces:
-            raise ReleaseRefused("pieces", f"{claim} names no pieces, or one twice")
+            raise ReleaseRefused("pieces", f"{claim} names no pieces, or names one twice")
         if min(pieces.values()) < 1 or sum(pieces.values()) != claim.meters:
             raise ReleaseRefused("pieces", f"{claim}: its pieces do not add up to {claim.meters} meters")
         for group, _ in pieces:
             if claim.group not in (ROOT_GROUP, group) and not group.startswith(claim.group + "/"):
-                raise ReleaseRefused("pieces", f"{claim} holds a piece of {group}, which is not beneath it")
+                raise ReleaseRefused(
+                    "pieces", f"{claim} has a piece of {group}, which is not part of that group"
+                )
         family = self._families.get((claim.plan, claim.window), Family())
         family.check_pieces(pieces)
         same = family.member(frozenset(pieces))
         if same is None:
             family.check_residuals(frozenset(pieces), claim.meters, minimum)
         elif same.content != claim.content:
-            # Two totals of the same meters must be the same ciphertext: batches are added, nothing else.
+            # A total is the sum of its batches, so totals of the same pieces must be the same ciphertext.
             raise ReleaseRefused(
-                "changed_content", f"{claim} holds just the pieces of a released total, with other content"
+                "changed_content", f"{claim} has exactly the pieces of a released total, with other content"
             )
 
     def record(self, claim: Claim) -> Member:
-        """Remember a claim that was let through, in the order of the ledger."""
+        """Add an allowed claim; call this in the order of the ledger."""
         family = self._families.setdefault((claim.plan, claim.window), Family())
         member = family.add(claim.piece_meters, claim.content)
         if claim.total not in self._decided:
@@ -201,7 +202,7 @@ class ReleasePolicy:
         return member
 
     def answer(self, claim: Claim, given: Mapping[str, NDArray[np.int64]]) -> None:
-        """Remember what was given out: per quantity the present counts, WITHHELD (-1) where nothing was."""
+        """Add the released present counts, int64[intervals] per quantity; WITHHELD (-1) if not released."""
         member = self.record(claim)
         if member.given is None:
             member.given = dict(given)
@@ -212,11 +213,11 @@ class ReleasePolicy:
     def withheld(
         self, claim: Claim, plan: Plan, present: Mapping[str, NDArray[np.int64]]
     ) -> dict[str, list[str]]:
-        """Per quantity and interval, why it must not be given out; "" where it may be.
+        """Per quantity and interval, the reason not to release it; "" if it may be released.
 
-        `present[quantity]` is int64[intervals], decrypted. Reasons: `impossible_count` (not 0..meters: what
-        the next rule needs is unknown), `isolates` (it would leave 1 to minimum - 1 present meters alone).
-        Raises ReleaseRefused (`inconsistent`) when no interval of any quantity has a possible count.
+        `present[quantity]` is int64[intervals], decrypted. Reasons: `impossible_count` (not in 0..meters, so
+        the next rule cannot be applied), `isolates` (it would isolate 1 to minimum - 1 present meters).
+        Raises ReleaseRefused (`inconsistent`) if no interval of any quantity has a possible count.
         """
         member = self.record(claim)
         family = self._families[claim.plan, claim.window]
@@ -232,9 +233,10 @@ class ReleasePolicy:
             ]
         if not possible_anywhere:
             raise ReleaseRefused(
-                "inconsistent", f"{claim} decrypts to no possible count: not a sum of this plan's batches"
+                "inconsistent",
+                f"{claim} decrypts to impossible counts only: it is not a sum of this plan's batches",
             )
         return reasons
 
 
-assert WITHHELD < 0  # noqa: S101  np.maximum in `answer` keeps a given count over a withheld one
+assert WITHHELD < 0  # noqa: S101  np.maximum in `answer` prefers a released count to a withheld one

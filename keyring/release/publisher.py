@@ -1,13 +1,12 @@
 """`release/<group>`: each group's newest released window, retained, until the broker has acknowledged it.
 
     newest      by the window's start, then by part; an older window never replaces a newer one
-    unpublished groups whose newest is not acknowledged yet: all of them at the start, and again at a broker
-                that lost its state
-    sent        on its way; a lost connection forgets it, a PUBACK settles it
-    refused     the broker said no, or takes no packet so large: sent again by `retry`
+    unpublished groups whose newest window is not acknowledged: all groups at the start, and again when the
+                broker has lost its session state
+    sent        published and not acknowledged yet; cleared when the connection is lost
+    refused     the broker refused it, or it is larger than the broker's packet limit: `retry` sends it again
 
-Nothing of this is on the disk: which totals are released is in answers.db, and publishing one again is
-harmless.
+None of this is on the disk: answers.db has the released totals, and publishing one again is harmless.
 """
 
 import logging
@@ -24,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class ReleasePublisher:
-    """Publishes on a session; `on_connect`, `note` and `retry` are its owner's to call."""
+    """Publishes on a session. The owner calls `on_connect`, `note` and `retry`."""
 
     def __init__(
         self,
@@ -34,9 +33,9 @@ class ReleasePublisher:
         start_of: Callable[[TotalKey], int],
         payload_of: Callable[[TotalKey], bytes | None],
     ) -> None:
-        """`released` so far. `start_of` gives the UTC second at which a total's window starts.
+        """`released`: totals released so far. `start_of` returns the start of a total's window, UTC epoch s.
 
-        `payload_of` gives what to publish, None for a total that was refused after decryption.
+        `payload_of` returns the payload, None for a total that was refused after decryption.
         """
         self._session, self._start_of, self._payload_of = session, start_of, payload_of
         self._released: dict[str, list[TotalKey]] = {}
@@ -56,7 +55,7 @@ class ReleasePublisher:
 
     @property
     def at_rest(self) -> bool:
-        """Whether all that can be published now is."""
+        """Whether nothing is left to publish, apart from groups that the broker refused."""
         return self._unpublished <= self._refused
 
     def note(self, total: TotalKey) -> None:
@@ -70,7 +69,7 @@ class ReleasePublisher:
         self.publish()
 
     def on_connect(self, session_present: bool) -> None:
-        """A connection stands; what was on its way is not any more."""
+        """Publish again, after a new connection, everything that is not acknowledged."""
         self._sent.clear()
         self._refused.clear()
         if not session_present:
@@ -78,12 +77,12 @@ class ReleasePublisher:
         self.publish()
 
     def retry(self) -> None:
-        """Send again what the broker refused."""
+        """Send the groups again that the broker refused."""
         self._refused.clear()
         self.publish()
 
     def publish(self) -> None:
-        """Send what the connection has room for."""
+        """Send unpublished groups, as far as the connection's buffer has room."""
         for group in sorted(self._unpublished - self._refused):
             if not self._session.writable:
                 return
@@ -108,7 +107,7 @@ class ReleasePublisher:
         message = Message(topic=topics.release(group), payload=payload, retain=True)
         try:
             taken = self._session.publish(message, lambda accepted: self._on_puback(total, accepted))
-        except BrokerError as error:  # larger than this broker takes
+        except BrokerError as error:  # larger than the broker's packet limit
             _log.warning("release of %s is not published: %s", group, error)
             self._refused.add(group)
             return

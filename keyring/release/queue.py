@@ -1,4 +1,4 @@
-"""The release queue: goes through the inbox, releases what is asked for and may be, says what may not."""
+"""The release queue: tries the wanted totals of the inbox in order and reports each outcome."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ __all__ = ["ReleaseOutcome", "ReleaseQueue"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseOutcome:
-    """What became of one total: a record to give out with its plan, or the rule that refused it."""
+    """The outcome for one total: a record with its plan if it was released, else the rule that refused it."""
 
-    letter: StoredTotal
+    stored: StoredTotal
     plan: Plan | None = None
     record: dict[str, Any] | None = None
     rule: str = ""
@@ -31,20 +31,20 @@ class ReleaseOutcome:
         """The record, or the refusal in the same shape without `intervals`."""
         if self.record is not None:
             return self.record
-        letter = self.letter
+        stored = self.stored
         return {
-            "plan": letter.plan,
-            "group": letter.group,
-            "window": letter.window,
-            "part": letter.part,
-            "meters": letter.meters,
+            "plan": stored.plan,
+            "group": stored.group,
+            "window": stored.window,
+            "part": stored.part,
+            "meters": stored.meters,
             "refused": self.rule,
             "message": self.message,
         }
 
 
 class ReleaseQueue:
-    """Releases letters of the inbox in its order."""
+    """Releases the totals of the inbox in its order."""
 
     def __init__(
         self,
@@ -59,30 +59,30 @@ class ReleaseQueue:
         self._probabilities = settings.quantile_probabilities
 
     def work(self, *, states: Sequence[str], give: Callable[[ReleaseOutcome], None]) -> list[ReleaseOutcome]:
-        """Try every wanted letter in one of these states, and give each outcome. Raises StateError.
+        """Try every wanted total in one of these states, and call `give` with each outcome.
 
-        The inbox notes an outcome once it is given. So if `give` raises, or a crash comes first, the total is
-        tried again at the next start, and gets the same answer. `released` among the states: first every
-        answered total is given again.
+        The inbox stores an outcome after `give` returns. So if `give` raises or a crash comes first, the
+        total is tried again at the next start and gets the same answer. If `states` has `released`, every
+        answered total is given again first. Raises StateError.
         """
-        letters = [
-            letter
-            for letter in self._inbox.letters(states=tuple(set(states) - {"released"}))
-            if self._wanted(letter.total)
+        totals = [
+            stored
+            for stored in self._inbox.totals(states=tuple(set(states) - {"released"}))
+            if self._wanted(stored.total)
         ]
         outcomes = []
         if "released" in states:
-            anew = {letter.total for letter in letters if letter.state == "waiting"}
+            waiting = {stored.total for stored in totals if stored.state == "waiting"}
             for total in self._releaser.answered_totals():
-                if self._wanted(total) and total not in anew and (again := self.again(total)) is not None:
+                if self._wanted(total) and total not in waiting and (again := self.again(total)) is not None:
                     give(again)
                     outcomes.append(again)
-        for letter in letters:
-            outcome = self._try(letter)
+        for stored in totals:
+            outcome = self._try(stored)
             give(outcome)
             state = "refused" if outcome.record is None else "released"
             head = self._releaser.ledger.head
-            self._inbox.mark(letter.digest, state, head, rule=outcome.rule, message=outcome.message)
+            self._inbox.mark(stored.digest, state, head, rule=outcome.rule, message=outcome.message)
             failpoint("release.9.settled")
             outcomes.append(outcome)
         return outcomes
@@ -92,7 +92,7 @@ class ReleaseQueue:
         plan, claim, answer = self._releaser.again(total)
         if answer.refused:
             return None
-        letter = StoredTotal(
+        stored = StoredTotal(
             digest=b"",
             plan=claim.plan,
             window=claim.window,
@@ -104,17 +104,17 @@ class ReleaseQueue:
             message="",
         )
         return ReleaseOutcome(
-            letter=letter, plan=plan, record=record_of(plan, claim, answer, self._probabilities)
+            stored=stored, plan=plan, record=record_of(plan, claim, answer, self._probabilities)
         )
 
-    def _try(self, letter: StoredTotal) -> ReleaseOutcome:
-        total = self._inbox.total(letter.digest)
+    def _try(self, stored: StoredTotal) -> ReleaseOutcome:
+        total = self._inbox.total(stored.digest)
         try:
             plan, answer = self._release(total)
         except ReleaseRefused as refused:
-            return ReleaseOutcome(letter=letter, rule=refused.rule, message=str(refused))
+            return ReleaseOutcome(stored=stored, rule=refused.rule, message=str(refused))
         return ReleaseOutcome(
-            letter=letter,
+            stored=stored,
             plan=plan,
             record=record_of(plan, claim_of(total, plan), answer, self._probabilities),
         )

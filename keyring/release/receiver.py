@@ -1,14 +1,15 @@
-"""The authority online: it publishes plans and roster, and takes in totals.
+"""The authority's connection to the broker: publishes plans and roster, receives and stores totals.
 
     connected   publish status/authority (retained, with a last will), plan/<id>, plan/current and
                 roster/current (retained), so that a broker that lost them has them again
-    total       decode, topic == header, aggregator enrolled, signature, size: else count by reason, drop
-    commit      (1) all of the last moment in one transaction of the inbox, on the disk; (2) a receipt to
-                each aggregator, which also names what was dropped of its totals, and why. A crash before
-                (2): the aggregator sends again, the inbox knows it.
+    total       check encoding, topic == header, aggregator enrolled, signature, size; drop a total that
+                fails one, and count it by reason
+    commit      (1) store the totals of the last 0.1 s in one transaction of the inbox, on the disk; (2) send
+                each aggregator a receipt, which also names its dropped totals with the reason. After a crash
+                before (2) the aggregator sends its totals again, and the inbox stores none of them twice.
 
-Nothing is decrypted here. What arrives is stored even if the policy will refuse it: whether it may be
-released is not the aggregator's question.
+Nothing is decrypted here. A total is stored even if the policy will refuse it: the aggregator needs to know
+only that it arrived.
 """
 
 import logging
@@ -39,7 +40,7 @@ _SPARE_BYTES = 4_096  # msgpack framing and signature around header and cipherte
 
 
 class Receiver:
-    """A session of the authority's. `counts` has what was dropped, by reason."""
+    """A session of the authority. `counts`: the number of dropped totals by reason."""
 
     def __init__(
         self,
@@ -55,11 +56,11 @@ class Receiver:
         now: Callable[[], str],
         on_connect: Callable[[bool], None] = lambda session_present: None,
     ) -> None:
-        """Join `loop`; it starts connecting when that runs.
+        """Add a session to `loop`; it connects when the loop runs.
 
         `bundles`: (bundle, signed bytes), the current plan last. `aggregators`: verify keys by id.
-        `ingest_key(name)` derives; `now()` gives the ISO time. `on_connect(session_present)` after each
-        connection, once plans and roster are on their way.
+        `ingest_key(name)` derives a key; `now()` returns the ISO time. `on_connect(session_present)` is
+        called after each connection, when plans and roster have been sent.
         """
         self._loop, self._inbox, self._now, self._after_connect = loop, inbox, now, on_connect
         self._ingest_key = ingest_key
@@ -95,7 +96,7 @@ class Receiver:
     def update(
         self, bundles: Sequence[tuple[Bundle, bytes]], roster: bytes, aggregators: Mapping[str, bytes]
     ) -> None:
-        """Publish a new enrolment or plan."""
+        """Publish these plans and this roster, and accept totals of these aggregators."""
         self._learn(bundles, roster, aggregators)
         self._publish_all()
 
@@ -104,7 +105,7 @@ class Receiver:
         return Message(topic=topics.STATUS_AUTHORITY, payload=status.encode(), retain=True)
 
     def _on_connect(self, session_present: bool) -> None:
-        self.last_arrival_s = self._loop.clock()  # give redelivery a whole idle time
+        self.last_arrival_s = self._loop.clock()  # wait a full idle time for redelivered totals
         self._publish_all()
         self._after_connect(session_present)
 
@@ -115,7 +116,7 @@ class Receiver:
         ]
         messages.append(Message(topic=topics.PLAN_CURRENT, payload=self._bundles[-1][1], retain=True))
         messages.append(Message(topic=topics.ROSTER_CURRENT, payload=self._roster, retain=True))
-        # Last: an aggregator that hears of us sends what we have not receipted, and knows the roster by then.
+        # The status last: at "online" an aggregator resends totals without a receipt, and needs the roster.
         messages.append(self._status(online=True))
         for message in messages:
             self.session.publish(message)
@@ -138,18 +139,18 @@ class Receiver:
             self.commit()
 
     def _open(self, topic: str, payload: bytes) -> Total:
-        """The total of an enrolled aggregator. Raises EnvelopeError: there is nobody to be told."""
+        """The total of an enrolled aggregator. Raises EnvelopeError; no receipt can name such a total."""
         group = topics.parse_total(topic)
         total = open_total(payload, self._largest)
         header = total.header
         if header.group != group:
-            raise EnvelopeError("topic", f"a total of {header.group} came on the topic of {group}")
+            raise EnvelopeError("topic", f"a total of {header.group} arrived on the topic of {group}")
         if header.aggregator not in self._aggregators:
             raise EnvelopeError("not_enrolled", f"aggregator {header.aggregator} is not enrolled")
         return total
 
     def _check(self, total: Total) -> None:
-        """Raise EnvelopeError, which its aggregator is told, unless the total can be stored."""
+        """Raise EnvelopeError unless the total can be stored; the receipt names it with the reason."""
         header = total.header
         total.check_signature(self._aggregators[header.aggregator])
         size = self._sizes.get(header.plan)
@@ -157,7 +158,7 @@ class Receiver:
             raise EnvelopeError("size", f"a ciphertext of {len(total.ciphertext)} bytes; the plan has {size}")
 
     def commit(self) -> int:
-        """Store what is buffered, then receipt it; how many totals were new. Raises StateError."""
+        """Store the buffered totals, then send receipts; return how many are new. Raises StateError."""
         if not self._buffer and not self._dropped:
             return 0
         batch, self._buffer, self._buffered_bytes = self._buffer, [], 0
@@ -186,26 +187,26 @@ class Receiver:
         receipts += [TotalReceipt(aggregator=name, refused=tuple(each)) for name, each in refused.items()]
         for receipt in receipts:
             payload = receipt.encode(self._ingest_key(f"aggregator/{receipt.aggregator}"))
-            # Not sent (offline): the aggregator repeats the total, and gets its receipt then.
+            # Offline, the receipt is lost; the aggregator sends the total again and gets a receipt then.
             self.session.publish(Message(topic=topics.receipt(receipt.aggregator), payload=payload))
 
     def connect(self, timeout_s: float) -> None:
-        """Run until connected. Raises BrokerError when the broker stays away."""
+        """Run the loop until connected. Raises BrokerError if that takes longer than `timeout_s`."""
         if not self._loop.run_until(lambda: self.session.connected, timeout_s):
-            why = self.session.last_error or f"no answer within {timeout_s:g} s"
-            raise BrokerError(f"{why}; is the broker at {self.session.url} running?")
+            reason = self.session.last_error or f"no answer within {timeout_s:g} s"
+            raise BrokerError(f"{reason}; is the broker at {self.session.url} running?")
 
     def idle_for_s(self) -> float:
-        """Seconds since the last arrival (or connection), 0 while something is not yet committed."""
+        """Seconds since the last arrival or connection; 0 while totals are not committed."""
         return 0.0 if self._buffer else self._loop.clock() - self.last_arrival_s
 
     def flush(self, timeout_s: float) -> bool:
-        """Commit, and run until the broker has acknowledged what was published; whether it has."""
+        """Commit, and run until the broker has acknowledged all messages; return whether it has."""
         self.commit()
         return self._loop.run_until(lambda: self.session.in_flight == 0, timeout_s)
 
     def close(self) -> None:
-        """Commit, say offline, and leave."""
+        """Commit, publish the status "offline", and disconnect."""
         self._timer.cancel()
         self.commit()
         self.session.publish(self._status(online=False))

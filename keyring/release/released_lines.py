@@ -1,17 +1,17 @@
-"""Which line goes into the `--out` file: every released total once, over all runs and all files.
+"""The lines of the `--out` file: every released total has one line, over all runs and all files.
 
-    give    the line is in the file, on the disk
-    mark    answers.db notes that (`given`)
+    give    append the line to the file, on the disk
+    mark    store in answers.db that the file has the line (`given`)
 
-A crash between the two leaves a line that is not marked: it is the file's last one, is found there, and only
-marked. A crash before leaves a released total without a line: it is written at the next start. The marks
-belong to the home, not to the file: after a move (logrotate) the new file gets what is released from then on.
-(Only a crash between the two *and* a move before the next start gives that one line to both files.)
+A crash before `give` leaves a released total without a line, which the next start writes. A crash between the
+two leaves a line without a mark: it is the last line of the file, and the next start only marks it. The marks
+are in the home, not in the file: after a move (logrotate) the new file gets the totals released from then on.
+(If a crash comes between the two *and* the file is moved before the next start, both files get that line.)
 
-`complete` is for a file of its own (`--all`, or a run that asks for certain groups or windows): it gets each
-total that it does not hold, whatever other files were given, and nothing is marked.
+`complete` is for a separate file (`--all`, or a run that asks for certain groups or windows): it gets each
+total that it lacks, independent of other files, and nothing is marked.
 
-A refusal has a line too, once for each new reason: its mark is the inbox's state.
+A refusal has a line too, one for each new reason. The inbox's state serves as its mark.
 """
 
 import logging
@@ -29,7 +29,7 @@ from gridhe.wire.total import TotalKey
 __all__ = ["ReleasedLines"]
 
 _log = logging.getLogger(__name__)
-_Line = tuple[TotalKey, str]  # which total, and why it was refused ("": it was released)
+_Line = tuple[TotalKey, str]  # the total, and the reason of a refusal ("" if released)
 
 
 class ReleasedLines:
@@ -44,11 +44,11 @@ class ReleasedLines:
         wanted: Callable[[TotalKey], bool],
         record_of: Callable[[TotalKey], dict[str, Any] | None],
     ) -> None:
-        """Open the file and write what is missing in it.
+        """Open the file and write the lines that are missing in it.
 
-        `record_of` gives an answered total's record, None for one that was refused after all. Raises
-        ConfigError and StateError, as OutFile; StateError also when the file holds a released total that
-        answers.db does not know.
+        `record_of` returns an answered total's record, None for one that was refused after decryption.
+        Raises ConfigError and StateError as OutFile does; StateError also if the file has a released total
+        that is not in answers.db.
         """
         self._answers, self._complete = releaser.answers, complete
         self._file = OutFile(path)
@@ -99,12 +99,12 @@ class ReleasedLines:
 
     def give(self, outcome: ReleaseOutcome) -> None:
         """Steps 7 and 8 of a release (gridhe.keyring.release.releaser). Raises StateError."""
-        letter, total = outcome.letter, outcome.letter.total
+        stored, total = outcome.stored, outcome.stored.total
         released = outcome.record is not None
         line = (total, "" if released else outcome.message)
         if released and not self._complete and self._answers.given(total):
             return
-        repeated = not released and not self._complete and letter.message == outcome.message
+        repeated = not released and not self._complete and stored.message == outcome.message
         if line not in self._held and not repeated:
             self._file.append(outcome.to_json())
             if self._complete:
@@ -115,7 +115,7 @@ class ReleasedLines:
         failpoint("release.8.marked")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 

@@ -1,29 +1,28 @@
 """Releasing one total, so that a crash at any moment neither loses an answer nor draws noise twice.
 
-    1. check      signature, then the policy (gridhe.keyring.release.policy); a refusal is noted in the ledger
-    2. decide     the decision is in the ledger, on the disk
-    3. decrypt    noise and rounding included (gridhe.keyring.release.decrypt)
-    4. withhold   intervals that would single somebody out
-    5. store      the answer is in answers.db, on the disk
-    6. close      the answer's digest is in the ledger
-    7. give       only now anybody sees a number: one line in the `--out` file, on the disk
-    8. mark       answers.db notes that the file was given the line; then the line goes to stdout
-    9. settle     the inbox notes the total as released, and its bytes go
+    1. check      signature, then the policy (gridhe.keyring.release.policy); a refusal goes to the ledger
+    2. decide     write the decision to the ledger, on the disk
+    3. decrypt    with noise and rounding (gridhe.keyring.release.decrypt)
+    4. withhold   intervals that would isolate too few meters
+    5. store      write the answer to answers.db, on the disk
+    6. close      write the answer's digest to the ledger
+    7. give       append one line to the `--out` file, on the disk; before this step no integer is shown
+    8. mark       store in answers.db that the file has the line; then print the line to stdout
+    9. settle     mark the total as released in the inbox, and delete its bytes
    10. publish    on release/<group>, until the broker acknowledges it (gridhe.keyring.release.publisher)
 
 This module does 1 to 6, gridhe.keyring.release.released_lines 7 and 8, gridhe.keyring.release.queue 9.
 
-A crash before 2 leaves nothing. After 2: the total counts, in the budget and for every later decision, and
-the next request for it goes on at 3; the noise is a function of the ciphertext, so decrypting again gives the
-same integers, and nobody has seen any. After 5: the next start adds the digest, and the request gets the
-stored answer. After 6: the next start finds an answer that the file was not given, and goes on at 7. In 7:
-the file's last line is torn, then it is cut off and written again; or it is whole, then it is only marked.
-After 8: the inbox still has the total as waiting, so it is asked for again, gets the stored answer and no
-second line. After 9: what was published is not remembered; each start publishes the newest window of each
-group again. A full disk at any step is such a crash.
+A crash leaves, before 2: nothing. After 2: the total counts in the budget and for every later decision, and
+the next request for it continues at 3; the noise is a function of the ciphertext, so decrypting again gives
+the same integers, and none of them was shown. After 5: the next start adds the digest, and a request gets the
+stored answer. After 6: the next start continues at 7, because the answer has no mark. In 7: a torn last line
+is cut off and written again; a complete one is only marked. After 8: the total is still waiting in the inbox,
+so it is tried again, gets the stored answer and no second line. After 9: each start publishes the newest
+window of each group again. A full disk at any step has the effect of such a crash.
 
-A stored answer that does not match its digest stops everything. So does a file of the home that is older than
-the others (gridhe.keyring.release.consistency).
+If a stored answer does not match its digest, the program stops. It also stops if a file of the home is older
+than the others (gridhe.keyring.release.consistency).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +44,7 @@ __all__ = ["Releaser", "claim_of", "claim_of_record"]
 
 
 def claim_of(total: Total, plan: Plan | None) -> Claim:
-    """What a total claims. `content` is bound to plan and key as the noise is."""
+    """The claim of a total. `content` covers plan, key and ciphertext, as `noise_label` does."""
     header = total.header
     return Claim(
         plan=header.plan,
@@ -62,7 +61,7 @@ def claim_of(total: Total, plan: Plan | None) -> Claim:
 
 
 def claim_of_record(record: LedgerRecord) -> Claim:
-    """The claim in a ledger's record of kind `decided`. Raises StateError."""
+    """The claim in a ledger record of kind `decided`. Raises StateError."""
     try:
         return Claim(
             plan=record["plan"],
@@ -77,7 +76,9 @@ def claim_of_record(record: LedgerRecord) -> Claim:
             content=bytes.fromhex(record["content"]),
         )
     except (KeyError, TypeError, ValueError):
-        raise StateError(f"ledger line {record.get('n')} holds no whole decision") from None
+        raise StateError(
+            f"ledger line {record.get('n')} is not a complete decision; restore the ledger from a backup"
+        ) from None
 
 
 def total_of_record(record: LedgerRecord) -> TotalKey:
@@ -90,7 +91,7 @@ def _fields(total: TotalKey) -> dict[str, str | int]:
 
 
 class Releaser:
-    """Releases totals by the policy. It alone writes ledger and answers; the ledger's lock sees to it."""
+    """Releases totals by the policy. The ledger's lock ensures that no other process writes its files."""
 
     def __init__(
         self,
@@ -107,16 +108,17 @@ class Releaser:
     ) -> None:
         """Open ledger and answers and bring them up to date. Raises StateError.
 
-        `plans` by id and what the callables return may grow while this lives; `aggregators` gives verify
-        keys by id, `former_keys` those that were valid before, `now` the ISO time, `versions` those of the
-        home's other files, to keep with each answer. `inbox_head` is the ledger's head that the inbox knows.
+        `plans` (by id) and the results of the callables may grow later. `aggregators` returns verify keys by
+        id, `former_keys` the keys that were valid before, `now` the ISO time, `versions` the versions of the
+        home's other files, which are stored with each answer. `inbox_head` is the inbox's copy of the
+        ledger's head.
         """
         self._versions = versions
         self._plans, self._secrets, self._aggregators = plans, secrets, aggregators
         self._former_keys = former_keys
         self.policy = ReleasePolicy(plans=plans, minimum_meters=settings.minimum_meters)
         self._digests: dict[TotalKey, str] = {}
-        self._refusals: dict[TotalKey, str] = {}  # the last one noted, so that asking again adds no line
+        self._refusals: dict[TotalKey, str] = {}  # the last one in the ledger, so that a retry adds no line
         self._unloaded: dict[
             tuple[str, int], list[TotalKey]
         ] = {}  # answers of earlier runs, by plan and window
@@ -151,7 +153,7 @@ class Releaser:
             if claim.plan not in self._plans:
                 raise StateError(
                     f"the ledger has decided totals of plan {claim.plan}, whose bundle is missing, so "
-                    "that nothing tells which time they are of; restore plans/ from a backup"
+                    "the time of their windows is unknown; restore plans/ from a backup"
                 )
             self.policy.record(claim)
         elif record["kind"] == "answered":
@@ -162,12 +164,13 @@ class Releaser:
             self._refusals[total_of_record(record)] = record["refusal"]
 
     def _close_answers(self) -> None:
-        """Step 6 for answers that a crash left without it. Raises StateError when the two contradict."""
+        """Do step 6 for answers that a crash left without it. Raises StateError on a contradiction."""
         totals = set(self.answers.totals())
         for total in totals:
             if self.policy.decided(total) is None:
                 raise StateError(
-                    f"{self.answers.path} has an answer for {total} that {self.ledger.path} never decided"
+                    f"{self.answers.path} has an answer for {total}, and {self.ledger.path} has no decision "
+                    "on it; restore newer copies of ledger and answers"
                 )
         for total in self._digests.keys() - totals:
             raise StateError(
@@ -188,12 +191,12 @@ class Releaser:
         digest = self._digests.get(total)
         if digest is not None and (body is None or digest_of(body) != digest):
             raise StateError(
-                f"the stored answer for {total} is not the ledger's; restore answers.db from a backup"
+                f"the stored answer for {total} does not match the ledger; restore answers.db from a backup"
             )
         return body
 
     def _load(self, plan: str, window: int) -> None:
-        """Tell the policy what was given out of this window in earlier runs."""
+        """Add to the policy the answers of this window from earlier runs."""
         for total in self._unloaded.pop((plan, window), ()):
             claim, body = self.policy.decided(total), self._body(total)
             if claim is not None and body is not None:
@@ -202,7 +205,7 @@ class Releaser:
                     self.policy.answer(claim, answer.given())
 
     def release(self, total: Total) -> tuple[Plan, Answer]:
-        """Steps 1 to 6; the plan and what may be given out. Raises ReleaseRefused, StateError."""
+        """Do steps 1 to 6; return the plan and the answer. Raises ReleaseRefused, StateError."""
         try:
             return self._release(total)
         except ReleaseRefused as refused:
@@ -214,14 +217,14 @@ class Releaser:
             raise
 
     def drop_retired_keys(self) -> None:
-        """Forget every secret key that the vault no longer has."""
+        """Delete from memory every secret key that is no longer in the vault."""
         held = self._secrets().contexts
         gone = [plan_id for plan_id in self._decryptors if self._plans[plan_id].key_id not in held]
         for plan_id in gone:
             del self._decryptors[plan_id]
 
     def note_dropped(self, reasons: Mapping[str, int]) -> None:
-        """Note totals that were not even stored: how many for each reason. Raises StateError."""
+        """Record in the ledger how many totals were dropped for each reason. Raises StateError."""
         self.ledger.append("dropped", reasons=dict(sorted(reasons.items())))
 
     def _release(self, total: Total) -> tuple[Plan, Answer]:
@@ -231,7 +234,7 @@ class Releaser:
         contexts = self._secrets().contexts
         fresh = self.policy.decide(claim, plan, key_held=claim.key in contexts)
         if plan is None:
-            raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, whose bundle is gone")
+            raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, whose bundle is missing")
         self._load(claim.plan, claim.window)
         failpoint("release.1.checked")
         if fresh:
@@ -249,7 +252,7 @@ class Releaser:
         failpoint("release.2.decided")
         body = self._body(claim.total)
         if body is None:
-            if claim.key not in contexts:  # decided before a crash, and the key retired since
+            if claim.key not in contexts:  # decided before a crash, and the key was retired afterwards
                 raise ReleaseRefused("key", f"{claim} needs key {claim.key}, which is retired")
             body = self._decrypt(plan, claim, total.ciphertext).encode()
             failpoint("release.4.decrypted")
@@ -295,12 +298,12 @@ class Releaser:
         try:
             total.check_signature(key)
         except EnvelopeError as error:
-            # It was right when the total arrived, if the aggregator has been enrolled again since.
+            # The aggregator may have been enrolled again, with a new key, after the total arrived.
             if not any(total.is_signed_with(former) for former in self._former_keys().get(name, ())):
                 raise ReleaseRefused("signature", str(error)) from None
 
     def _decrypt(self, plan: Plan, claim: Claim, ciphertext: bytes) -> Answer:
-        """Steps 3 and 4."""
+        """Do steps 3 and 4."""
         decryptor = self._decryptors.get(plan.plan_id)
         if decryptor is None:
             secrets = self._secrets()
@@ -312,7 +315,9 @@ class Releaser:
                 claim, plan, {name: kinds["present"] for name, kinds in blocks.items()}
             )
         except EnvelopeError as error:
-            return Answer(blocks={}, withheld={}, refused=f"{claim} is no ciphertext: {error}")
+            return Answer(
+                blocks={}, withheld={}, refused=f"{claim} is not a ciphertext of this plan: {error}"
+            )
         except ReleaseRefused as refused:
             return Answer(blocks={}, withheld={}, refused=str(refused).removeprefix("inconsistent: "))
         return Answer.of(blocks, withheld)

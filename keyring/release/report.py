@@ -1,4 +1,4 @@
-"""Released totals as JSON records and as a table for people."""
+"""Released totals as JSON records and as a table."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ __all__ = ["parse_window", "record_of", "summary_of", "table"]
 
 
 def parse_window(text: str, window_s: int) -> int:
-    """A window's index, given as such or as the time it starts (2026-01-31, 2026-01-31T00:00Z).
+    """A window's index, from its index or its start time (2026-01-31, 2026-01-31T00:00Z).
 
     Times without a zone are UTC. Raises ConfigError.
     """
@@ -28,7 +28,7 @@ def parse_window(text: str, window_s: int) -> int:
         at_s = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise ConfigError(
-            f"{text[:40]!r} is no window: give its index, or its start as 2026-01-31T00:00Z"
+            f"{text[:40]!r} is not a window: give its index, or its start as 2026-01-31T00:00Z"
         ) from None
     if at_s < 0 or at_s % window_s:
         raise ConfigError(f"no window starts at {text}: windows start at multiples of {window_s} s, UTC")
@@ -61,7 +61,7 @@ def record_of(plan: Plan, claim: Claim, answer: Answer, probabilities: Sequence[
 
 
 def _counts(quantity: Quantity, answer: Answer, interval: int) -> dict[str, Any]:
-    """The released integers that the statistics were made from, beside sum and present."""
+    """The released integers besides sum and present: sum of squares and bins."""
     if answer.withheld[quantity.name][interval]:
         return {}
     blocks = answer.blocks[quantity.name]
@@ -74,12 +74,12 @@ def _counts(quantity: Quantity, answer: Answer, interval: int) -> dict[str, Any]
 
 
 def summary_of(record: dict[str, Any], plan: Plan) -> dict[str, str]:
-    """One table row: the first quantity's sum and peak, and what is unusual."""
+    """One table row: the first quantity's sum and peak, and the numbers of withheld and flagged values."""
     name, unit = plan.quantities[0].name, plan.quantities[0].unit
-    told = [interval[name] for interval in record["intervals"]]
+    values = [interval[name] for interval in record["intervals"]]
     shown = [
         (each["sum"], record["intervals"][i]["start"])
-        for i, each in enumerate(told)
+        for i, each in enumerate(values)
         if each["sum"] is not None
     ]
     withheld = sum(each["sum"] is None for interval in record["intervals"] for each in _quantities(interval))
@@ -108,7 +108,7 @@ def _quantities(interval: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, str]]) -> list[str]:
-    """The rows as aligned lines, a heading first; numbers to the right."""
+    """The rows as aligned lines, with a heading; numbers are aligned to the right."""
     if not rows:
         return []
     names = [name for name in rows[0] if any(row[name] for row in rows)]

@@ -1,4 +1,4 @@
-"""What `gridhe-keyring release` and `bundle --publish` do with a home: once, or until told to stop."""
+"""The work of `gridhe-keyring release` and `bundle --publish` on a home: once, or until stopped."""
 
 import json
 import logging
@@ -33,21 +33,21 @@ from gridhe.wire.total import TotalKey
 __all__ = ["ReleaseService", "publish_bundles", "utc_now"]
 
 _log = logging.getLogger(__name__)
-_CHANGES_S = 2.0  # how soon a following authority takes up an enrolment or a rotation
+_CHANGES_S = 2.0  # `release --follow` checks for a new enrolment or key in this interval
 _FLUSH_S = 30.0
-_PUBLISH_S = 5.0  # what the connection had no room for
-_REFUSED_S = 60.0  # what the broker refused: somebody has to change it first
+_PUBLISH_S = 5.0  # retry of releases that the connection's buffer had no room for
+_REFUSED_S = 60.0  # retry of releases that the broker refused: its configuration must change first
 _LONGEST_IDLES = 10
-_DROPPED_S = 3600.0  # anybody can send junk: that may grow the ledger by one line in so long
+_DROPPED_S = 3600.0  # dropped totals add at most one ledger line per hour, because anybody can send junk
 
 
 def utc_now() -> str:
-    """The time as the ledger has it."""
+    """The current time in the ledger's format: ISO, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class ReleaseService:
-    """Takes totals in and releases them; each outcome goes to `emit` as soon as it is there."""
+    """Receives totals and releases them; calls `emit` with each outcome at once."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class ReleaseService:
         self._worked_on = 0  # totals stored when the queue was last worked on
         self._publisher: ReleasePublisher | None = None
         self._lines: ReleasedLines | None = None
-        self._dropped: Counter[str] = Counter()  # what the ledger knows of
+        self._dropped: Counter[str] = Counter()  # dropped totals that the ledger has
         with ExitStack() as stack:
             self._open_files(stack)
             self._queue = ReleaseQueue(self._inbox, self._releaser, settings.release, wanted=self._wanted)
@@ -96,7 +96,7 @@ class ReleaseService:
             self._open = stack.pop_all()
 
     def _open_files(self, stack: ExitStack) -> None:
-        """Open ledger, answers and inbox, and hold them against each other. Raises StateError."""
+        """Open ledger, answers and inbox, and check them against each other. Raises StateError."""
         authority, paths = self._authority, self._authority.paths
         with ExitStack() as opened:
             known = Inbox(paths.inbox) if paths.inbox.exists() else None
@@ -153,23 +153,23 @@ class ReleaseService:
         return None if again is None else again.record
 
     def offline(self) -> list[ReleaseOutcome]:
-        """Release what the inbox holds."""
+        """Release totals of the inbox, without a broker."""
         return self._queue.work(states=self._first_states, give=self._give)
 
     def _give(self, outcome: ReleaseOutcome) -> None:
-        """Steps 7 and 8 of a release, and the hand-over to 10 (gridhe.keyring.release.releaser)."""
+        """Do steps 7 and 8 of a release and start step 10 (gridhe.keyring.release.releaser)."""
         if self._lines is not None:
             self._lines.give(outcome)
         self._emit(outcome)
         if self._publisher is not None and outcome.record is not None:
-            self._publisher.note(outcome.letter.total)
+            self._publisher.note(outcome.stored.total)
 
     def online(self, *, idle_s: float, follow: bool) -> list[ReleaseOutcome]:
-        """Take totals in until none has come for `idle_s`, then release; `follow`: again until stopped.
+        """Receive totals until none has arrived for `idle_s`, then release; `follow`: repeat until stopped.
 
-        SIGTERM and SIGINT end `follow`; what has arrived is stored by then. The outcomes are returned, but
-        not with `follow`: they would pile up. Raises BrokerError when the broker stays away at the start, or
-        (without `follow`) has not acknowledged what was to be published.
+        SIGTERM and SIGINT end `follow`; all totals that arrived are stored by then. Returns the outcomes;
+        with `follow` none, to bound memory. Raises BrokerError if the broker is not reachable at the start,
+        or (without `follow`) has not acknowledged all releases at the end.
         """
         outcomes: list[ReleaseOutcome] = []
         with EventLoop() as loop, self._stopped_by_signals(loop, follow) as stopping:
@@ -179,7 +179,7 @@ class ReleaseService:
             loop.every(_DROPPED_S, lambda: self._note_dropped(receiver.counts))
             states: Sequence[str] = self._first_states
             while not stopping:
-                # Where totals never pause, a follower must not wait for ever; one run wants all of them.
+                # With `follow`, release even if totals never pause; a single run waits for all of them.
                 longest_s = _LONGEST_IDLES * idle_s if follow else None
                 loop.run_until(lambda: bool(stopping) or receiver.idle_for_s() >= idle_s, longest_s)
                 if stopping:
@@ -190,7 +190,7 @@ class ReleaseService:
                 if not follow:
                     outcomes += done
                     break
-                # Nothing to do before something new arrives.
+                # Wait for the next total.
                 loop.run_until(lambda: bool(stopping) or receiver.stored > self._worked_on, None)
             receiver.flush(_FLUSH_S)
             self._finish_publishing(loop, receiver, follow=follow)
@@ -202,13 +202,13 @@ class ReleaseService:
         publisher = self._publisher
         if publisher is None:
             return
-        # A follower that is to stop waits for no broker: its next start publishes again.
+        # With `follow`, do not wait for a lost broker: the next start publishes again.
         loop.run_until(lambda: publisher.at_rest or (follow and not receiver.session.connected), _FLUSH_S)
         if publisher.unpublished:
             error = BrokerError(
-                f"the broker did not take release/{publisher.unpublished[0]} "
+                f"the broker did not accept release/{publisher.unpublished[0]} "
                 f"({len(publisher.unpublished)} in all); "
-                "is its ACL of this version (run enrol or ca), its max_packet_size large enough? "
+                "is its ACL written by this version (run enrol or ca), is its max_packet_size large enough? "
                 "The next start publishes again"
             )
             if not follow:
@@ -216,7 +216,7 @@ class ReleaseService:
             _log.warning("%s", error)
 
     def _note_dropped(self, counts: Counter[str]) -> None:
-        """Write to the ledger what was dropped, by reason, since that was last done."""
+        """Write to the ledger how many totals were dropped since the last call, by reason."""
         reasons = counts - self._dropped
         if reasons:
             self._releaser.note_dropped(reasons)
@@ -259,13 +259,13 @@ class ReleaseService:
         return None if record is None else json.dumps(record, separators=(",", ":")).encode()
 
     def _take_up_changes(self, receiver: Receiver) -> None:
-        """Take up and publish what another gridhe-keyring has enrolled, rotated or retired meanwhile."""
+        """Load and publish the changes of another gridhe-keyring: enrolments, new keys, retired keys."""
         authority = self._authority
         version, known = authority.enrolment.version, len(self._bundles)
         if len(list(authority.paths.plans.glob("*.bundle"))) == known and version == self._version:
             return
         self._read_plans()
-        authority.vault.reload()  # after the plans: a plan's key is in the vault before its bundle is there
+        authority.vault.reload()  # after the plans, because a plan's key is saved before its bundle
         self._releaser.drop_retired_keys()
         self._version = version
         receiver.update(self._bundles, authority.roster(), self._aggregators())
@@ -273,7 +273,7 @@ class ReleaseService:
 
     @contextmanager
     def _stopped_by_signals(self, loop: EventLoop, follow: bool) -> Iterator[list[bool]]:
-        """A list that is not empty once a signal to stop has come; only while following."""
+        """Yield a list that is not empty after a signal to stop; signals are handled only with `follow`."""
         stopping: list[bool] = []
 
         def stop() -> None:
@@ -285,10 +285,10 @@ class ReleaseService:
 
 
 def publish_bundles(authority: AuthorityHome, settings: Settings) -> int:
-    """Publish all plans and the roster, retained; how many plans. Raises BrokerError.
+    """Publish all plans and the roster, retained; return the number of plans. Raises BrokerError.
 
-    Under a client id of its own, so that an authority that is online is not pushed off the broker; one that
-    gives every user its name as client id pushes it off for a moment all the same.
+    It uses a separate client id, so that the broker does not disconnect a running authority. A broker that
+    forces the user name as client id disconnects it for a moment; it then reconnects.
     """
     bundles = list(authority.paths.read_bundles().values())
     messages = [
@@ -311,7 +311,7 @@ def publish_bundles(authority: AuthorityHome, settings: Settings) -> int:
             session.publish(message)
         if not loop.run_until(lambda: session.in_flight == 0, _FLUSH_S) or session.refused:
             raise BrokerError(
-                f"the broker at {session.url} did not take the plans; are its ACL and conf up to date?"
+                f"the broker at {session.url} did not accept the plans; are its ACL and conf up to date?"
             )
         session.close()
     return len(bundles)

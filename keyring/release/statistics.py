@@ -1,24 +1,24 @@
 """From released integer blocks to statistics, per quantity and interval.
 
-With n the present meters, S the sum of readings, Q the sum of squares of x >> s (s the plan's square
-shift, a = 2^s) and h_b the meters in bin b, which is [edge_b, edge_(b+1) - 1]:
+n is the number of present meters, S the sum of readings, Q the sum of squares of x >> s (s the plan's square
+shift, a = 2^s) and h_b the number of meters in bin b, which is [edge_b, edge_(b+1) - 1]:
 
     mean      S / n
     variance  (population) X / n - (S / n)^2, with X the sum of squares of x:
               X = Q                                            for s = 0, exact
               X = a^2 Q + (a - 1) S - n (a - 1)(a - 2) / 6     for s > 0
-              The second takes the s dropped bits as uniform over 0..a-1; the variance is then off by at
-              most (a - 1) * mean + (a - 1)(a - 2) / 6, and is cut off at 0.
+              The second assumes that the s dropped bits are uniform over 0..a-1; the variance is then wrong
+              by at most (a - 1) * mean + (a - 1)(a - 2) / 6, and is at least 0.
     min, max  the lowest and highest bin that is not empty
     quantile  for p: the bin of the k-th smallest reading, k = ceil(p n) (at least 1)
 
 Bins are given as (lowest, highest) possible reading, both included.
 
-What cannot be is marked by name, never hidden; numbers that would mean nothing are None:
+Impossible values are flagged, not hidden; numbers without a meaning are None:
 
     sum_out_of_range    S is not in 0..n * largest
     bin_out_of_range    a bin's count is not in 0..n
-    bins_do_not_add_up  the bins' counts are not n together
+    bins_do_not_add_up  the bins' counts do not add up to n
     sum_outside_bins    S is not between the sum of the lower and of the upper edges of the filled bins
     squares_impossible  no n readings have both this S and this Q: with y = x >> s, the sum Y of y lies in
                         (S - n (a - 1)) / a .. S / a, and Y^2 <= n Q (Cauchy-Schwarz), Q <= (largest >> s) Y
@@ -47,7 +47,7 @@ Bin = tuple[int, int]  # lowest and highest reading, both included
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalStatistics:
-    """One quantity in one interval. None: not in the plan, without meaning or withheld (`flags` says why)."""
+    """One quantity in one interval. None: not in the plan, without meaning or withheld (see `flags`)."""
 
     sum: int | None
     present: int | None
@@ -59,15 +59,15 @@ class IntervalStatistics:
     flags: tuple[str, ...] = ()
 
     def record(self, quantity: Quantity) -> dict[str, Any]:
-        """What the plan asks for, ready for JSON."""
+        """The statistics that the plan asks for, ready for JSON."""
         wanted: dict[str, Any] = {"sum": self.sum, "present": self.present}
         for name in ("mean", "variance", "min", "max"):
             if name in quantity.statistics:
                 value = getattr(self, name)
                 wanted[name] = list(value) if isinstance(value, tuple) else value
         if "quantiles" in quantity.statistics:
-            found = self.quantiles
-            wanted["quantiles"] = None if found is None else {p: list(bin_) for p, bin_ in found.items()}
+            bins = self.quantiles
+            wanted["quantiles"] = None if bins is None else {p: list(bin_) for p, bin_ in bins.items()}
         return {**wanted, "flags": list(self.flags)}
 
 
@@ -80,8 +80,8 @@ def statistics_of(
 ) -> dict[str, list[IntervalStatistics]]:
     """The statistics of each quantity, one record per interval.
 
-    `blocks[quantity][kind]` holds one integer per interval (`SlotLayout.kinds`). Where
-    `withheld[quantity]` has a reason the interval's integers are not looked at; the reason is its flag.
+    `blocks[quantity][kind]` has one integer per interval (`SlotLayout.kinds`). If `withheld[quantity]` has a
+    reason for an interval, its integers are ignored and the reason becomes its flag.
     """
     exact = [Fraction(str(p)) for p in probabilities]  # "0.95", not the double next to it: ceil must be right
     return {
@@ -102,17 +102,17 @@ def _interval(
     squares = int(values["square"]) if quantity.squares else None
     bins = [int(values[f"bin:{i}"]) for i in range(quantity.bins)]
     flags = _flags(quantity, total, present, squares, bins)
-    told: dict[str, Any] = {}
+    computed: dict[str, Any] = {}
     if present > 0:
-        told["mean"] = float(Fraction(total, present))
+        computed["mean"] = float(Fraction(total, present))
         if squares is not None and "squares_impossible" not in flags:
-            told["variance"] = _variance(quantity, total, present, squares)
+            computed["variance"] = _variance(quantity, total, present, squares)
         if bins and "bin_out_of_range" not in flags and "bins_do_not_add_up" not in flags:
             edges = _edges(quantity)
             filled = [i for i, count in enumerate(bins) if count]
-            told["min"], told["max"] = edges[filled[0]], edges[filled[-1]]
-            told["quantiles"] = {str(float(p)): edges[_bin_of(p, present, bins)] for p in probabilities}
-    return IntervalStatistics(sum=total, present=present, flags=flags, **told)
+            computed["min"], computed["max"] = edges[filled[0]], edges[filled[-1]]
+            computed["quantiles"] = {str(float(p)): edges[_bin_of(p, present, bins)] for p in probabilities}
+    return IntervalStatistics(sum=total, present=present, flags=flags, **computed)
 
 
 def _edges(quantity: Quantity) -> list[Bin]:

@@ -55,7 +55,7 @@ def test_a_home_opens_again_with_its_passphrase_only(small_authority: Any) -> No
     again.close()
     with pytest.raises(VaultError, match="wrong passphrase"):
         AuthorityHome.open(small_authority.home, b"something else")
-    with pytest.raises(StateError, match="no authority's home"):
+    with pytest.raises(StateError, match="not an authority's home"):
         AuthorityHome.open(small_authority.home / "plans", b"x")
 
 
@@ -122,8 +122,8 @@ def test_a_refused_enrolment_enrols_nobody(small_authority: Any) -> None:
     for wanted, why in (
         ([("bert", "north/f1"), ("Not A Name", "north/f1")], "legal name"),
         ([("bert", "north/f1"), ("bert", "north/f1")], "twice"),
-        ([("bert", "north")], "beneath"),
-        ([("bert", "north/f1/a")], "beneath"),
+        ([("bert", "north")], "also contains"),
+        ([("bert", "north/f1/a")], "also contains"),
         ([("bert", "grid")], "roll-up"),
         ([("agg1", "north/f1")], "aggregator"),
         ([("fleet", "north/f1")], "role"),
@@ -213,9 +213,9 @@ def test_meters_are_read_from_a_csv_with_named_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("meter,group,group\nanna,north,south\n", "the column 'group' stands twice"),
-        ("meter, meter,group\nanna,bert,south\n", "the column 'meter' stands twice"),
-        ("meter,group,note,note\nanna,north,,\n", "the column 'note' stands twice"),
+        ("meter,group,group\nanna,north,south\n", "the column 'group' is there twice"),
+        ("meter, meter,group\nanna,bert,south\n", "the column 'meter' is there twice"),
+        ("meter,group,note,note\nanna,north,,\n", "the column 'note' is there twice"),
         ("meter,group\nanna,north\nbert,north,south\n", "line 3 has 3 cells, not 2"),
         ("meter,group\nanna\n", "line 2 has 1 cells, not 2"),
         ("meter,group\n\nanna," + "x" * 200_000, "not a CSV file"),

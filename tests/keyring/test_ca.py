@@ -77,7 +77,7 @@ def test_repro_a_ca_that_has_ended_signs_nothing_until_it_is_renewed(
 def test_a_clock_before_the_ca_is_told_from_an_end(ca: Any, tmp_path: Path) -> None:
     ca(NOW)
     with pytest.raises(
-        TrustError, match=r"valid from 2026-03-01 11:00 UTC.*clock says 1970-01-02.*set the clock"
+        TrustError, match=r"valid from 2026-03-01 11:00 UTC.*clock shows 1970-01-02.*set the clock"
     ):
         ca(datetime(1970, 1, 2, tzinfo=UTC)).issue_clients(["anna"], tmp_path / "c")
 

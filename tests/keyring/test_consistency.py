@@ -196,4 +196,4 @@ def test_inspect_notices_a_ledger_older_than_the_inbox(run: Run, backups: Backup
     backups.restore("old", "ledger", "answers")
     code, _, err = run("inspect")
     assert code == 6
-    assert "is not what inbox.db was written under" in err
+    assert "is not the line whose hash inbox.db has" in err

@@ -51,7 +51,7 @@ def test_an_inbox_from_before_transactions_were_counted_goes_on(small_authority:
     path.with_suffix(".commits").unlink()
     inbox = Inbox(path)
     _store(inbox, small_authority, 101)
-    assert [letter.window for letter in inbox.letters()] == [100, 101]
+    assert [stored.window for stored in inbox.totals()] == [100, 101]
     inbox.close()
     Inbox(path).close()
 
@@ -61,7 +61,7 @@ def test_it_can_be_read_while_another_process_stores(small_authority: Any, path:
     for window in (100, 101):
         _store(writer, small_authority, window)
         reader = Inbox(path)
-        assert len(reader.letters()) == window - 99
+        assert len(reader.totals()) == window - 99
         reader.close()
     writer.close()
 

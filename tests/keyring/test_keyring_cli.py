@@ -176,7 +176,7 @@ def test_a_folder_that_is_no_home_is_said_before_a_passphrase_is_asked_for(
         more = ("--first-window", "9") if command == "rotate" else more
         code, _, err = run(command, "--home", tmp_path / "nowhere", *more)
         assert code == 6, command
-        assert "no authority's home" in err
+        assert "not an authority's home" in err
 
 
 def test_bundle_writes_the_current_bundle(run: Run, small_authority: Any, tmp_path: Path) -> None:
@@ -287,10 +287,10 @@ def test_rotate_and_retire(run: Run, small_authority: Any) -> None:
     code, out, _ = run("rotate", "--home", home, *small)
     assert code == 0
     assert small_authority.plan.first_window * 3_600 > time.time() + 600
-    assert f"from {iso(small_authority.plan.start_s)} on" in out
+    assert f"from {iso(small_authority.plan.start_s)}" in out
     code, out, _ = run("rotate", "--home", home, "--first-window", "2999-07-01", *small)
     assert code == 0
-    assert "from 2999-07-01T00:00:00Z on" in out
+    assert "from 2999-07-01T00:00:00Z" in out
     assert run("rotate", "--home", home, "--first-window", "3", *small)[0] == 3
     code, _, err = run("rotate", "--home", home, "--retire", newer.key_id)
     assert code == 2

@@ -74,7 +74,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     written(path, 2)
     with path.open("ab") as file:
         file.write(b"[]\n")
-    with pytest.raises(StateError, match="line 3 is no record"):
+    with pytest.raises(StateError, match="line 3 is not a ledger record"):
         Ledger(path, now=clock())
 
 

@@ -96,7 +96,7 @@ def test_repro_what_a_broker_refused_is_published_by_the_next_start(
     arrive(small_authority, small_authority.total("north/f1"), small_authority.total("south/f1"))
     with (
         broker_of(without_release) as broker,
-        pytest.raises(BrokerError, match=r"did not take release/north/f1 \(2 in all\)"),
+        pytest.raises(BrokerError, match=r"did not accept release/north/f1 \(2 in all\)"),
     ):
         release_once(small_authority, broker)
     with broker_of() as broker:
@@ -121,9 +121,9 @@ def test_repro_a_release_larger_than_the_broker_takes_ends_nothing_and_is_publis
 
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(Session, "publish", too_large)
-                with pytest.raises(BrokerError, match="did not take release/north/f1"):
+                with pytest.raises(BrokerError, match="did not accept release/north/f1"):
                     service.online(idle_s=0.2, follow=False)
-        assert [outcome.letter.window for outcome in seen] == [100, 101]
+        assert [outcome.stored.window for outcome in seen] == [100, 101]
         release_once(small_authority, broker)
         assert retained(small_authority, broker, "north/f1") == {"north/f1": 101}
 

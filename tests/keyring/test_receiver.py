@@ -117,12 +117,12 @@ def test_an_authority_online_publishes_and_receipts_what_it_has_stored(
             derive_key(authority.vault.secrets.ingest_secret, "aggregator/agg1"),
         )
         assert receipt.stored == ((bundle.plan.plan_id, "north/f1", 100, 0),)
-        assert [letter.group for letter in inbox.letters()] == ["north/f1"]
+        assert [stored.group for stored in inbox.totals()] == ["north/f1"]
 
         peer.send("north/f1", payload)  # the receipt was lost
         assert loop.run_until(lambda: topics.receipt("agg1") in peer.heard, WAIT_S)
         assert receiver.stored == 1
-        assert len(inbox.letters()) == 1
+        assert len(inbox.totals()) == 1
         receiver.close()
         assert loop.run_until(lambda: not Status.decode(peer.heard[topics.STATUS_AUTHORITY]).online, WAIT_S)
     inbox.close()
@@ -150,7 +150,7 @@ def test_junk_is_counted_by_reason_and_never_stored(
         assert loop.run_until(lambda: receiver.stored == 1, WAIT_S)
         assert receiver.counts == {"malformed": 1, "topic": 1, "signature": 1, "not_enrolled": 1, "size": 1}
         receiver.close()
-    assert len(inbox.letters()) == 1
+    assert len(inbox.totals()) == 1
     inbox.close()
 
 
@@ -182,7 +182,7 @@ def test_repro_an_aggregator_is_told_which_of_its_totals_are_refused(
         assert loop.run_until(hear, WAIT_S)
         receiver.close()
     assert told == {(plan, "north/f1", 100, 0, "signature"), (plan, "north/f2", 100, 0, "size")}
-    assert inbox.letters() == []
+    assert inbox.totals() == []
     inbox.close()
 
 
@@ -226,7 +226,7 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
         finally:
             loop.stop()
             thread.join()
-    assert [(o.letter.group, o.rule) for o in outcomes] == [
+    assert [(o.stored.group, o.rule) for o in outcomes] == [
         ("grid", ""),
         ("north/f1", ""),
         ("north/f2", "isolates"),
@@ -235,7 +235,7 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
     found = inspect_home(small_authority.authority.paths)
     assert found["ledger"]["kinds"]["dropped"] == 1
     assert set(found["ledger"]["dropped"]) == {"signature"}
-    assert any("not taken in" in line for line in lines_of(found))
+    assert any("not stored" in line for line in lines_of(found))
 
 
 def test_following_releases_as_totals_come_publishes_them_and_takes_up_enrolments_until_sigterm(
@@ -276,8 +276,8 @@ def test_following_releases_as_totals_come_publishes_them_and_takes_up_enrolment
         listener.publish(topics.total("north/f1"), first, qos=1)
 
     def emit(outcome: ReleaseOutcome) -> None:
-        released[f"{outcome.letter.group}/{outcome.letter.window}"] = outcome.record
-        if outcome.letter.window == 100:
+        released[f"{outcome.stored.group}/{outcome.stored.window}"] = outcome.record
+        if outcome.stored.window == 100:
             authority.enrolment.enrol_meters([("anna", "north/f1")])
             enrolled.set()
         else:
@@ -359,7 +359,7 @@ def test_repro_a_follower_drops_a_retired_key_and_tells_the_aggregators(
             watchdog.cancel()
             loop.stop()
             thread.join()
-    assert [(outcome.letter.window, outcome.rule) for outcome in outcomes] == [(100, ""), (101, "key")]
+    assert [(outcome.stored.window, outcome.rule) for outcome in outcomes] == [(100, ""), (101, "key")]
     assert old.key_id not in authority.vault.secrets.contexts
 
 
@@ -371,7 +371,7 @@ def test_a_follower_releases_although_totals_never_pause(
     released: list[str] = []
 
     def emit(outcome: ReleaseOutcome) -> None:
-        released.append(outcome.letter.group)
+        released.append(outcome.stored.group)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with EventLoop() as loop:

@@ -135,7 +135,7 @@ def test_repro_a_full_disk_is_one_line_and_the_next_start_writes_what_is_missing
         code, _, err = run("--out", out)
         assert code == 6
         assert [line for line in err.splitlines() if line.startswith("error: ")] == [
-            f"error: cannot write {out}: No space left on device; make room and start again, nothing is lost"
+            f"error: cannot write {out}: No space left on device; make room and start again: no total is lost"
         ]
         assert "Traceback" not in err
         before = windows(out)  # whole lines only
@@ -281,7 +281,7 @@ def test_repro_a_file_that_is_moved_away_is_opened_anew_and_not_filled_again(
     arrive(small_authority, *(small_authority.total("north/f1", window=window) for window in range(4)))
 
     def move(outcome: ReleaseOutcome) -> None:
-        if outcome.letter.window == 1:
+        if outcome.stored.window == 1:
             out.rename(moved)
 
     with ReleaseService(small_authority.authority, small_authority.settings, emit=move, out=out) as service:
@@ -370,7 +370,7 @@ def test_a_total_stays_waiting_until_it_was_given_out(small_authority: Any) -> N
     def full_at_the_second(outcome: ReleaseOutcome) -> None:
         if len(seen) == 1:
             raise StateError("cannot write to stdout: No space left on device")
-        seen.append(outcome.letter.window)
+        seen.append(outcome.stored.window)
 
     def again(emit: Callable[[ReleaseOutcome], None]) -> None:
         with ReleaseService(small_authority.authority, small_authority.settings, emit=emit) as service:
@@ -378,5 +378,5 @@ def test_a_total_stays_waiting_until_it_was_given_out(small_authority: Any) -> N
 
     with pytest.raises(StateError, match="No space"):
         again(full_at_the_second)
-    again(lambda outcome: seen.append(outcome.letter.window))
+    again(lambda outcome: seen.append(outcome.stored.window))
     assert seen == [100, 101]

@@ -347,7 +347,7 @@ def test_a_changed_answer_and_a_lost_one_stop_everything(small_authority: Any, o
     [(body,)] = db.execute("SELECT body FROM answers").fetchall()
     db.execute("UPDATE answers SET body = ?", (body[:-2] + b"\x01\xa0",))
     db.commit()
-    with open_releaser() as releaser, pytest.raises(StateError, match="not the ledger's"):
+    with open_releaser() as releaser, pytest.raises(StateError, match="does not match the ledger"):
         release(releaser, payload)
     db.execute("DELETE FROM answers")
     db.commit()
@@ -360,7 +360,7 @@ def test_a_ledger_that_lost_its_end_stops_everything(small_authority: Any, open_
     with open_releaser() as releaser:
         release(releaser, small_authority.total("north/f1"))
     (small_authority.home / "ledger.jsonl").write_bytes(b"")
-    with pytest.raises(StateError, match=r"line 0 is not what answers\.db was written under"):
+    with pytest.raises(StateError, match=r"line 0 is not the line whose hash answers\.db has"):
         open_releaser()
 
 
@@ -373,7 +373,7 @@ def test_an_answer_without_a_decision_stops_everything(small_authority: Any, ope
     db.execute("UPDATE answers SET grp = 'north/f9'")
     db.commit()
     db.close()
-    with pytest.raises(StateError, match="never decided"):
+    with pytest.raises(StateError, match="has no decision on it"):
         open_releaser()
 
 

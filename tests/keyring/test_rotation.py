@@ -109,9 +109,9 @@ def test_a_key_goes_when_nothing_of_it_can_still_come(small_authority: Any) -> N
         authority.retire(new.key_id, now_s=later_s)
     with pytest.raises(ConfigError, match="no key"):
         authority.retire("k" + "0" * 16, now_s=later_s)
-    with pytest.raises(ConfigError, match=r"holds until 1970-02-11T17:00:00Z; retire it then"):
+    with pytest.raises(ConfigError, match=r"ends at 1970-02-11T17:00:00Z; retire it then"):
         authority.retire(old.key_id, now_s=NOW_S, give_up=True)
-    with pytest.raises(ConfigError, match=r"batches under it may come until 1971-.*add --give-up"):
+    with pytest.raises(ConfigError, match=r"batches under it may arrive until 1971-.*add --give-up"):
         authority.retire(old.key_id, now_s=later_s - 1)
     receive(small_authority, small_authority.total("north/f1", window=900, plan=old.plan_id))
     with pytest.raises(ConfigError, match=r"needed: totals under it wait to be released \(1\)"):

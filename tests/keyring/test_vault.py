@@ -127,7 +127,7 @@ def test_a_missing_vault_is_refused(home: Path) -> None:
 
 def test_a_vault_is_never_overwritten_by_create(home: Path) -> None:
     Vault.create(home / "vault", PASSPHRASE, some_secrets(), kdf=CHEAP)
-    with pytest.raises(VaultError, match="not overwritten"):
+    with pytest.raises(VaultError, match="never overwritten"):
         Vault.create(home / "vault", PASSPHRASE, some_secrets(), kdf=CHEAP)
 
 

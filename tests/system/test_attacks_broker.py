@@ -336,7 +336,7 @@ def test_a_forged_total(world: World, guarded: bool) -> None:
     else:
         world.until(lambda: world.authority.counts["signature"] == ATTEMPTS)
     world.authority.commit()
-    assert world.inbox.letters() == []
+    assert world.inbox.totals() == []
 
 
 def test_a_false_word_of_being_the_aggregator(world: World, guarded: bool) -> None:
