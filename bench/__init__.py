@@ -1,5 +1,5 @@
-"""What encryption costs and how far the pipeline carries: suites, peers, timings, reports.
+"""Measures the cost of encryption and the throughput of the pipeline: suites, peers, timings, reports.
 
-`suites` measure, `store` keeps one run's records (a file, or InfluxDB), `report` and `compare` read them
-back. Nothing else imports this room.
+`suites` measure, `store` keeps the records of runs (in files or InfluxDB), `report` and `compare` read them.
+No other package imports this one.
 """

@@ -1,6 +1,6 @@
-"""A made-up authority with its aggregator: real keys, plans, credentials and signatures, kept nowhere.
+"""A test authority with an aggregator: real keys, plans, credentials and signatures, in memory only.
 
-Benchmarks, tests and fault cases make their grids on it; what differs is the meters and their readings.
+Benchmarks, tests and fault cases build their grids on it and add meters and readings.
 """
 
 from collections.abc import Iterable
@@ -28,11 +28,11 @@ from gridhe.wire.tenseal_format import to_tenseal
 
 __all__ = ["MadeUpAuthority", "PlanKey", "new_context"]
 
-_PASSWORD = "x" * 32  # of every credential: no broker asks for it
+_PASSWORD = "x" * 32  # in every credential; no broker checks it
 
 
 def new_context(parameters: CkksParameters) -> tuple[Any, bytes]:
-    """A TenSEAL context with a new secret key, and its public key as a bundle has it."""
+    """A TenSEAL context with a new secret key, and its public key in a bundle's format."""
     context = ts.context(
         ts.SCHEME_TYPE.CKKS,
         parameters.ring_degree,
@@ -47,7 +47,7 @@ def new_context(parameters: CkksParameters) -> tuple[Any, bytes]:
 
 @dataclass(frozen=True, eq=False)
 class PlanKey:
-    """A plan with the key pair behind it."""
+    """A plan with its key pair."""
 
     bundle: Bundle
     context: Any = field(repr=False)  # TenSEAL's, with the secret key
@@ -64,11 +64,11 @@ class PlanKey:
 
     @cached_property
     def encryptor(self) -> Encryptor:
-        """What meters encrypt with."""
+        """The encryptor that meters use."""
         return Encryptor(self.bundle)
 
     def decrypted(self, ciphertext: bytes) -> NDArray[np.int64]:
-        """int64[slots] in use, by plain TenSEAL."""
+        """The decrypted used slots, int64[used], by plain TenSEAL."""
         residues = self.planes.unpack(ciphertext)
         sealed = to_tenseal(residues, self.plan.parameters, self.plan.scale)
         slots = np.array(ts.ckks_vector_from(self.context, sealed).decrypt(), np.float64)
@@ -77,12 +77,12 @@ class PlanKey:
 
 
 class MadeUpAuthority:
-    """An authority, an aggregator, and the plans that the authority has made, the newest last."""
+    """An authority, an aggregator, and the authority's plans, the newest last."""
 
     def __init__(
         self, settings: Settings, first_window: int, *, choice: Choice | None = None, aggregator: str = "main"
     ) -> None:
-        """`choice`: the planner's, if it is known already. Raises PlanError if no such plan is exact."""
+        """`choice`: the planner's choice, if already known. Raises PlanError if no plan is exact."""
         self.settings, self.aggregator = settings, aggregator
         self.choice = choose(settings) if choice is None else choice
         self.authority = SigningKey.generate()
@@ -92,7 +92,7 @@ class MadeUpAuthority:
         self.add_key(first_window)
 
     def add_key(self, first_window: int) -> PlanKey:
-        """A new key pair and the plan that uses it from `first_window` on: a rotation, after the first."""
+        """Make a key pair and a plan from `first_window` on; every call after the first is a rotation."""
         context, public_key = new_context(self.choice.parameters)
         plan = make_plan(
             self.settings,
@@ -109,7 +109,7 @@ class MadeUpAuthority:
 
     @property
     def key(self) -> PlanKey:
-        """The newest."""
+        """The newest plan with its key pair."""
         return next(reversed(self.keys.values()))
 
     @property
@@ -119,12 +119,12 @@ class MadeUpAuthority:
 
     @property
     def bundle(self) -> Bundle:
-        """The newest plan's."""
+        """The newest plan's bundle."""
         return self.key.bundle
 
     @property
     def context(self) -> Any:
-        """The newest plan's, with the secret key."""
+        """The newest plan's TenSEAL context, with the secret key."""
         return self.key.context
 
     @property
@@ -134,14 +134,14 @@ class MadeUpAuthority:
 
     @property
     def encryptor(self) -> Encryptor:
-        """The newest plan's."""
+        """The newest plan's encryptor."""
         return self.key.encryptor
 
-    # -- what the authority hands out and publishes ----------------------------------------------
+    # -- credentials, roster and bundles ---------------------------------------------------------
 
     @cached_property
     def credential(self) -> AggregatorCredential:
-        """The aggregator's."""
+        """The aggregator's credential."""
         return AggregatorCredential(
             aggregator=self.aggregator,
             password=_PASSWORD,
@@ -155,7 +155,7 @@ class MadeUpAuthority:
         return derive_key(self.secret, name)
 
     def credential_of(self, meter: str, group: str) -> DeviceCredential:
-        """A meter's."""
+        """A meter's credential."""
         return DeviceCredential(
             meter=meter,
             group=group,
@@ -165,11 +165,11 @@ class MadeUpAuthority:
         )
 
     def signed_roster(self, entries: Iterable[RosterEntry], version: int = 1) -> bytes:
-        """The roster of these meters."""
+        """The signed roster of these meters."""
         return Roster.of(version, entries).encode(self.authority)
 
     def signed_bundle(self) -> bytes:
-        """The newest bundle."""
+        """The newest bundle, signed."""
         return self.bundle.encode(self.authority)
 
     def bundles(self) -> dict[str, bytes]:

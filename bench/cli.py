@@ -1,4 +1,4 @@
-"""`gridhe-bench`: run suites, and read their timings back."""
+"""`gridhe-bench`: run suites and read their timings."""
 
 import contextlib
 import tempfile
@@ -31,27 +31,27 @@ __all__ = ["cli", "main"]
 
 _SEED = 1
 _FAILED = 1
-_REASON = 300  # characters of a failure's reason
+_REASON = 300  # the most characters of a failure's reason
 _REGRESSED = 3
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def _store_options(function: Callable[P, R]) -> Callable[P, R]:
-    """--store, --home and where InfluxDB is; a command gets them as `where: dict`."""
+    """Add the options --store, --home and --influx-* to a command."""
     options = [
         click.option(
             "--store",
             type=click.Choice(["local", "influx"]),
             default="local",
             show_default=True,
-            help="Where the timings are.",
+            help="The store of the timings.",
         ),
         click.option(
             "--home",
             type=click.Path(path_type=Path, file_okay=False),
             metavar="DIR",
-            help="The local store. Default: $GRIDHE_BENCH_HOME, else the user's data folder.",
+            help="The local store's folder. Default: $GRIDHE_BENCH_HOME, else the user's data folder.",
         ),
         click.option("--influx-url", metavar="URL", help="Default: $INFLUXDB_V2_URL."),
         click.option("--influx-org", metavar="ORG", help="Default: $INFLUXDB_V2_ORG."),
@@ -70,19 +70,25 @@ def _store_options(function: Callable[P, R]) -> Callable[P, R]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @version_option
 def cli() -> None:
-    """Measure what encryption costs and how far the pipeline carries, and compare runs."""
+    """Measure the cost of encryption and the throughput of the pipeline, and compare runs."""
     set_up_logging(LoggingSettings(level="warning", format="text"))
 
 
 @cli.command("run")
 @click.argument("names", metavar="[SUITE]...", nargs=-1)
-@click.option("--quick", is_flag=True, help="Fewer cases and repeats: everything in under 3 minutes.")
-@click.option("--seed", type=int, default=_SEED, show_default=True, help="Draws readings and orders.")
+@click.option("--quick", is_flag=True, help="Fewer cases and repeats: all suites in under 3 minutes.")
+@click.option(
+    "--seed",
+    type=int,
+    default=_SEED,
+    show_default=True,
+    help="Seed of the readings and of the order of measuring.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Also write the report there, as `gridhe-bench report` does.",
+    help="Also write the report to DIR, as `gridhe-bench report` does.",
 )
 @_store_options
 def run_suites(
@@ -96,13 +102,13 @@ def run_suites(
     influx_org: str | None,
     influx_bucket: str | None,
 ) -> int:
-    """Run suites, all of them by default, keep their timings and print the run's name.
+    """Run suites (default: all), store their timings and print the run's name.
 
-    A suite that fails is recorded with its reason, the next ones go on, and the exit code is 1. Ctrl-C
-    keeps what was measured.
+    If a suite fails, its reason is recorded, the next suites still run, and the exit code is 1. After Ctrl-C
+    the timings measured so far are stored.
 
-    With --store influx the timings go to the local store as well, so that a run loses nothing when
-    InfluxDB is away; `gridhe-bench push RUN` sends it later.
+    With --store influx the timings go to the local store as well, so that a run loses nothing if InfluxDB
+    is not reachable; `gridhe-bench push RUN` sends it later.
 
     \b
     Suites:
@@ -114,28 +120,28 @@ def run_suites(
     with needs_extra("gridhe-bench run"):
         chosen = suites.load(names)
     if out is not None:
-        # Not imported yet: it would weigh on the memory that is measured.
+        # Not imported yet: it would add to the memory that is measured.
         check_extra("gridhe-bench run --out", "matplotlib")
-    kept = _open_to_write(store, home, _influx(influx_url, influx_org, influx_bucket))
+    target = _open_to_write(store, home, _influx(influx_url, influx_org, influx_bucket))
     run = new_run(time.time())
     started = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="gridhe-bench-") as folder, SuiteProgress() as progress:
             progress.say(f"run {run}")
             setup = Setup(
-                recorder=Recorder(kept, run), progress=progress, quick=quick, seed=seed, folder=Path(folder)
+                recorder=Recorder(target, run), progress=progress, quick=quick, seed=seed, folder=Path(folder)
             )
-            with contextlib.closing(kept):
-                failed = [suite.NAME for suite in chosen if not _ended_well(suite, setup)]
+            with contextlib.closing(target):
+                failed = [suite.NAME for suite in chosen if not _succeeds(suite, setup)]
             progress.say(f"{time.monotonic() - started:.0f} s; gridhe-bench show {run}")
     except KeyboardInterrupt:
-        _warn_of_missed(kept, run)
-        echo(_interrupted(kept, run), err=True)
+        _warn_of_missed(target, run)
+        echo(_interrupted(target, run), err=True)
         raise
-    _warn_of_missed(kept, run)
+    _warn_of_missed(target, run)
     echo(run)
     if out is not None:
-        _write_report([kept.read(run)], out)
+        _write_report([target.read(run)], out)
     if failed:
         echo(f"error: {len(failed)} of {len(chosen)} suites failed: {', '.join(failed)}", err=True)
     return _FAILED if failed else 0
@@ -150,8 +156,8 @@ def list_runs(
     with contextlib.closing(
         open_store(store, home, _influx(influx_url, influx_org, influx_bucket))
     ) as opened:
-        found = opened.runs()
-    rows = [(one.run, one.host, one.version, str(one.records), ", ".join(one.suites)) for one in found]
+        runs = opened.runs()
+    rows = [(one.run, one.host, one.version, str(one.records), ", ".join(one.suites)) for one in runs]
     echo(aligned(("run", "host", "version", "records", "suites"), rows, right=()))
 
 
@@ -178,7 +184,7 @@ def show(
     default=Path("bench-report"),
     show_default=True,
     metavar="DIR",
-    help="Gets report.html, report.md and the plots.",
+    help="Folder for report.html, report.md and the plots.",
 )
 @_store_options
 def report(
@@ -190,14 +196,14 @@ def report(
     influx_org: str | None,
     influx_bucket: str | None,
 ) -> None:
-    """Write one page of plots and tables; a metric measured in several runs is the last one's."""
+    """Write one page of plots and tables. If several runs have a metric, the last run counts."""
     _write_report(_read(runs, store, home, _influx(influx_url, influx_org, influx_bucket)), out)
 
 
 @cli.command("compare")
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
-@click.option("--fail-on-regression", is_flag=True, help=f"Exit with {_REGRESSED} when B is worse anywhere.")
+@click.option("--fail-on-regression", is_flag=True, help=f"Exit with {_REGRESSED} if a metric of B is worse.")
 @_store_options
 def compare_runs(
     before: str,
@@ -209,9 +215,9 @@ def compare_runs(
     influx_org: str | None,
     influx_bucket: str | None,
 ) -> int:
-    """Print how run B differs from run A, and what of it is more than noise.
+    """Print how run B differs from run A, and which differences are larger than noise.
 
-    Runs that have no metric in common are an error.
+    It is an error if the runs have no metric in common.
     """
     old, new = _read([before, after], store, home, _influx(influx_url, influx_org, influx_bucket))
     changes = compare(old, new)
@@ -236,7 +242,7 @@ def push_run(
     influx_org: str | None,
     influx_bucket: str | None,
 ) -> None:
-    """Send a run of the local store to InfluxDB; again does no harm."""
+    """Send a run of the local store to InfluxDB. Repeating it is harmless."""
     with contextlib.closing(open_influx(_influx(influx_url, influx_org, influx_bucket))) as influx:
         sent = push(run, LocalStore(home or default_folder()), influx)
         echo(f"{sent} records are in {influx.settings.url}, bucket {influx.settings.bucket}")
@@ -255,15 +261,15 @@ def import_steps(
     influx_org: str | None,
     influx_bucket: str | None,
 ) -> None:
-    """Keep what processes of the pipeline wrote with their --timings, as a run of its own."""
+    """Store the --timings files of pipeline processes as a new run."""
     run = new_run(time.time())
-    kept = _open_to_write(store, home, _influx(influx_url, influx_org, influx_bucket))
-    with contextlib.closing(kept):
-        if not sum([add_steps(Recorder(kept, run), file, suite="pipeline") for file in files]):
+    target = _open_to_write(store, home, _influx(influx_url, influx_org, influx_bucket))
+    with contextlib.closing(target):
+        if not sum([add_steps(Recorder(target, run), file, suite="pipeline") for file in files]):
             raise StoreError(
                 f"there are no steps in {', '.join(map(str, files))}: a process writes them when it ends"
             )
-    _warn_of_missed(kept, run)
+    _warn_of_missed(target, run)
     echo(run)
 
 
@@ -274,13 +280,13 @@ def _open_to_write(store: str, home: Path | None, influx: dict[str, str | None])
     return BothStores(local, open_influx(influx))
 
 
-def _ended_well(suite: Suite, setup: Setup) -> bool:
-    """Run a suite; a failure becomes a note of the run, since the other suites' figures are worth having."""
+def _succeeds(suite: Suite, setup: Setup) -> bool:
+    """Run a suite. A failure becomes a note of the run, so that the other suites still run."""
     try:
         suite.run(setup)
     except Exception as error:
         if _holds_interrupt(error):
-            # Ctrl-C reaches the suite's processes too, and what fails while it cleans up hides the Ctrl-C.
+            # Ctrl-C also ends the suite's processes, and an error of the cleanup can hide it.
             raise KeyboardInterrupt from error
         reason = _reason(error)
         setup.progress.say(f"{suite.NAME}: failed: {reason}")
@@ -297,7 +303,7 @@ def _holds_interrupt(error: BaseException) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """In one line; of what nobody foresaw also where it happened, as there is no traceback."""
+    """The error in one line; for an unexpected one also its place, because no traceback is printed."""
     text = " ".join(str(error).split())
     if isinstance(error, GridHEError):
         return text[:_REASON]
@@ -306,17 +312,17 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"[: _REASON - len(where)] + where
 
 
-def _interrupted(kept: LocalStore | BothStores, run: str) -> str:
+def _interrupted(target: LocalStore | BothStores, run: str) -> str:
     try:
-        count = len(kept.read(run))
+        count = len(target.read(run))
     except StoreError:
         return f"run {run}: nothing was measured yet"
-    return f"run {run}: {count} records are kept; gridhe-bench show {run}"
+    return f"run {run}: {count} records are stored; gridhe-bench show {run}"
 
 
-def _warn_of_missed(kept: LocalStore | BothStores, run: str) -> None:
-    if isinstance(kept, BothStores) and kept.missed is not None:
-        text = f"warning: {kept.missed}\nwarning: send it later with: gridhe-bench push {run}"
+def _warn_of_missed(target: LocalStore | BothStores, run: str) -> None:
+    if isinstance(target, BothStores) and target.missed is not None:
+        text = f"warning: {target.missed}\nwarning: send it later with: gridhe-bench push {run}"
         echo(text, err=True)
 
 
@@ -332,7 +338,7 @@ def _read(
 
 
 def _write_report(runs: list[list[Record]], out: Path) -> None:
-    # Here, since it draws: the other commands start without matplotlib.
+    # Imported here, so that the other commands start without matplotlib.
     with needs_extra("the report"):
         from gridhe.bench.report import write_report
 

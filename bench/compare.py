@@ -1,9 +1,9 @@
 """Two runs side by side: ratios with their spread, and which of them are regressions.
 
-A metric has changed when its median *and* its least value moved the same way by more than noise:
-other work on the machine lifts a median, but seldom every repeat, and a change of the code moves
+A metric has changed if its median *and* its least value moved in the same direction by more than noise:
+other work on the machine raises a median, but seldom every repeat, and a change of the code moves
 both. Noise is the larger of a floor and four standard errors of the two medians, where a median's
-standard error is 1.25 * (interquartile range / 1.35) / sqrt(n). Notes are no metrics.
+standard error is 1.25 * (interquartile range / 1.35) / sqrt(n). Notes are not compared.
 """
 
 import math
@@ -28,22 +28,22 @@ Verdict = Literal["regression", "improvement", "same", "not judged"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What became of one metric from run A to run B."""
+    """The change of one metric from run A to run B."""
 
     key: tuple[str, str, str, str]
     unit: str
     before: float
     after: float
     ratio: float  # after / before, of the medians
-    noise: float  # a ratio within 1 / (1 + noise) .. 1 + noise says nothing
+    noise: float  # a ratio within 1 / (1 + noise) .. 1 + noise is no change
     verdict: Verdict
-    repeated: bool  # whether there are values enough to judge by
+    repeated: bool  # whether there are enough values for a verdict
 
 
 def compare(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
-    """The metrics that both runs have, in the order of the first. Raises StoreError when there are none."""
-    found = {record.key: record for record in _metrics(after)}
-    changes = [_change(record, found[record.key]) for record in _metrics(before) if record.key in found]
+    """The metrics that both runs have, in the order of the first. Raises StoreError if there are none."""
+    new = {record.key: record for record in _metrics(after)}
+    changes = [_change(record, new[record.key]) for record in _metrics(before) if record.key in new]
     if not changes:
         raise StoreError(
             f"the runs have no metric in common: A has {_suites(_metrics(before))}; B has "
@@ -53,7 +53,7 @@ def compare(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
 
 
 def coverage(before: Sequence[Record], after: Sequence[Record], changes: Sequence[Change]) -> list[str]:
-    """What of the two runs the verdicts do not cover, a line each."""
+    """The metrics of the two runs without a verdict, as lines of text."""
     shared = {change.key for change in changes}
     lines = []
     for name, run in (("A", before), ("B", after)):
@@ -63,26 +63,26 @@ def coverage(before: Sequence[Record], after: Sequence[Record], changes: Sequenc
     left = [change for change in changes if change.verdict == "not judged"]
     few = sum(not change.repeated for change in left)
     if few:
-        lines.append(f"not judged, too few values: {few} (it takes {_LEAST_VALUES} in both runs)")
+        lines.append(f"not judged, too few values: {few} ({_LEAST_VALUES} are needed in both runs)")
     if len(left) > few:
-        lines.append(f"not judged, neither more nor less is better, or no time at all: {len(left) - few}")
+        lines.append(f"not judged, neither more nor less is better, or a median is 0: {len(left) - few}")
     return lines
 
 
 def differences(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
-    """What makes the runs unlike, a line each: hosts, versions, presets, suites that failed."""
+    """The differences of the runs, as lines of text: hosts, versions, presets, suites that failed."""
     lines = []
     for what in ("host", "version"):
         mine, theirs = ({str(getattr(record, what)) for record in run} for run in (before, after))
         if mine != theirs:
             lines.append(f"the {what}s differ: {_listed(mine)} in A, {_listed(theirs)} in B")
     presets: list[dict[tuple[str, str, str], set[str]]] = [{}, {}]
-    for run, found in zip((before, after), presets, strict=True):
+    for run, by_case in zip((before, after), presets, strict=True):
         for record in _metrics(run):
-            found.setdefault((record.suite, record.case, record.metric), set()).add(record.preset)
+            by_case.setdefault((record.suite, record.case, record.metric), set()).add(record.preset)
     moved = [case for case in presets[0] if case in presets[1] and not presets[0][case] & presets[1][case]]
     if moved:
-        mine, theirs = (set().union(*(found[case] for case in moved)) for found in presets)
+        mine, theirs = (set().union(*(by_case[case] for case in moved)) for by_case in presets)
         lines.append(
             f"the presets differ: {_listed(mine)} in A, {_listed(theirs)} in B, so {len(moved)} metrics are "
             "not compared"
@@ -101,7 +101,7 @@ def _metrics(run: Sequence[Record]) -> list[Record]:
 
 
 def _suites(records: Sequence[Record]) -> str:
-    """How many metrics, and of which suites."""
+    """The number of metrics, in all and by suite."""
     if not records:
         return "no metrics"
     counts = Counter(record.suite for record in records)
@@ -121,7 +121,7 @@ def _change(before: Record, after: Record) -> Change:
     ratio = new.median / old.median if old.median else math.nan
     verdict: Verdict = "not judged"
     if judged:
-        # What a lower-is-better metric shows at its best is its least value; for a rate, its most.
+        # The best value is the least one if lower is better, and the largest for a rate.
         best = new.least / old.least if before.better == "lower" else new.most / old.most
         worse = min(ratio, best) if before.better == "lower" else 1 / max(ratio, best)
         better = max(ratio, best) if before.better == "lower" else 1 / min(ratio, best)
@@ -139,7 +139,7 @@ def _change(before: Record, after: Record) -> Change:
 
 
 def _repeated(before: Record, after: Record) -> bool:
-    """Whether chance can be told from change: from repeats, or because bytes have no chance."""
+    """Whether noise can be estimated: there are enough repeats, or the metric is in bytes (no noise)."""
     return before.unit.startswith("B") or min(before.figures.count, after.figures.count) >= _LEAST_VALUES
 
 
@@ -149,7 +149,7 @@ def _error(figures: Figures) -> float:
 
 
 def shown(changes: Sequence[Change]) -> str:
-    """A table, what has changed first."""
+    """A table of the changes, regressions and improvements first."""
     order: list[Verdict] = ["regression", "improvement", "same", "not judged"]
     rows = [
         (

@@ -1,4 +1,4 @@
-"""What the extra `bench` brings: imported when it is used, and named when it is missing."""
+"""Packages of the extra `bench`: imported when used; the error names one that is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,21 +10,21 @@ __all__ = ["check_extra", "needs_extra"]
 
 
 @contextmanager
-def needs_extra(who: str) -> Iterator[None]:
-    """Around an import that only `who` needs: a package that is missing is a ConfigError."""
+def needs_extra(user: str) -> Iterator[None]:
+    """Put this around an import that only `user` needs: a missing package raises ConfigError."""
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "gridhe":
             raise
-        raise _missing(who, error.name) from error
+        raise _missing(user, error.name) from error
 
 
-def check_extra(who: str, package: str) -> None:
-    """Raises ConfigError if `package` is missing, without importing it."""
+def check_extra(user: str, package: str) -> None:
+    """Raise ConfigError if `package` is missing, without importing it."""
     if find_spec(package) is None:
-        raise _missing(who, package)
+        raise _missing(user, package)
 
 
-def _missing(who: str, package: str) -> ConfigError:
-    return ConfigError(f"{who} needs {package}, which is not installed: pip install 'gridhe[bench]'")
+def _missing(user: str, package: str) -> ConfigError:
+    return ConfigError(f"{user} needs {package}, which is not installed: pip install 'gridhe[bench]'")

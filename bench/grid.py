@@ -1,7 +1,7 @@
-"""A grid made for measuring: real keys, a real plan, and as many meters as a suite asks for.
+"""A grid for measuring: real keys, a real plan, and as many meters as a suite needs.
 
-Encrypting is dear, so meters share a small pool of ciphertexts: each envelope is one of them under the
-meter's own header and tag, which is all that the aggregator can tell apart.
+Encrypting is slow, so meters share a small pool of ciphertexts. Each envelope is one of them with the meter's
+own header and tag, which is all that differs between meters for the aggregator.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from gridhe.wire.roster import RosterEntry
 
 __all__ = ["RINGS", "BenchGrid", "Parcel", "preset_name", "roster_entries"]
 
-# By the kilobytes of a ciphertext on the wire.
+# Key: kilobytes of a ciphertext on the wire.
 RINGS = {
     24: CkksParameters(2048, (40, 14)),
     64: CkksParameters(4096, (32, 32, 20)),
@@ -31,18 +31,18 @@ RINGS = {
     288: CkksParameters(8192, (48, 48, 48, 20)),
 }
 INTERVAL_S = 15
-FIRST_WINDOW = 1_600_000  # of 2015: over for every clock, and within the horizon below
+FIRST_WINDOW = 1_600_000  # in 2015: in the past for every clock, and within the horizon below
 POOL = 16
 
 
 def preset_name(parameters: CkksParameters) -> str:
-    """What records call a ring."""
+    """The name of a ring in records."""
     return f"{parameters.ring_degree}-{parameters.wire_bytes // 1024}k"
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """One batch, ready to go: an envelope is `head + ciphertext + foot`, and only the middle is large."""
+    """One batch, ready to publish. Its envelope is `head + ciphertext + foot`; head and foot are small."""
 
     topic: str
     head: bytes
@@ -68,7 +68,7 @@ class BenchGrid(MadeUpAuthority):
         intervals: int = 60,
         flooding_bits: int = 0,
     ) -> None:
-        """`meters` in all, dealt out to `groups` groups. Raises PlanError when no such plan is exact."""
+        """Distribute `meters` meters over `groups` groups. Raises PlanError if no such plan is exact."""
         settings, choice = _choose(parameters, max(2, -(-meters // groups)), intervals, flooding_bits)
         super().__init__(settings, FIRST_WINDOW, choice=choice)
         self.meters, self.groups, self._seed = meters, groups, seed
@@ -93,12 +93,12 @@ class BenchGrid(MadeUpAuthority):
         return _group(number, self.groups)
 
     def readings(self, number: int, window: int = FIRST_WINDOW) -> NDArray[np.int64]:
-        """Some meter's readings, always the same."""
+        """The readings of meter `number`, int64[intervals], the same at every call."""
         rng = np.random.default_rng([self._seed, number, window])
         return rng.integers(0, self.plan.quantities[0].largest + 1, self.plan.intervals)
 
     def ciphertext(self, number: int) -> bytes:
-        """The ciphertext of meter `number`, out of the pool."""
+        """The ciphertext of meter `number`, from the pool."""
         return self._pool[number % POOL]
 
     def roster(self) -> bytes:
@@ -110,7 +110,7 @@ class BenchGrid(MadeUpAuthority):
         return self.ingest_key_of(self.meter(number))
 
     def sealer(self, number: int) -> Sealer:
-        """What seals this meter's batches."""
+        """The sealer of this meter's batches."""
         return Sealer(self.encryptor, self.credential_of(self.meter(number), self.group(number)))
 
     def header(self, number: int, window: int = FIRST_WINDOW) -> Header:
@@ -124,15 +124,15 @@ class BenchGrid(MadeUpAuthority):
         )
 
     def envelope(self, number: int, window: int = FIRST_WINDOW) -> bytes:
-        """A meter's envelope around a ciphertext out of the pool."""
+        """A meter's envelope around a ciphertext of the pool."""
         return seal_envelope(self.header(number, window), self.ciphertext(number), self.ingest_key(number))
 
     def parcels(self, numbers: range, window: int = FIRST_WINDOW) -> Iterator[Parcel]:
-        """These meters' envelopes; the ciphertext in the middle is the pool's own object, not a copy."""
+        """These meters' envelopes; each ciphertext is the pool's object, not a copy."""
         for number in numbers:
             header, ciphertext = self.header(number, window).encode(), self.ciphertext(number)
             foot = tag(self.ingest_key(number), header, ciphertext)
-            # The same bytes as seal_envelope's, which a test holds true: an array of three byte strings.
+            # An array of three byte strings, the same bytes as seal_envelope's (a test compares them).
             yield Parcel(
                 topic=topics.batch(self.group(number), self.meter(number)),
                 head=b"\x93" + _bin(len(header)) + header + _bin(len(ciphertext)),
@@ -150,7 +150,7 @@ def _group(number: int, groups: int) -> str:
 
 
 def roster_entries(meters: int, groups: int) -> Iterator[RosterEntry]:
-    """The entries of a BenchGrid of so many meters."""
+    """The roster entries of a BenchGrid with this many meters and groups."""
     return (RosterEntry(_meter(i), _group(i, groups)) for i in range(meters))
 
 
@@ -184,7 +184,7 @@ def _choose(
 
 
 def _bin(size: int) -> bytes:
-    """msgpack's mark before a byte string."""
+    """The msgpack header of a byte string of this size."""
     if size < 1 << 8:
         return b"\xc4" + size.to_bytes(1, "big")
     if size < 1 << 16:

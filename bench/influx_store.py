@@ -1,9 +1,9 @@
-"""Records in InfluxDB, through what 1.8 and 2.x both speak: /api/v2/write and /api/v2/query (Flux).
+"""Records in InfluxDB 1.8 or 2.x, through the API that both have: /api/v2/write and /api/v2/query (Flux).
 
 A record is a point of measurement `gridhe_bench`: tags suite, case, preset, metric, host and version (from
-small sets), the figures and the run as fields, its moment in nanoseconds as time. Points wait in a batch
-and are written again, with a growing pause, while the server is away. What could not be written when
-the run ends is still in the local store, which every run writes first: `gridhe-bench push RUN`.
+small sets), the figures and the run as fields, its time in nanoseconds. Points wait in memory until `flush`;
+a failed write is retried with growing pauses. Every run writes the local store first, so points that InfluxDB
+has not accepted at the end of a run can be sent later: `gridhe-bench push RUN`.
 """
 
 import json
@@ -36,28 +36,28 @@ _TRANSPORT = (urllib3.exceptions.HTTPError, OSError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InfluxSettings:
-    """Where the server is. The token is never printed."""
+    """The server, bucket and token. The token is never printed."""
 
     url: str
     org: str
-    bucket: str  # of 1.8: `database/retention-policy`
+    bucket: str  # with 1.8: `database/retention-policy`
     token: str
 
     @classmethod
     def load(
         cls, given: Mapping[str, str | None], environ: Mapping[str, str] = os.environ
     ) -> "InfluxSettings":
-        """From flags, else INFLUXDB_V2_URL, _ORG, _BUCKET and _TOKEN. Raises ConfigError."""
-        found = {}
+        """From options, else INFLUXDB_V2_URL, _ORG, _BUCKET and _TOKEN. Raises ConfigError."""
+        values = {}
         for name, default in (("url", None), ("org", "gridhe"), ("bucket", None), ("token", "")):
             value = given.get(name) or environ.get(f"INFLUXDB_V2_{name.upper()}") or default
             if value is None:
                 raise ConfigError(
-                    f"InfluxDB's {name} is not known: give --influx-{name}, or set INFLUXDB_V2_{name.upper()}"
+                    f"InfluxDB's {name} is missing: give --influx-{name}, or set INFLUXDB_V2_{name.upper()}"
                 )
-            found[name] = value
-        _check_url(found["url"])
-        return cls(**found)
+            values[name] = value
+        _check_url(values["url"])
+        return cls(**values)
 
     def __repr__(self) -> str:
         return f"InfluxSettings(url={self.url!r}, org={self.org!r}, bucket={self.bucket!r})"
@@ -67,7 +67,7 @@ def _check_url(url: str) -> None:
     try:
         parts = urllib.parse.urlsplit(url)
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, an unfinished [address
+    except ValueError:  # a port that is not a number, an unfinished [address
         whole = False
     if not whole:
         raise ConfigError(
@@ -77,10 +77,10 @@ def _check_url(url: str) -> None:
 
 
 class InfluxStore:
-    """A bucket of records. `write` never fails: what waits is sent by `flush`, which may be called again."""
+    """A bucket of records. `write` only stores a point in memory; `flush` sends, and may be repeated."""
 
     def __init__(self, settings: InfluxSettings) -> None:
-        """Connects on first use."""
+        """Make the client, which connects on first use."""
         self.settings = settings
         self._client = InfluxDBClient(
             url=settings.url,
@@ -89,18 +89,18 @@ class InfluxStore:
             timeout=_TIMEOUT_MS,
             retries=urllib3.Retry(total=2, backoff_factor=0.2, allowed_methods=None),
         )
-        # Their own warnings repeat at length what is raised here in one line. (The client has set levels.)
+        # Errors are raised below in one line, so the client's own long warnings are turned off.
         for name in ("influxdb_client", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._writer = self._client.write_api(write_options=SYNCHRONOUS)
         self._waiting: list[Any] = []
 
     def write(self, record: Record) -> None:
-        """Keep a record until the next `flush`."""
+        """Store a record in memory until the next `flush`."""
         self._waiting.append(_point(record))
 
     def flush(self) -> None:
-        """Send what waits. Raises StoreError, and keeps what was not taken."""
+        """Send the waiting points. Raises StoreError; points that were not accepted keep waiting."""
         while self._waiting:
             batch = self._waiting[:_BATCH]
             try:
@@ -113,19 +113,19 @@ class InfluxStore:
 
     def read(self, run: str) -> list[Record]:
         """A run's records, in the order they were made."""
-        found = self._query(f'|> filter(fn: (r) => r.run == "{check_run(run)}")')
-        if not found:
+        records = self._query(f'|> filter(fn: (r) => r.run == "{check_run(run)}")')
+        if not records:
             raise StoreError(
                 f"there is no run {run} in {self.settings.url}; see gridhe-bench list --store influx"
             )
-        return found
+        return records
 
     def runs(self) -> list[RunSummary]:
-        """What there is, the newest first."""
+        """All runs, the newest first."""
         return summarise(self._query(""))
 
     def close(self) -> None:
-        """Let go; what was not flushed is given up here."""
+        """Close the client. Points that were not flushed are lost here."""
         self._writer.close()  # type: ignore[no-untyped-call]  # the client has no types there
         self._client.close()  # type: ignore[no-untyped-call]
 
@@ -150,11 +150,11 @@ class InfluxStore:
     def _refused(self, error: ApiException) -> StoreError:
         where = f"InfluxDB at {self.settings.url}"
         body = error.message or error.body or error.reason or ""
-        said = " ".join((body.decode(errors="replace") if isinstance(body, bytes) else str(body)).split())
-        if error.status == 403 and "flux-enabled" in said:
+        text = " ".join((body.decode(errors="replace") if isinstance(body, bytes) else str(body)).split())
+        if error.status == 403 and "flux-enabled" in text:
             return StoreError(
-                f"{where} takes runs but gives none back; set flux-enabled = true under [http] in its "
-                "influxdb.conf (or INFLUXDB_HTTP_FLUX_ENABLED=true), and start it again"
+                f"{where} accepts runs, but no queries; set flux-enabled = true under [http] in its "
+                "influxdb.conf (or INFLUXDB_HTTP_FLUX_ENABLED=true), and restart it"
             )
         if error.status in (401, 403):
             return StoreError(
@@ -166,18 +166,20 @@ class InfluxStore:
                 f"{where} has no bucket {self.settings.bucket!r} or org {self.settings.org!r} (HTTP 404); "
                 "create them, or give --influx-bucket and --influx-org"
             )
-        return StoreError(f"{where} refuses (HTTP {error.status}): {said[:200]}")
+        return StoreError(f"{where} refused the request (HTTP {error.status}): {text[:200]}")
 
     def _away(self, error: Exception) -> StoreError:
         reason = type(getattr(error, "reason", None) or error).__name__
-        return StoreError(f"no InfluxDB at {self.settings.url} ({reason}); start it, or give --influx-url")
+        return StoreError(
+            f"no InfluxDB at {self.settings.url} ({reason}); start it or give another --influx-url"
+        )
 
 
 def _point(record: Record) -> Any:
     point: Any = Point(_MEASUREMENT)  # type: ignore[no-untyped-call]  # the client has no types there
     point.time(record.at_ns, WritePrecision.NS)
     for name in _TAGS:
-        # An empty tag is no tag to InfluxDB.
+        # InfluxDB does not store an empty tag.
         point.tag(name, getattr(record, name) or "-")
     figures = asdict(record.figures)
     for name in ("run", "unit", "better", "machine", "note"):
@@ -193,5 +195,5 @@ def _fields(row: dict[str, Any]) -> dict[str, Any]:
         if fields.get(name) == "-":
             fields[name] = ""
     for name in ("note", "machine"):
-        fields[name] = fields.get(name) or ""  # an empty text comes back as none at all
+        fields[name] = fields.get(name) or ""  # InfluxDB returns no value for an empty text
     return fields

@@ -1,6 +1,6 @@
 """The bare subscriber: paho, QoS 1, a callback that only counts.
 
-`python -m gridhe.bench.listener PORT FILTER...`. stdout: a dot for each message, gathered for 20 ms at most.
+`python -m gridhe.bench.listener PORT FILTER...`. It prints a dot for each message, at most 20 ms later.
 """
 
 import os
@@ -16,20 +16,20 @@ _GATHER_S = 0.02
 
 
 def listen(port: int, filters: list[str]) -> None:
-    """Subscribe and count until ended."""
+    """Subscribe and count until the process is ended or the connection fails."""
     client = paho.Client(
         CallbackAPIVersion.VERSION2, client_id=f"bare-{os.getpid()}", protocol=MQTTProtocolVersion.MQTTv5
     )
     waiting = 0
-    told_s = 0.0
+    printed_s = 0.0
 
     def on_message(_client: paho.Client, _user: object, message: paho.MQTTMessage) -> None:
-        nonlocal waiting, told_s
+        nonlocal waiting, printed_s
         waiting += 1
         now = time.monotonic()
-        if now - told_s > _GATHER_S:
+        if now - printed_s > _GATHER_S:
             os.write(1, b"." * waiting)
-            waiting, told_s = 0, now
+            waiting, printed_s = 0, now
 
     def on_connect(client: paho.Client, *_: object) -> None:
         client.subscribe([(one, 1) for one in filters])
@@ -38,9 +38,9 @@ def listen(port: int, filters: list[str]) -> None:
     client.on_message = on_message
     client.connect("127.0.0.1", port)
     while client.loop(timeout=0.1) == paho.MQTT_ERR_SUCCESS:
-        if waiting and time.monotonic() - told_s > _GATHER_S:
+        if waiting and time.monotonic() - printed_s > _GATHER_S:
             os.write(1, b"." * waiting)
-            waiting, told_s = 0, time.monotonic()
+            waiting, printed_s = 0, time.monotonic()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Records in files: one per run, a line of JSON per record. Needs nothing set up."""
+"""Records in files: one per run, one line of JSON per record. Needs no setup."""
 
 import json
 import logging
@@ -17,9 +17,9 @@ _WAY_OUT = "remove it, and run the bench again"
 
 
 def default_folder() -> Path:
-    """Where runs are kept: $GRIDHE_BENCH_HOME, else gridhe/bench in the user's data folder.
+    """The folder of runs: $GRIDHE_BENCH_HOME, else gridhe/bench in the user's data folder.
 
-    Raises StoreError: this user has none.
+    Raises StoreError if this user has no home folder.
     """
     given = os.environ.get("GRIDHE_BENCH_HOME")
     if given:
@@ -34,7 +34,7 @@ def default_folder() -> Path:
 
 
 class LocalStore:
-    """A folder of runs. Each record is a whole line written at once: a crash loses the one being written."""
+    """A folder of runs. Each record is written at once as one line: a crash loses at most that record."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,7 +57,7 @@ class LocalStore:
             raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
 
     def flush(self) -> None:
-        """Everything is on the disk."""
+        """Flush all records to the disk."""
         try:
             if self._open is not None:
                 self._open[1].flush()
@@ -66,7 +66,7 @@ class LocalStore:
             raise StoreError(f"cannot write to {self.folder}: {error.strerror or error}") from error
 
     def read(self, run: str) -> list[Record]:
-        """A run's records, without a last one that a crash left unfinished."""
+        """A run's records, without an unfinished last one that a crash left."""
         path = self.path(run)
         try:
             text = path.read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ class LocalStore:
             raise StoreError(f"there is no run {run} in {self.folder}; see gridhe-bench list") from None
         except UnicodeDecodeError as error:
             raise StoreError(
-                f"cannot read {path}: not text from byte {error.start:,} on, so no run; {_WAY_OUT}"
+                f"cannot read {path}: it is not UTF-8 text at byte {error.start:,}; {_WAY_OUT}"
             ) from error
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
@@ -85,26 +85,26 @@ class LocalStore:
         if unfinished:
             lines.pop()
             if not lines:
-                raise StoreError(f"{path} holds no whole record, only the beginning of one; {_WAY_OUT}")
+                raise StoreError(f"{path} has no complete record, only the beginning of one; {_WAY_OUT}")
         records = records_from_lines(lines, str(path))
         if unfinished:
-            _log.warning("%s, line %d: unfinished, as the run was cut off; left out", path, len(lines) + 1)
+            _log.warning("%s, line %d: ignored, because the run ended while writing it", path, len(lines) + 1)
         return records
 
     def runs(self) -> list[RunSummary]:
-        """What there is, the newest first."""
-        found = []
+        """All runs, the newest first."""
+        summaries = []
         for path in self.folder.glob("*.jsonl"):
             try:
-                found += summarise(self.read(path.stem))
+                summaries += summarise(self.read(path.stem))
             except StoreError as error:
-                # One bad file does not hide the others; `show` of that run says it again and fails.
-                found.append(
+                # One bad file does not hide the others; `show` of that run fails with the same error.
+                summaries.append(
                     RunSummary(
                         run=path.stem, suites=(f"unreadable: {error}",), records=0, host="", version=""
                     )
                 )
-        return sorted(found, key=lambda one: one.run, reverse=True)
+        return sorted(summaries, key=lambda one: one.run, reverse=True)
 
     def close(self) -> None:
         """Flush and close."""

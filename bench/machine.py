@@ -1,4 +1,4 @@
-"""The machine a run ran on, in one line: what a reader needs to judge its figures."""
+"""The machine of a run, described in one line."""
 
 import importlib.metadata
 import os
@@ -13,13 +13,13 @@ _LIBRARIES = ("numpy", "tenseal", "msgpack", "paho-mqtt")
 
 
 def host_name() -> str:
-    """The machine's name, fit for a tag; GRIDHE_BENCH_HOST overrides it (build machines change names)."""
+    """The machine's name, usable as a tag. GRIDHE_BENCH_HOST overrides it (build machines change names)."""
     name = os.environ.get("GRIDHE_BENCH_HOST") or socket.gethostname().partition(".")[0]
     return re.sub(r"[^a-z0-9_-]", "-", name.lower())[:63] or "unnamed"
 
 
 def describe_machine() -> str:
-    """Processor, cores, memory, system, Python and the libraries that do the work."""
+    """Processor, cores, memory, system, Python, and versions of the libraries."""
     libraries = ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES)
     return (
         f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {_memory_gb():.0f} GB, "
@@ -39,8 +39,8 @@ def _processor() -> str:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
         text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.machine()
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model.group(1).strip() if model else platform.machine()
 
 
 def _memory_gb() -> float:
@@ -48,9 +48,9 @@ def _memory_gb() -> float:
 
 
 def own_memory_mb(line: str) -> float:
-    """This process's memory: `VmRSS` is what is resident, `VmHWM` the most that ever was.
+    """This process's memory in MB: `VmRSS` is the resident memory, `VmHWM` its peak.
 
-    (getrusage's peak would count the process that started this one, too.)
+    (The peak of getrusage can include that of the parent process.)
     """
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return int(status.partition(f"{line}:")[2].split()[0]) / 2**10

@@ -1,8 +1,8 @@
-"""Measuring side by side: warm-up, then rounds in which every candidate takes its turn.
+"""Measuring side by side: a warm-up, then rounds in which every candidate has a turn.
 
-A machine's speed drifts and its other work comes and goes, so two figures taken one after the
-other compare two moments. Here a round calls each candidate a few times, in an order drawn anew;
-ratios are taken within a round, and the figure is the median over the rounds.
+A machine's speed and its other work change over time, so figures that were measured one after the other are
+not comparable. Here each round calls every candidate a few times, in a new random order. Ratios are
+computed within a round, and the result is the median over the rounds.
 """
 
 import random
@@ -21,17 +21,17 @@ _CALLS_MOST = 200
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What one candidate took: seconds per call, one list for each round."""
+    """The times of one candidate: seconds per call, one list for each round."""
 
     rounds: tuple[tuple[float, ...], ...]
 
     @property
     def seconds(self) -> list[float]:
-        """Every call."""
+        """The seconds of every call."""
         return [seconds for one in self.rounds for seconds in one]
 
     def ratio(self, other: "Samples") -> list[float]:
-        """How many times longer than `other` it took, round by round (medians of each)."""
+        """Its time divided by the time of `other`, per round (medians)."""
         return [
             float(np.median(mine) / np.median(theirs))
             for mine, theirs in zip(self.rounds, other.rounds, strict=True)
@@ -46,12 +46,12 @@ def side_by_side(
     rounds_least: int = 5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Samples]:
-    """Time these calls against each other for about `budget_s` in all.
+    """Time these calls against each other, for about `budget_s` in total.
 
-    Each is warmed up first; `seed` draws the order within a round. Exceptions pass through.
+    Each is warmed up first; `seed` determines the order within each round. Exceptions pass through.
     """
     calls = {name: _calls_per_round(call, clock) for name, call in candidates.items()}
-    rng = random.Random(seed)  # noqa: S311 - an order, no secret
+    rng = random.Random(seed)  # noqa: S311 - an order, not a secret
     rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
     order = list(candidates)
     until = clock() + budget_s
@@ -72,7 +72,7 @@ def _turn(call: Callable[[], object], calls: int, clock: Callable[[], float]) ->
 
 
 def _calls_per_round(call: Callable[[], object], clock: Callable[[], float]) -> int:
-    """Warm a candidate up; returns how many calls make a turn."""
+    """Warm a candidate up; return the number of calls in a turn."""
     calls = 0
     started = clock()
     while (elapsed := clock() - started) < _WARM_UP_S or not calls:

@@ -1,4 +1,4 @@
-"""Putting a message on a broker and waiting for one: what a suite needs before it measures."""
+"""Publishing messages and waiting for one, which a suite does before it measures."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ from gridhe.errors import BrokerError
 
 __all__ = ["first_message", "put"]
 
-_TIMEOUT_S = 60.0  # a process that starts on a busy machine takes its time
+_TIMEOUT_S = 60.0  # a process may start slowly on a busy machine
 
 
 def put(port: int, messages: Sequence[tuple[str, bytes]], *, retain: bool = False) -> None:
-    """Publish at QoS 1 on this machine's broker; returns when all are acknowledged. Raises BrokerError."""
+    """Publish at QoS 1 to this machine's broker; return when all are acknowledged. Raises BrokerError."""
     client = _connected(port)
     infos = [client.publish(topic, payload, qos=1, retain=retain) for topic, payload in messages]
     _until(client, lambda: all(info.is_published() for info in infos))
@@ -22,14 +22,14 @@ def put(port: int, messages: Sequence[tuple[str, bytes]], *, retain: bool = Fals
 
 
 def first_message(port: int, topic: str) -> bytes:
-    """The first message on a topic, a retained one too. Raises BrokerError when none comes."""
+    """The first message on a topic, which may be a retained one. Raises BrokerError if none arrives."""
     client = _connected(port)
-    found: list[bytes] = []
-    client.on_message = lambda _client, _user, message: found.append(bytes(message.payload))
+    payloads: list[bytes] = []
+    client.on_message = lambda _client, _user, message: payloads.append(bytes(message.payload))
     client.subscribe(topic, 1)
-    _until(client, lambda: bool(found))
+    _until(client, lambda: bool(payloads))
     client.disconnect()
-    return found[0]
+    return payloads[0]
 
 
 def _connected(port: int) -> paho.Client:

@@ -1,9 +1,9 @@
-"""The whole pipeline as processes of its own: authority, Mosquitto, aggregator and a fleet of made-up meters.
+"""The whole pipeline as real processes: authority, Mosquitto, aggregator and a fleet of synthetic meters.
 
-In real time (`speed` "1") windows end as the clock goes, and latency is from a window's end to the moment
-its released totals stand in the authority's file, and time and processor time count from the beginning of the
-first window, when every process is up. As fast as it goes (`speed` "max") windows are of the past,
-and what counts is how many batches a second come out at the far end.
+In real time (`speed` "1") windows end by the clock. Latency is measured from a window's end until its
+released totals are in the authority's file; time and processor time are measured from the start of the first
+window, when every process has started. At full speed (`speed` "max") windows are in the past, and the result
+is the number of batches per second.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ from gridhe.config.settings import BrokerSettings, PlanSettings, QuantitySetting
 
 __all__ = ["STEPS", "Load", "Passed", "run_pipeline"]
 
-STEPS = "timings.jsonl"  # in the run's folder: what the processes wrote of their own steps
-_LEAD_S = 12.0  # for the processes to be up before the first window begins
+STEPS = "timings.jsonl"  # in the run's folder: the timings that the processes wrote
+_LEAD_S = 12.0  # the processes start in this time before the first window
 _STALLED_S = 120.0
 _LOOK_S = 0.05
-_IDLE_S = "0.2"  # the authority releases when nothing more has come for so long
-_PAST_WINDOW_START_S = 1_440_000_000  # of 2015: for windows as fast as they go
+_IDLE_S = "0.2"  # the authority releases after this time without a new total
+_PAST_WINDOW_START_S = 1_440_000_000  # in 2015: start of the windows at full speed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What goes through the pipeline."""
+    """The input of the pipeline."""
 
     meters: int
     groups: int
@@ -48,21 +48,21 @@ class Load:
 
 @dataclass(slots=True, kw_only=True)
 class Passed:
-    """What came of it. A total is one (group, window)."""
+    """The results. A total is one (group, window)."""
 
     latency_s: list[float] = field(default_factory=list)  # of leaf totals and roll-ups; real time only
     batches: int = 0
     bytes_sent: int = 0
-    # In real time from the first window's beginning to the last released total; as fast as it goes what the
-    # fleet took, from its first reading to its last receipt.
+    # In real time: from the start of the first window to the last released total. At full speed: the time of
+    # the fleet, from its first reading to its last receipt.
     whole_s: float = 0.0
-    cpu_s: dict[str, float] = field(default_factory=dict)  # by process; of its whole life as fast as it goes
-    memory_mb: dict[str, float] = field(default_factory=dict)  # the most that was seen, resident
-    backlog: int = 0  # the most batches that were sealed and not yet receipted
+    cpu_s: dict[str, float] = field(default_factory=dict)  # by process; at full speed including its start
+    memory_mb: dict[str, float] = field(default_factory=dict)  # by process, peak of the samples, resident
+    backlog: int = 0  # peak number of batches that were sealed and had no receipt
 
 
 def run_pipeline(folder: Path, load: Load, seed: int) -> Passed:
-    """Run it once. Raises StreamFailed and the processes' own errors."""
+    """Run the pipeline once. Raises StreamFailed, and the errors of the processes."""
     with ExitStack() as stack:
         passphrase = folder / "passphrase"
         write_private(passphrase, secrets.token_urlsafe(32).encode())
@@ -147,19 +147,21 @@ def _passed(
     # Every group, its region and the grid, for each window.
     wanted = (load.groups + 2) * load.windows
     totals = _Totals(released)
-    moved, begun, released_s = time.monotonic(), not live, 0.0
+    progress, begun, released_s = time.monotonic(), not live, 0.0
     while totals.count < wanted or fleet.exit_code is None:
         children.check()
         for window in totals.new():
-            moved, released_s = time.monotonic(), time.time()
+            progress, released_s = time.monotonic(), time.time()
             passed.latency_s.append(released_s - (window + 1) * load.window_s)
         if not begun and time.time() >= first_s:
             watch.begin()
             begun = True
         watch.look()
         passed.backlog = max(passed.backlog, _waiting(folder / "fleet"))
-        if time.monotonic() - moved > _STALLED_S + load.window_s + (_LEAD_S if live else 0):
-            raise StreamFailed(f"only {totals.count} of {wanted} totals were released, then nothing moved")
+        if time.monotonic() - progress > _STALLED_S + load.window_s + (_LEAD_S if live else 0):
+            raise StreamFailed(
+                f"only {totals.count} of {wanted} totals were released, then none for too long"
+            )
         if fleet.exit_code is None:
             fleet.ended_within(_LOOK_S)
         else:
@@ -177,20 +179,20 @@ def _passed(
 
 
 def _waiting(state: Path) -> int:
-    """Batches that the fleet has sealed and that are not receipted, from its outbox."""
+    """The number of batches in the fleet's outbox that have no receipt."""
     path = state / "outbox.sqlite"
     if not path.exists():
         return 0
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)) as outbox:
         try:
             count: int = outbox.execute("SELECT COUNT(*) FROM batches WHERE state = 'waiting'").fetchone()[0]
-        except sqlite3.OperationalError:  # it is only now being made
+        except sqlite3.OperationalError:  # the table does not exist yet
             return 0
     return count
 
 
 class _Totals:
-    """The authority's answers, as they are written."""
+    """Reads the authority's file of released totals while it grows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -198,10 +200,10 @@ class _Totals:
         self.count = 0
 
     def new(self) -> list[int]:
-        """The windows of the totals since the last call. Raises StreamFailed for one that was refused."""
+        """The windows of new totals since the last call. Raises StreamFailed if one was refused."""
         if not self._path.exists():
             return []
-        found = []
+        windows = []
         with self._path.open("rb") as file:
             file.seek(self._offset)
             for line in file:
@@ -213,13 +215,13 @@ class _Totals:
                     raise StreamFailed(
                         f"the authority refused {record.get('group')}: {record.get('message')}"
                     )
-                found.append(int(record["window"]))
-        self.count += len(found)
-        return found
+                windows.append(int(record["window"]))
+        self.count += len(windows)
+        return windows
 
 
 class _Watch:
-    """Processor time and memory of processes."""
+    """Samples processor time and memory of processes."""
 
     def __init__(self, pids: dict[str, int]) -> None:
         self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
@@ -228,17 +230,17 @@ class _Watch:
         self.memory_mb: dict[str, float] = {}
 
     def add(self, name: str, pid: int) -> None:
-        """Watch one more."""
+        """Add a process."""
         self._processes[name] = psutil.Process(pid)
 
     def begin(self) -> None:
-        """Count processor time from here on: what came before was each one's start."""
+        """Count processor time from now, without the start of each process."""
         self.look()
         for name, taken_s in self.cpu_s.items():
             self._before_s[name] = self._before_s.get(name, 0.0) + taken_s
 
     def look(self) -> None:
-        """Take a look at each that is still there."""
+        """Sample every process that is still running."""
         for name, process in self._processes.items():
             try:
                 times, memory = process.cpu_times(), process.memory_info().rss / 2**20

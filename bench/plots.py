@@ -1,4 +1,4 @@
-"""A picture for each suite, from its records."""
+"""Plots of each suite, from its records."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A drawn picture."""
+    """A plot in a file."""
 
     suite: str
     title: str
@@ -40,7 +40,7 @@ Points = dict[str, list[tuple[float, float]]]
 
 
 def draw(records: Sequence[Record], folder: Path) -> list[Plot]:
-    """The pictures of every suite in these records, as PNG files in `folder`."""
+    """Draw the plots of every suite in these records, as PNG files in `folder`."""
     made = []
     for suite, pictures in _PICTURES.items():
         mine = [record for record in records if record.suite == suite]
@@ -58,7 +58,7 @@ def draw(records: Sequence[Record], folder: Path) -> list[Plot]:
 
 
 def _bars(axes: Axes, bars: Sequence[tuple[str, float, str]], unit: str, *, log: bool = True) -> bool:
-    """Horizontal bars (label, value, colour), the first on top, each with its number."""
+    """Draw horizontal bars (label, value, colour), the first at the top; False if there are none."""
     bars = [bar for bar in bars if bar[1] > 0]
     if not bars:
         return False
@@ -84,7 +84,7 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, float, str]], unit: str, *, log:
 
 
 def _lines(axes: Axes, points: Points, x: str, y: str, *, log_y: bool = True) -> bool:
-    """Lines over a logarithmic x axis whose ticks are the measured places."""
+    """Draw lines over a logarithmic x axis with ticks at the measured values; False if there are none."""
     points = {name: sorted(line) for name, line in points.items() if line}
     if not points:
         return False
@@ -164,7 +164,7 @@ def _batch_size(metric: str, unit: str) -> Callable[[Axes, Sequence[Record]], bo
 
 
 def _scale(unit: str, **metrics: str) -> Callable[[Axes, Sequence[Record]], bool]:
-    """Metrics over the number of meters: `metrics` has what each is called in the records."""
+    """Plot metrics over the number of meters. `metrics`: label=name in the records."""
 
     def paint(axes: Axes, records: Sequence[Record]) -> bool:
         points: Points = {}
@@ -180,7 +180,7 @@ def _scale(unit: str, **metrics: str) -> Callable[[Axes, Sequence[Record]], bool
 
 
 def _over_cases(metric: str, x: str, unit: str, *, log_y: bool) -> Callable[[Axes, Sequence[Record]], bool]:
-    """A metric of cases that begin with a number; a line for each rest of the case's name."""
+    """Plot a metric of cases whose names begin with a number, one line for each remainder of the name."""
 
     def paint(axes: Axes, records: Sequence[Record]) -> bool:
         points: Points = {}
@@ -194,7 +194,7 @@ def _over_cases(metric: str, x: str, unit: str, *, log_y: bool) -> Callable[[Axe
 
 
 _PICTURES: dict[str, tuple[tuple[str, str, Callable[[Axes, Sequence[Record]], bool]], ...]] = {
-    "micro": (("steps", "Every step alone (96 KB ring)", _micro),),
+    "micro": (("steps", "Each step alone (96 KB ring)", _micro),),
     "peers": (
         (
             "seal",
@@ -208,12 +208,12 @@ _PICTURES: dict[str, tuple[tuple[str, str, Callable[[Axes, Sequence[Record]], bo
             _peers("size", "bytes for each number, logarithmic"),
         ),
     ),
-    "security": (("rings", "What a larger ring costs (TenSEAL, one thread)", _security),),
+    "security": (("rings", "The cost of a larger ring (TenSEAL, one thread)", _security),),
     "batch-size": (
         ("time", "Time to seal, for each reading", _batch_size("time", "ms for each reading")),
         ("bytes", "Bytes on the wire, for each reading", _batch_size("size", "bytes for each reading")),
     ),
-    "service": (("rate", "Batches carried, committed and receipted, against bare subscribers", _service),),
+    "service": (("rate", "Committed batches with receipts, against bare subscribers", _service),),
     "scale": (
         ("time", "Time of a batch, commit included", _scale("µs", time="time per batch")),
         ("memory", "Memory of the process", _scale("MB", resident="resident", peak="peak")),

@@ -1,9 +1,9 @@
 """A process that publishes pre-made envelopes as fast as the broker takes them, at QoS 1.
 
-`python -m gridhe.bench.publisher FILE PORT`. It speaks just enough MQTT 3.1.1 by itself: a PUBLISH is
-made of slices that are sent without being put together, so that the publisher is never what limits.
+`python -m gridhe.bench.publisher FILE PORT`. It implements the part of MQTT 3.1.1 that it needs: a PUBLISH
+consists of slices that are sent without being copied together, so that the publisher is not the bottleneck.
 
-stdin: a line with a number: publish up to so many of the messages. stdout: `ready`, then `done`.
+stdin: each line is a number, up to which messages may be published. stdout: `ready`, then `done`.
 """
 
 import mmap
@@ -22,13 +22,13 @@ from gridhe.bench.grid import Parcel
 
 __all__ = ["publish", "write_parcels"]
 
-_UNACKNOWLEDGED = 200  # messages on their way to the broker
+_UNACKNOWLEDGED = 200  # the most messages without a PUBACK
 _CONNECT = bytes.fromhex("101b00044d51545404020000") + struct.pack(">H", 15) + b"gridhe-bench-01"
 _PUBACK_BYTES = 4
 
 
 def write_parcels(path: Path, parcels: Iterable[Parcel]) -> int:
-    """Write messages to a file for `publish`: every ciphertext once. Returns how many there are."""
+    """Write messages to a file for `publish`, each ciphertext once. Returns the number of messages."""
     pool: dict[int, int] = {}
     bodies: list[bytes] = []
     rows = []
@@ -65,12 +65,12 @@ def _varint(value: int) -> bytes:
 
 
 def publish(path: Path, port: int) -> None:
-    """Publish the messages of a file to a broker on this machine, as stdin allows."""
+    """Publish the messages of a file to a broker on this machine, as far as stdin allows."""
     packets = _read_parcels(path)
     with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
         sock.sendall(_CONNECT)
         if sock.recv(4) != b"\x20\x02\x00\x00":
-            raise SystemExit("the broker refuses the bench's publisher")
+            raise SystemExit("the broker refused the bench's publisher")
         sock.setblocking(False)
         _Pump(sock, packets).run()
 
@@ -80,7 +80,7 @@ class _Pump:
         self._sock, self._packets = sock, packets
         self._sent = self._allowed = self._acknowledged_bytes = 0
         self._rest: list[memoryview] = []
-        self._part = b""  # of a line of stdin
+        self._part = b""  # an incomplete line of stdin
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ, self._on_socket)
         self._selector.register(sys.stdin, selectors.EVENT_READ, self._on_credit)
@@ -95,7 +95,7 @@ class _Pump:
         print("done", flush=True)
 
     def _on_credit(self) -> None:
-        # Not readline: a second line that it has read ahead would wake no selector.
+        # Not readline: it can buffer a second line, which the selector then does not report.
         read = os.read(sys.stdin.fileno(), 4096)
         if not read:
             raise SystemExit("the bench has ended")
@@ -109,7 +109,7 @@ class _Pump:
         except BlockingIOError:
             return
         if not data:
-            raise SystemExit("the broker has hung up")
+            raise SystemExit("the broker closed the connection")
         self._acknowledged_bytes += len(data)
 
     def _send(self) -> None:

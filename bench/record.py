@@ -1,4 +1,4 @@
-"""One record: what one metric of one case came to, in one run on one machine."""
+"""One record: the figures of one metric of one case, in one run on one machine."""
 
 import dataclasses
 import json
@@ -13,13 +13,13 @@ from gridhe.errors import StoreError
 
 __all__ = ["FORMAT", "Better", "Figures", "Record", "encode_line", "records_from_lines"]
 
-FORMAT = 1  # of a record on disk; a reader of another one refuses
+FORMAT = 1  # version of a record on disk; other versions are refused
 Better = Literal["lower", "higher", "neither"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What repeats of one measurement came to. All in the record's unit; `count` repeats."""
+    """Statistics of `count` repeats of one measurement, in the record's unit."""
 
     count: int
     least: float
@@ -32,7 +32,7 @@ class Figures:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Figures":
-        """The figures of at least one value. Raises ValueError for none, or for one that is not finite."""
+        """The figures of one or more values. Raises ValueError if there are none or one is not finite."""
         array = np.asarray(values, np.float64)
         if not array.size or not np.isfinite(array).all():
             raise ValueError(f"a record needs finite values, got {array[:4]}")
@@ -74,7 +74,7 @@ class Record:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What is compared with what: suite, case, preset, metric."""
+        """Suite, case, preset and metric: records of two runs with equal keys are compared."""
         return self.suite, self.case, self.preset, self.metric
 
 
@@ -91,10 +91,10 @@ _NUMBERS = ("least", "q25", "median", "q75", "p95", "p99", "most")
 
 def decode(fields: dict[str, Any], where: str) -> Record:
     """The record of a flat mapping; `where` names it in errors. Raises StoreError."""
-    found = fields.get("format")
-    if found != FORMAT:
+    version = fields.get("format")
+    if version != FORMAT:
         raise StoreError(
-            f"{where}: a record of format {found!r}, this gridhe-bench reads format {FORMAT}; "
+            f"{where}: a record of format {version!r}, this gridhe-bench reads format {FORMAT}; "
             "use the gridhe version that wrote it"
         )
     try:
@@ -102,7 +102,7 @@ def decode(fields: dict[str, Any], where: str) -> Record:
         numbers = {name: float(fields[name]) for name in _NUMBERS}
         at_ns, count, better = fields["at_ns"], fields["count"], fields["better"]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise StoreError(f"{where}: not a whole record ({type(error).__name__}: {error})") from None
+        raise StoreError(f"{where}: not a complete record ({type(error).__name__}: {error})") from None
     whole = isinstance(at_ns, int) and isinstance(count, int) and count > 0
     if (
         not whole
@@ -110,7 +110,7 @@ def decode(fields: dict[str, Any], where: str) -> Record:
         or not all(math.isfinite(number) for number in numbers.values())
         or better not in ("lower", "higher", "neither")
     ):
-        raise StoreError(f"{where}: not a whole record (a field of the wrong type)")
+        raise StoreError(f"{where}: not a complete record (a field of the wrong type)")
     return Record(at_ns=at_ns, better=better, figures=Figures(count=count, **numbers), **texts)
 
 

@@ -1,6 +1,6 @@
 """Records as tables of text: aligned for a terminal, Markdown for a document.
 
-What a record notes stands under its table as a footnote, numbered at its metric: "load+add [1]".
+The notes of records are footnotes under the table, numbered at the metric: "load+add [1]".
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,11 +19,11 @@ __all__ = [
 
 HEADINGS = ("case", "preset", "metric", "unit", "median", "p95", "p99", "spread", "n")
 _NUMBERS = range(4, len(HEADINGS))  # the columns that are flush right
-_TAIL_FROM = 5  # a 95th percentile of fewer repeats would only be the largest of them
+_TAIL_FROM = 5  # with fewer repeats a 95th percentile is only the largest value
 
 
 def figure(value: float) -> str:
-    """A number with three or four digits that matter."""
+    """A number with three or four significant digits."""
     size = abs(value)
     if size >= 1_000 or (value == round(value) and size >= 100):
         return f"{value:,.0f}"
@@ -55,9 +55,9 @@ def rows_of(records: Iterable[Record]) -> list[tuple[str, ...]]:
 
 
 def noted_rows(records: Iterable[Record]) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The rows of these records, numbered at the metric where there is a note, and the notes: "[1] ...".
+    """The rows of these records, with footnote numbers at the metrics, and the notes: "[1] ...".
 
-    The same note has the same number. A record that is only a note has it in its row already.
+    Equal notes have the same number. A record that is only a note has it in its row already.
     """
     records = list(records)
     rows = rows_of(records)
@@ -84,5 +84,5 @@ def markdown_records(records: Sequence[Record], *, suite: bool = False) -> str:
     else:
         wider = [(record.suite, *row) for record, row in zip(records, rows, strict=True)]
         parts = [markdown(("suite", *HEADINGS), wider, right={i + 1 for i in _NUMBERS})]
-    # A paragraph each: lines that follow each other would run together.
+    # One paragraph each: Markdown joins consecutive lines.
     return "\n\n".join([*parts, *notes])

@@ -1,4 +1,4 @@
-"""What a suite writes its figures to: it adds run, host, machine and version, and tells progress."""
+"""Turns a suite's figures into records with run, host, machine and version, and shows progress."""
 
 import itertools
 import sys
@@ -21,7 +21,7 @@ __all__ = ["Recorder", "Setup", "Suite", "SuiteProgress"]
 
 
 class SuiteProgress:
-    """Which suite and case is being measured: a bar on a terminal with rich, otherwise a line each."""
+    """Shows the suite and case being measured: a bar on a terminal with rich, otherwise lines."""
 
     def __init__(self, to: TextIO | None = None) -> None:
         self._stream = sys.stderr if to is None else to
@@ -53,7 +53,7 @@ class SuiteProgress:
             self._bars.stop()
 
     def suite(self, name: str, cases: int) -> None:
-        """A suite begins that has so many cases."""
+        """Show the start of a suite with this many cases."""
         self._suite = name
         if self._bars is not None:
             self._task = self._bars.add_task(name, total=cases)
@@ -62,7 +62,7 @@ class SuiteProgress:
 
     @contextmanager
     def case(self, name: str) -> Iterator[None]:
-        """A case of the suite, while it is measured."""
+        """Show a case of the suite while it is measured."""
         if self._bars is not None:
             self._bars.update(self._task, description=f"{self._suite}: {name}")
         else:
@@ -72,7 +72,7 @@ class SuiteProgress:
             self._bars.advance(self._task)
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         if self._bars is not None:
             self._bars.console.print(printable(text), highlight=False)
         else:
@@ -101,8 +101,8 @@ class Recorder:
         better: Better = "lower",
         note: str = "",
     ) -> None:
-        """Keep a figure; `values` are the repeats. Raises StoreError."""
-        # Strictly rising, so that a store that orders by time gives the records back as they came.
+        """Store a metric; `values` are the repeats. Raises StoreError."""
+        # Strictly increasing, so that a store that sorts by time returns the records in this order.
         self._last_ns = max(self._clock_ns(), self._last_ns + 1)
         self._store.write(
             Record(
@@ -132,7 +132,7 @@ class Recorder:
         ratios: Sequence[tuple[str, str]] = (),
         unit: str = "us",
     ) -> None:
-        """Keep what `side_by_side` measured; `ratios` names pairs to set against each other."""
+        """Store the results of `side_by_side`; `ratios` names pairs to divide."""
         per_second = {"us": 1e6, "ms": 1e3, "s": 1.0}[unit]
         prefix = f"{case} " if case else ""
         for name, taken in samples.items():
@@ -146,13 +146,13 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a suite is told."""
+    """The arguments of a suite."""
 
     recorder: Recorder
     progress: SuiteProgress
     quick: bool  # fewer cases and repeats: the whole bench in under 3 minutes
     seed: int
-    folder: Path  # private, gone after the run
+    folder: Path  # private, deleted after the run
     counter: Iterator[int] = field(default_factory=itertools.count)
 
     def subfolder(self, name: str) -> Path:

@@ -1,7 +1,7 @@
 """One replay through the engine: `python -m gridhe.bench.replay STATE KILOBYTES METERS GROUPS SEED`.
 
-Prints one JSON object: batch_us (a value for each stretch of batches, its share of the commit
-included), grown_mb, resident_mb, peak_mb, disk_mb, whole_s, preset.
+Prints one JSON object: batch_us (one value for each stretch of batches, including its share of the
+commit), grown_mb, resident_mb, peak_mb, disk_mb, whole_s, preset.
 """
 
 import gc
@@ -28,9 +28,9 @@ _STRETCH = 2_500  # batches from one commit to the next: about a second's
 
 
 def _roster(grid: BenchGrid) -> bytes:
-    """The signed roster, made in a child, so that what that takes is not found in this process later.
+    """The signed roster, made in a child so that its memory does not count in this process.
 
-    The child is no fork of this process, which may have threads.
+    The child is spawned, not forked, because this process may have threads.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_signed, grid.authority.private_bytes(), grid.meters, grid.groups).result()
@@ -41,7 +41,7 @@ def _signed(private_key: bytes, meters: int, groups: int) -> bytes:
 
 
 def replay(state: Path, kilobytes: int, meters: int, groups: int, seed: int) -> dict[str, object]:
-    """Fold one batch of each of so many meters. Raises RuntimeError when one is not folded."""
+    """Fold one batch of each meter. Raises RuntimeError if a batch is not folded."""
     grid = BenchGrid(RINGS[kilobytes], groups=groups, meters=meters, seed=seed)
     database = Database(state, authority=grid.credential.authority, aggregator="main")
     try:
@@ -62,7 +62,7 @@ def replay(state: Path, kilobytes: int, meters: int, groups: int, seed: int) -> 
             engine.commit(grid.now)
             taken.append((seconds + time.perf_counter() - started) / len(stretch))
             if not before:
-                # From here on it holds every total it will ever hold.
+                # From now on the number of totals in memory does not change.
                 gc.collect()
                 before = psutil.Process().memory_info().rss
         if engine.counters.folded != meters:

@@ -13,22 +13,22 @@ from gridhe.errors import StoreError
 __all__ = ["write_report"]
 
 _ABOUT = {
-    "micro": "Every step of a batch's life alone, in rounds with what it is measured against.",
+    "micro": "Each step of a batch alone, in the same rounds as what it is compared with.",
     "peers": (
-        "1,024 readings, each with whether it is present: the same 2,048 numbers for everybody. gridhe's "
+        "1,024 readings, each with a presence flag: the same 2,048 numbers for every peer. gridhe's "
         "load+add also checks tag, sizes and residue ranges."
     ),
-    "security": "Plain TenSEAL on one thread: what a larger ring costs, whoever uses it.",
-    "batch-size": "A ciphertext weighs the same full or nearly empty, so fill it.",
-    "service": "One process, durable and with receipts, against subscribers that only count.",
-    "scale": "Distinct meters replayed through the engine: time and memory may not grow with their number.",
+    "security": "Plain TenSEAL on one thread: the cost of a larger ring.",
+    "batch-size": "A ciphertext has the same size full or nearly empty, so fill it.",
+    "service": "One gridhe-aggregate, durable and with receipts, against subscribers that only count.",
+    "scale": "Distinct meters replayed through the engine: time and memory must not grow with their number.",
     "meters": "The whole pipeline in real time: fleet, broker, aggregator and authority on this machine.",
-    "pipeline": "What steps of the pipeline's own processes took, from their --timings.",
-    "intervals": "The whole pipeline, a reading every 1 to 30 seconds, in real time and as fast as it goes.",
+    "pipeline": "Times of the steps of the pipeline's processes, from their --timings.",
+    "intervals": "The whole pipeline, a reading every 1 to 30 seconds, in real time and at full speed.",
 }
 _ABOUT_RATIOS = (
-    "Both sides were measured in the same rounds of the same run, so these say more than any single time. "
-    "time / other: how many times longer (less is better); rate / other: the share of the other's rate."
+    "Both sides were measured in the same rounds of the same run, so these are more reliable than times. "
+    "time / other: how many times longer (less is better); rate / other: the share of its rate."
 )
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 60rem; margin: 2rem auto;
@@ -44,7 +44,7 @@ _NUMBERS_FROM = 4
 
 
 def write_report(runs: Sequence[Sequence[Record]], out: Path) -> Path:
-    """Write report.html, report.md and the plots into `out`; returns the page. Raises StoreError."""
+    """Write report.html, report.md and the plots to `out`; return the page's path. Raises StoreError."""
     records = list({record.key: record for run in runs for record in run}.values())
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -59,27 +59,27 @@ def write_report(runs: Sequence[Sequence[Record]], out: Path) -> Path:
 
 
 def _suites(records: Sequence[Record]) -> list[str]:
-    found = dict.fromkeys(record.suite for record in records)
-    return [suite for suite in _ABOUT if suite in found] + [suite for suite in found if suite not in _ABOUT]
+    names = dict.fromkeys(record.suite for record in records)
+    return [suite for suite in _ABOUT if suite in names] + [suite for suite in names if suite not in _ABOUT]
 
 
 def _ratios(records: Sequence[Record]) -> list[Record]:
-    """What was measured against something else in the same rounds: the figures that travel."""
+    """The ratios, which are comparable between machines."""
     return [record for record in records if record.unit == "x"]
 
 
 def _origins(runs: Sequence[Sequence[Record]]) -> list[str]:
-    """A line for each run, and a warning for what they do not have in common."""
+    """A line for each run, and warnings if hosts or versions differ."""
     firsts = list({run[0].run: run[0] for run in runs}.values())
     lines = [f"Run {one.run}, gridhe {one.version}, on {one.host}: {one.machine}." for one in firsts]
-    for what, found in (
+    for what, values in (
         ("hosts", dict.fromkeys(first.host for first in firsts)),
         ("versions of gridhe", dict.fromkeys(first.version for first in firsts)),
     ):
-        if len(found) > 1:
+        if len(values) > 1:
             lines.append(
-                f"Warning: these runs are of different {what} ({', '.join(found)}); their figures do not "
-                "compare."
+                f"Warning: these runs are of different {what} ({', '.join(values)}); their figures are not "
+                "comparable."
             )
     return lines
 
@@ -122,9 +122,9 @@ def _table(records: Sequence[Record]) -> str:
     head = "".join(
         f"<th{' class=n' if i >= _NUMBERS_FROM else ''}>{name}</th>" for i, name in enumerate(HEADINGS)
     )
-    found, notes = noted_rows(records)
+    cells_of_rows, notes = noted_rows(records)
     rows = [f"<table><thead><tr>{head}</tr></thead><tbody>"]
-    for record, row in zip(records, found, strict=True):
+    for record, row in zip(records, cells_of_rows, strict=True):
         wide = "w" if record.unit == "note" else "n"
         cells = "".join(
             f"<td{f' class={wide}' if i >= _NUMBERS_FROM else ''}>{html.escape(cell)}</td>"

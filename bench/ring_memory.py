@@ -1,9 +1,9 @@
-"""What a ring takes in memory: `python -m gridhe.bench.ring_memory RELIN DEGREE BITS...`, RELIN 0 or 1.
+"""The memory of a ring: `python -m gridhe.bench.ring_memory RELIN DEGREE BITS...`, RELIN 0 or 1.
 
-A process of its own for each ring: one that has measured others has memory to reuse. Prints a JSON object:
-grown_mb, by how much making the context, with its relinearization keys if RELIN, let resident memory grow,
-and peak_mb, by how much more than before was ever resident, until a vector was encrypted, serialized,
-loaded, added, with RELIN multiplied, and decrypted.
+Each ring is measured in a new process, which has no freed memory to reuse. Prints a JSON object: grown_mb,
+the growth of resident memory by making the context (with relinearization keys if RELIN is 1), and peak_mb,
+the peak growth while a vector was encrypted, serialized, loaded, added, multiplied (if RELIN is 1) and
+decrypted.
 """
 
 import json
@@ -20,7 +20,7 @@ __all__ = ["make_context", "ring_memory", "scale_of"]
 
 
 def make_context(ring: CkksParameters, *, relin: bool) -> Any:
-    """A TenSEAL context with the keys that a product needs, if it is to have them."""
+    """A TenSEAL context; with `relin` it has the keys that a product needs."""
     context = ts.context(
         ts.SCHEME_TYPE.CKKS,
         ring.ring_degree,
@@ -34,12 +34,12 @@ def make_context(ring: CkksParameters, *, relin: bool) -> Any:
 
 
 def scale_of(ring: CkksParameters, *, relin: bool) -> float:
-    """A scale with room for a product of two where there is one: the data primes hold it twice."""
+    """A scale; with `relin` its square fits the data primes, as a product needs."""
     return float(2.0 ** min(40, math.floor((math.log2(ring.modulus) - 12) / (2 if relin else 1))))
 
 
 def ring_memory(ring: CkksParameters, *, relin: bool) -> dict[str, float]:
-    """Measure it in this process, which should be a new one."""
+    """Measure a ring in this process, which should be a new one."""
     before = own_memory_mb("VmRSS")
     context = make_context(ring, relin=relin)
     grown = own_memory_mb("VmRSS") - before

@@ -1,4 +1,4 @@
-"""A real `gridhe-aggregate` process for a BenchGrid, ready when it hears batches."""
+"""A real `gridhe-aggregate` process for a BenchGrid."""
 
 import subprocess
 from collections.abc import Sequence
@@ -34,5 +34,5 @@ def start_aggregator(
     child = stack.enter_context(process(command, folder / "aggregator.log"))
     status = first_message(broker.port, topics.status_aggregator(grid.credential.aggregator))
     if not Status.decode(status).online:
-        raise StreamFailed("the aggregator went away before it was asked for anything")
+        raise StreamFailed("the aggregator ended before the measurement began")
     return child

@@ -1,4 +1,4 @@
-"""Timings that the pipeline's own processes wrote (`--timings FILE`), as records."""
+"""Timings that the pipeline's processes wrote (`--timings FILE`), as records."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ from gridhe.errors import StoreError
 
 __all__ = ["add_steps"]
 
-_LONGEST_S = 1e9  # thirty years: no step takes longer, and figures of such numbers stay finite
+_LONGEST_S = 1e9  # thirty years: no step takes longer, and statistics of such numbers stay finite
 
 
 def add_steps(recorder: Recorder, path: Path, *, suite: str, case: str = "") -> int:
-    """Keep every step in a file; returns how many there were. Raises StoreError."""
+    """Store every step in a file; return the number of steps. Raises StoreError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -26,7 +26,7 @@ def add_steps(recorder: Recorder, path: Path, *, suite: str, case: str = "") -> 
                 raise ValueError(f"expected seconds from 0 to {_LONGEST_S:.0e}")
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise StoreError(
-                f"{path}, line {number}: not what --timings writes ({type(error).__name__}: {error})"
+                f"{path}, line {number}: not a line that --timings writes ({type(error).__name__}: {error})"
             ) from None
         note = "" if count == len(seconds) else f"a sample of {count:,}"
         recorder.add(

@@ -1,4 +1,4 @@
-"""Where the records of runs are kept: one small interface, and what a run's name looks like."""
+"""The interface of a store of records, and the names of runs."""
 
 import re
 import secrets
@@ -12,27 +12,27 @@ from gridhe.errors import StoreError
 
 __all__ = ["FAILED", "RunSummary", "TimingsStore", "check_run", "new_run", "summarise"]
 
-FAILED = "failed"  # the metric of a note that a suite did not end well, and why
+FAILED = "failed"  # the metric of the note that a suite failed, with the reason
 _RUN = re.compile(r"\d{8}t\d{6}-[0-9a-f]{4}")
 
 
 def new_run(now: float) -> str:
-    """A run's name: when it began (UTC), and four hex digits against a neighbour of the same second."""
+    """A run's name: its start (UTC), and four hex digits that separate runs of the same second."""
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dt%H%M%S}-{secrets.token_hex(2)}"
 
 
 def check_run(run: str) -> str:
-    """The name itself. Raises StoreError for one that is no run's: it becomes a file's name and a filter."""
+    """Return `run`. Raises StoreError if it is not a run's name: it is used in file names and queries."""
     if not _RUN.fullmatch(run):
         raise StoreError(
-            f"{run[:80]!r} is no run; they look like 20260131t120000-1a2b, see gridhe-bench list"
+            f"{run[:80]!r} is not a run's name such as 20260131t120000-1a2b; see gridhe-bench list"
         )
     return run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """A run in a list."""
+    """A run, as listed by `gridhe-bench list`."""
 
     run: str
     suites: tuple[str, ...]
@@ -49,29 +49,29 @@ def summarise(records: Iterable[Record]) -> list[RunSummary]:
     return [
         RunSummary(
             run=run,
-            suites=tuple(dict.fromkeys(record.suite for record in found)),
-            records=len(found),
-            host=found[0].host,
-            version=found[0].version,
+            suites=tuple(dict.fromkeys(record.suite for record in rows)),
+            records=len(rows),
+            host=rows[0].host,
+            version=rows[0].version,
         )
-        for run, found in sorted(runs.items(), reverse=True)
+        for run, rows in sorted(runs.items(), reverse=True)
     ]
 
 
 class TimingsStore(Protocol):
-    """Keeps records and gives them back. Every method raises StoreError."""
+    """Stores and returns records. Every method raises StoreError."""
 
     def write(self, record: Record) -> None:
-        """Keep a record; it may still wait in memory."""
+        """Store a record; it may wait in memory until `flush`."""
 
     def flush(self) -> None:
-        """Return when everything written is kept."""
+        """Return when every written record is stored."""
 
     def read(self, run: str) -> list[Record]:
         """A run's records, in the order they were made. Never empty: an unknown run is a StoreError."""
 
     def runs(self) -> list[RunSummary]:
-        """What there is, the newest first."""
+        """All runs, the newest first."""
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Flush and close."""

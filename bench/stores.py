@@ -1,4 +1,4 @@
-"""Which store a command uses, and a run that is written to both so that nothing is lost."""
+"""Opens the store that a command uses, and writes a run to both stores so that nothing is lost."""
 
 import logging
 from pathlib import Path
@@ -20,15 +20,15 @@ _FLUSH_EVERY = 100
 
 
 class BothStores:
-    """Every record goes to the local store first, then to InfluxDB as far as it is there."""
+    """Writes every record to the local store first, then to InfluxDB if it is reachable."""
 
     def __init__(self, local: LocalStore, influx: "InfluxStore") -> None:
         self._local, self._influx = local, influx
         self._unsent = 0
-        self.missed: StoreError | None = None  # why InfluxDB does not hold all of it; None: it does
+        self.missed: StoreError | None = None  # why InfluxDB lacks records; None if it has all
 
     def write(self, record: Record) -> None:
-        """Keep a record here; InfluxDB gets it now or later."""
+        """Store a record locally; InfluxDB gets it now or later."""
         self._local.write(record)
         self._influx.write(record)
         self._unsent += 1
@@ -36,7 +36,7 @@ class BothStores:
             self.flush()
 
     def flush(self) -> None:
-        """Send what waits. An InfluxDB that is away or refuses ends no run: `missed` tells."""
+        """Send the waiting records. An error of InfluxDB does not end the run; it is stored in `missed`."""
         self._local.flush()
         self._unsent = 0
         try:
@@ -44,26 +44,26 @@ class BothStores:
             self.missed = None
         except StoreError as error:
             if self.missed is None:
-                _log.warning("%s; the run goes on into the local store", error)
+                _log.warning("%s; the run continues with the local store", error)
             self.missed = error
 
     def read(self, run: str) -> list[Record]:
-        """A run's records, from here."""
+        """A run's records, from the local store."""
         return self._local.read(run)
 
     def runs(self) -> list[RunSummary]:
-        """The runs that are here."""
+        """The runs of the local store."""
         return self._local.runs()
 
     def close(self) -> None:
-        """Send what waits and let go."""
+        """Send the waiting records and close both stores."""
         self.flush()
         self._local.close()
         self._influx.close()
 
 
 def open_influx(given: dict[str, str | None]) -> "InfluxStore":
-    """InfluxDB, by flags and environment. Raises ConfigError, also where its client is not installed."""
+    """InfluxDB, from options and environment. Raises ConfigError, also if its client is not installed."""
     check_extra("InfluxDB", "influxdb_client")
     from gridhe.bench.influx_store import InfluxSettings, InfluxStore
 
@@ -78,7 +78,7 @@ def open_store(kind: str, home: Path | None, influx: dict[str, str | None]) -> T
 
 
 def push(run: str, local: LocalStore, influx: "InfluxStore") -> int:
-    """Send a run from here to InfluxDB; a record that is there already stays one. Raises StoreError."""
+    """Send a run of the local store to InfluxDB; repeating it adds no duplicates. Raises StoreError."""
     records = local.read(run)
     for record in records:
         influx.write(record)

@@ -1,11 +1,11 @@
-"""How many messages a second a consumer keeps up with, while a publisher always has more for it.
+"""The number of messages per second that a consumer processes while a publisher always has more.
 
-The publisher is a process of its own and may be at most `window` messages ahead of what the consumer
-has been seen to have dealt with, so the broker always owes the consumer some and never drops any.
-What has been dealt with is seen from outside: a counter process prints one character for each.
+The publisher is a separate process and is at most `window` messages ahead of the messages that the consumer
+has processed. So the broker always has messages for the consumer, and never drops any. A counter process
+prints one character for each processed message.
 
-The rate is the slope of the count between a fifth and all but the last of the messages: a consumer
-that answers in bursts (an aggregator, after each commit) is judged as fairly as one that does not.
+The rate is the slope of the count from 20% to 98% of the messages, so that a consumer that answers in bursts
+(an aggregator, after each commit) is measured as fairly as one that does not.
 """
 
 import contextlib
@@ -46,21 +46,21 @@ _FROM_SHARE, _TO_SHARE = 0.2, 0.98
 
 
 class StreamFailed(GridHEError):
-    """A process of a throughput measurement has ended, or nothing moves any more."""
+    """A process of a throughput measurement has ended, or makes no progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """What a consumer carried."""
+    """The throughput of a consumer."""
 
-    per_s: float  # messages a second, in the steady part
-    whole_s: float  # from the first message published to the last one dealt with
+    per_s: float  # messages per second, in the steady part
+    whole_s: float  # from the first published to the last processed message
     cpu_us: float  # the watched process's processor time for each message
 
 
 @contextlib.contextmanager
 def process(arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A child with pipes at stdin and stdout, its stderr in `log`; ended on leaving."""
+    """Start a child with pipes for stdin and stdout and its stderr in `log`; stop it at the end."""
     with log.open("ab") as errors:
         child = start_process(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0
@@ -75,7 +75,7 @@ def process(arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[by
 
 
 def mosquitto_sub() -> str | None:
-    """The program, if there is one here."""
+    """The path of mosquitto_sub, None if it is not installed."""
     return shutil.which("mosquitto_sub")
 
 
@@ -91,18 +91,18 @@ def counting(broker: EmbeddedBroker, topic_filter: str, *, bare_paho: bool) -> l
 
 
 def wait_until_counting(counter: subprocess.Popen[bytes], broker: EmbeddedBroker) -> None:
-    """Return once the counter is subscribed: it has counted a probe, and all of them. Raises StreamFailed."""
-    news = _pipe(counter.stdout)
+    """Return when the counter is subscribed and has counted all probes. Raises StreamFailed."""
+    output = _pipe(counter.stdout)
     deadline = time.monotonic() + _STALLED_S
     with selectors.DefaultSelector() as selector:
-        selector.register(news, selectors.EVENT_READ)
-        heard = False
+        selector.register(output, selectors.EVENT_READ)
+        counted = False
         while time.monotonic() < deadline:
             if selector.select(_PROBE_S):
-                heard = True
-                if not os.read(news.fileno(), 65_536):
+                counted = True
+                if not os.read(output.fileno(), 65_536):
                     break
-            elif heard:
+            elif counted:
                 return
             else:
                 put(broker.port, [(_PROBE, b"?")])
@@ -110,10 +110,10 @@ def wait_until_counting(counter: subprocess.Popen[bytes], broker: EmbeddedBroker
 
 
 def wait_for_line(child: subprocess.Popen[bytes], line: bytes) -> None:
-    """Return once the child has printed this line. Raises StreamFailed."""
-    said = _pipe(child.stdout).readline()
-    if said.strip() != line:
-        raise StreamFailed(f"a child of the bench said {said!r} in place of {line!r}")
+    """Return when the child has printed this line. Raises StreamFailed if it prints another."""
+    printed = _pipe(child.stdout).readline()
+    if printed.strip() != line:
+        raise StreamFailed(f"a child of the bench printed {printed!r} instead of {line!r}")
 
 
 def measure_rate(
@@ -124,21 +124,21 @@ def measure_rate(
     window: int,
     watched_pid: int,
 ) -> Rate:
-    """Let `feed` publish `total` messages, `window` ahead of what `counter` tells. Raises StreamFailed."""
-    credit, news = _pipe(feed.stdin), _pipe(counter.stdout)
+    """Let `feed` publish `total` messages, at most `window` ahead of `counter`. Raises StreamFailed."""
+    credit, output = _pipe(feed.stdin), _pipe(counter.stdout)
     done, allowed = 0, 0
     times, counts = [], []
     cpu_s = _cpu_s(watched_pid)
     with selectors.DefaultSelector() as selector:
-        selector.register(news, selectors.EVENT_READ)
+        selector.register(output, selectors.EVENT_READ)
         started = time.monotonic()
         while done < total:
             if allowed < min(total, done + window):
                 allowed = min(total, done + window)
                 credit.write(b"%d\n" % allowed)
             if not selector.select(_STALLED_S):
-                raise StreamFailed(f"only {done} of {total} messages were dealt with, then nothing moved")
-            read = os.read(news.fileno(), 65_536)
+                raise StreamFailed(f"only {done} of {total} messages were processed, then none for too long")
+            read = os.read(output.fileno(), 65_536)
             if not read:
                 raise StreamFailed(f"the counter ended after {done} of {total} messages")
             done += read.count(b".")
@@ -152,11 +152,11 @@ def measure_rate(
 
 
 def slope(times: NDArray[np.float64], counts: NDArray[np.int64], total: int) -> float:
-    """Messages a second in the steady part: `counts[i]` were dealt with at `times[i]` seconds."""
+    """Messages per second in the steady part: `counts[i]` were processed after `times[i]` seconds."""
     steady = (counts >= _FROM_SHARE * total) & (counts <= _TO_SHARE * total)
     if steady.sum() < 2 or times[steady][-1] == times[steady][0]:
         return float(total / times[-1])
-    # Evenly in time: bursts of many reads must not weigh more than the quiet between them.
+    # Sample evenly in time, so that bursts of reads do not weigh more than the pauses between them.
     at = np.linspace(times[steady][0], times[steady][-1], 512)
     level = counts[np.searchsorted(times, at, side="right") - 1]
     return float(np.polyfit(at, level, 1)[0])

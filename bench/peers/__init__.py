@@ -1,1 +1,1 @@
-"""What a user would pick instead: one module each, all with the same verbs."""
+"""Alternatives to gridhe, one module each, all with the same interface."""

@@ -1,4 +1,4 @@
-"""DESILO FHE: a CKKS library with engines of fixed rings; its smallest holds 4,096 numbers."""
+"""DESILO FHE: a CKKS library with fixed rings; a ciphertext of the smallest has 4,096 slots."""
 
 import importlib
 from typing import Any

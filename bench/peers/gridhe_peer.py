@@ -18,7 +18,7 @@ NAME = "gridhe"
 
 
 class GridhePeer:
-    """A meter's own code: it is given readings, and lays them out and encrypts them."""
+    """A meter's code: it places readings into slots and encrypts them."""
 
     NAME = NAME
     share = 1
@@ -32,9 +32,9 @@ class GridhePeer:
         self._decryptor = Decryptor(self._grid.plan, secret, bytes(32))
 
     def encrypt(self, numbers: NDArray[np.int64]) -> bytes:
-        """The ciphertext's planes. Raises ValueError if what it encrypts would not be these numbers."""
+        """The ciphertext's planes. Raises ValueError if the slots would not be these numbers."""
         readings = {QUANTITY: np.where(numbers[READINGS:] == 1, numbers[:READINGS], MISSING)}
-        # Some microseconds of a millisecond, counted against gridhe.
+        # This check takes some microseconds of a millisecond, counted in gridhe's time.
         if not np.array_equal(self._grid.plan.layout.encode(readings), numbers):
             raise ValueError("the numbers are not those of a batch of readings in this plan")
         return self._grid.encryptor.encrypt(readings)
@@ -56,7 +56,7 @@ class GridhePeer:
         return running
 
     def decrypt(self, total: Accumulator) -> NDArray[np.int64]:
-        """The sums of the readings, and how many meters' readings are in each."""
+        """The sums of the readings, and the number of meters in each sum."""
         return self._decryptor.decrypt(total.pack())
 
 

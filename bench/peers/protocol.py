@@ -1,4 +1,4 @@
-"""What every peer can do: the same verbs, on the same numbers.
+"""The interface of every peer: the same steps on the same numbers.
 
 A batch is 1,024 readings, each with whether it is present: 2,048 numbers. A mean needs both, since the sum
 of the present ones is what the sum of the readings is divided by.
@@ -14,7 +14,7 @@ from gridhe.plan.slots import MISSING, SlotLayout
 
 __all__ = ["LARGEST", "QUANTITY", "READINGS", "SLOTS", "Peer", "PeerAbsent", "make_numbers"]
 
-SLOTS = 2_048  # numbers in a full batch: what one ciphertext of ring degree 4096 holds
+SLOTS = 2_048  # numbers in a full batch: the slots of a ciphertext of ring degree 4096
 READINGS = SLOTS // 2
 QUANTITY = "import_wh"
 LARGEST = 500
@@ -37,10 +37,10 @@ class PeerAbsent(Exception):
 
 
 class Peer(Protocol):
-    """One way to add up batches of SLOTS small integers that somebody else may not read (or may)."""
+    """One way to add up batches of SLOTS small integers, encrypted or (for comparison) not."""
 
     NAME: str
-    share: int  # each call works on the first SLOTS / share numbers; 1 for all but the very slow
+    share: int  # each call works on the first SLOTS / share numbers; more than 1 only for very slow peers
 
     def encrypt(self, numbers: NDArray[np.int64]) -> Any:
         """A batch, encrypted; `numbers` is int64[SLOTS / share]."""
@@ -49,7 +49,7 @@ class Peer(Protocol):
         """The bytes that go on the wire."""
 
     def add(self, total: Any, data: bytes) -> Any:
-        """Load a batch and add it to `total` (None: it begins one); returns the total."""
+        """Load a batch and add it to `total` (None: start a new total); return the total."""
 
     def decrypt(self, total: Any) -> NDArray[np.int64]:
         """The sums, int64[SLOTS / share]."""

@@ -1,4 +1,4 @@
-"""Microsoft SEAL through `seal-python`: no TenSEAL between, and ciphertexts saved without compression."""
+"""Microsoft SEAL through `seal-python`, without TenSEAL; ciphertexts are saved without compression."""
 
 import importlib
 from typing import Any
@@ -38,7 +38,7 @@ class SealPeer:
         return self._encryptor.encrypt(self._encoder.encode(numbers.astype(np.float64), self._scale))
 
     def serialize(self, batch: Any) -> bytes:
-        """Its bytes, as they are: compression costs more time than it saves on a network."""
+        """Its bytes, uncompressed: compression costs more time than it saves on a network."""
         data: bytes = batch.to_string(self._none)
         return data
 

@@ -1,4 +1,4 @@
-"""No encryption at all: msgpack integers. What privacy costs is measured from here."""
+"""No encryption: msgpack integers. The baseline for the cost of privacy."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ NAME = "unencrypted"
 
 
 class UnencryptedPeer:
-    """Anybody may read."""
+    """Numbers without encryption."""
 
     NAME = NAME
     share = 1

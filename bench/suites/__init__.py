@@ -14,7 +14,7 @@ NAMES = ("micro", "peers", "security", "batch-size", "service", "scale", "meters
 
 
 def load(names: Sequence[str]) -> list[Suite]:
-    """These suites, all of them when none is named. Raises ConfigError for a name that is none."""
+    """These suites, or all if none is named. Raises ConfigError for an unknown name."""
     for name in names:
         if name not in NAMES:
             raise ConfigError(f"there is no suite {name!r}; there are {', '.join(NAMES)}")

@@ -1,4 +1,4 @@
-"""What a reading costs when a batch holds 1, 5, 10 ... of them: a ciphertext weighs the same, full or not."""
+"""The cost per reading for batches of 1, 5, 10 ... readings; a ciphertext has the same size, full or not."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +21,7 @@ def run(setup: Setup) -> None:
     setup.progress.suite(NAME, len(kilobytes))
     for size in kilobytes:
         ring = RINGS[size]
-        full = ring.slots // 2  # each reading has a slot that says whether it is there
+        full = ring.slots // 2  # each reading takes two slots: its value and whether it is present
         with setup.progress.case(f"{ring}"):
             _measure(setup, size, (*_SIZES, full))
 

@@ -1,4 +1,4 @@
-"""Readings every 1, 5, 10 and 30 seconds through the whole pipeline: in real time, and as fast as it goes."""
+"""Readings every 1, 5, 10 and 30 seconds through the whole pipeline: in real time and at full speed."""
 
 from gridhe.bench.pipeline import STEPS, Load, run_pipeline
 from gridhe.bench.recorder import Setup
@@ -8,10 +8,10 @@ from gridhe.bench.suites.meters import record_passed
 __all__ = ["ABOUT", "NAME", "run"]
 
 NAME = "intervals"
-ABOUT = "a reading every 1 to 30 s, in real time and as fast as it goes: batches, bytes, latency, backlog"
+ABOUT = "a reading every 1 to 30 s, in real time and at full speed: batches, bytes, latency, backlog"
 
 _METERS, _GROUPS = 20, 4
-# (seconds from reading to reading, readings in a window, windows in real time)
+# (seconds between readings, readings in a window, windows in real time)
 _QUICK = ((1, 4, 2),)
 _FULL = ((1, 4, 4), (5, 4, 2), (10, 3, 2), (30, 2, 1))
 _FAST_WINDOWS = 40

@@ -1,4 +1,4 @@
-"""2 to 1,000 meters through the whole pipeline in real time: rates, latency, and what each process takes."""
+"""2 to 1,000 meters through the whole pipeline in real time: rates, latency, resources."""
 
 from gridhe.bench.pipeline import STEPS, Load, Passed, run_pipeline
 from gridhe.bench.recorder import Setup
@@ -9,7 +9,7 @@ __all__ = ["ABOUT", "NAME", "record_passed", "run"]
 NAME = "meters"
 ABOUT = "2 to 1,000 meters through the whole pipeline: rates, latency, processor time and memory"
 
-# (meters, seconds of a window): one fleet process seals them all, some 100 to 200 a second.
+# (meters, seconds of a window): one fleet process seals all batches, about 100 to 200 per second.
 _QUICK = ((20, 4),)
 _FULL = ((2, 4), (5, 4), (10, 4), (20, 4), (50, 4), (100, 8), (500, 20), (1_000, 40))
 _WINDOWS = 3
@@ -36,10 +36,10 @@ def run(setup: Setup) -> None:
 
 
 def record_passed(setup: Setup, suite: str, case: str, load: Load, passed: Passed) -> None:
-    """Keep what a pipeline came to.
+    """Record the results of a pipeline run.
 
-    Rates are what came out of it: in real time over the time from the first window's beginning to the last
-    released total, so a pipeline that falls behind shows it. What a meter sends is over the windows alone.
+    In real time, rates are divided by the time from the start of the first window to the last released total,
+    so they show a pipeline that falls behind. "Sent by a meter" is divided by the duration of the windows.
     """
     add = setup.recorder.add
     live = load.speed == "1"
@@ -57,7 +57,7 @@ def record_passed(setup: Setup, suite: str, case: str, load: Load, passed: Passe
     if live:
         add(suite, case, "latency", passed.latency_s, "s")
     add(suite, case, "backlog", float(passed.backlog), "batches", better="neither")
-    started = "" if live else "with what it took the process to start"
+    started = "" if live else "including the start of the process"
     for name in passed.cpu_s:
         cpu = passed.cpu_s[name] / max(1, passed.batches) * 1e3
         add(suite, case, f"processor time, {name}", cpu, "ms/batch", better="neither", note=started)

@@ -1,4 +1,4 @@
-"""Every step of a batch's life alone, side by side with what it is measured against.
+"""Each step of a batch alone, side by side with what it is compared with.
 
     sample, encode, encrypt, seal                  at the meter
     open, check tag, check range, fold             at the aggregator, per batch
@@ -36,9 +36,9 @@ from gridhe.wire.receipt import Receipt
 __all__ = ["ABOUT", "NAME", "SLOW_FOLD", "measure_aggregator", "run"]
 
 NAME = "micro"
-ABOUT = "every step of a batch's life alone: sample ... seal, open ... fold, commit, receipt, release"
+ABOUT = "each step of a batch alone: sample ... seal, open ... fold, commit, receipt, release"
 
-# A test of `compare` asks for a fold this many times slower; nothing outside of this suite reads it.
+# A test of `compare` makes the fold this many times slower; only this suite reads the variable.
 SLOW_FOLD = "GRIDHE_BENCH_SLOW_FOLD"
 _SEAL_ENCRYPT, _SEAL_ADD = "seal-python encrypt+serialize", "seal-python load+add"
 _COMMIT_GROUPS = (1, 10, 100)
@@ -90,7 +90,7 @@ def _meter_steps(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
 
 
 def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
-    """What an aggregator does for a batch, beside TenSEAL and numpy."""
+    """The aggregator's steps for a batch, compared with TenSEAL and numpy."""
     payloads = [grid.envelope(i) for i in range(POOL)]
     limit = OVERHEAD_BYTES + grid.planes.size
     envelopes = [open_envelope(payload, limit) for payload in payloads]
@@ -165,7 +165,7 @@ def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
 
 
 def _seal_python() -> SealPeer | None:
-    """SEAL without TenSEAL between, on the ring of 96 KB, where it is installed."""
+    """SEAL without TenSEAL, on the ring of 96 KB, if it is installed."""
     try:
         return make_seal(1)
     except PeerAbsent:
@@ -180,7 +180,7 @@ def _tenseal_bytes(grid: BenchGrid, number: int) -> bytes:
 
 
 def _each(call: Callable[[int], object]) -> Callable[[], object]:
-    """Calls with 0, 1, ... POOL - 1, 0 ...: bytes of another batch each time, as they come from a network."""
+    """Calls with 0, 1, ... POOL - 1, 0 ...: the bytes of another batch each time, as from a network."""
     at = 0
 
     def one() -> None:
@@ -207,7 +207,7 @@ def _slowed(fold: Callable[[int], object]) -> Callable[[int], object]:
 
 
 def _sample(setup: Setup) -> None:
-    """A window's readings out of the synthetic source."""
+    """A window's readings from the synthetic source."""
     plan = BenchGrid(RINGS[96], groups=1, meters=2, seed=setup.seed).plan
     source = SyntheticSource(plan, seed=setup.seed)
     samples = side_by_side(
@@ -217,7 +217,7 @@ def _sample(setup: Setup) -> None:
 
 
 def _commit(setup: Setup) -> None:
-    """A durable commit of so many touched totals: close, pack, write, fsync; and its receipts."""
+    """A durable commit of several changed totals (close, pack, write, fsync), with its receipts."""
     repeats = 4 if setup.quick else 12
     for groups in _COMMIT_GROUPS:
         grid = BenchGrid(RINGS[96], groups=groups, meters=groups * (repeats + 1), seed=setup.seed)
@@ -232,10 +232,10 @@ def _commit(setup: Setup) -> None:
                     engine.receive(parcel.topic, parcel.payload, grid.now)
                 started = time.perf_counter()
                 outgoing = engine.commit(grid.now)
-                if turn:  # the first one makes the tables' pages
+                if turn:  # the first commit also allocates the database's pages
                     seconds.append(time.perf_counter() - started)
                 if sum(one.topic.startswith(topics.receipt("")) for one in outgoing) != groups:
-                    raise RuntimeError("a commit did not receipt what was folded")
+                    raise RuntimeError("a commit sent no receipt for a folded batch")
             setup.recorder.add(
                 NAME, f"commit {groups} totals", "time", [s * 1e3 for s in seconds], "ms", preset=grid.preset
             )

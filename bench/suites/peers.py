@@ -1,10 +1,10 @@
-"""gridhe beside what a user would pick instead: the same 2,048 numbers, the same verbs, in the same rounds.
+"""gridhe compared with alternatives: the same 2,048 numbers, the same steps, in the same rounds.
 
-The numbers are a batch of 1,024 readings, each with whether it is present: what a mean needs. Who is too slow
-for all of them measures a share, and its records' notes say so. Every sum is checked, number by number.
+The numbers are a batch of 1,024 readings, each with a presence flag, as a mean needs. A peer that is too slow
+is measured on a share of the numbers, and its records' notes state this. Every number of each sum is checked.
 
-`encrypt+serialize` is what a meter does for a batch, `load+add` what an aggregator does; for gridhe the
-latter checks tag, sizes and residue ranges too, which no other one does.
+`encrypt+serialize` is a meter's work for a batch, `load+add` an aggregator's. gridhe's `load+add` also checks
+tag, sizes and residue ranges, which no other peer does.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ __all__ = ["ABOUT", "NAME", "run"]
 NAME = "peers"
 ABOUT = (
     "gridhe beside TenSEAL, SEAL, DESILO, OpenFHE, Paillier and no encryption: "
-    "1,024 readings, each with whether it is present: 2,048 numbers"
+    "1,024 readings, each with a presence flag: 2,048 numbers"
 )
 
 _PEERS: tuple[tuple[str, Callable[[int], Peer]], ...] = (
@@ -108,7 +108,7 @@ def _decrypt(setup: Setup, peers: dict[str, Peer], numbers: np.ndarray, budget_s
         totals[name] = peer.add(peer.add(None, data), data)
         sums = peer.decrypt(totals[name])
         if not np.array_equal(sums, 2 * share):
-            raise RuntimeError(f"{name} does not give the {len(share)} sums it should")
+            raise RuntimeError(f"{name} returned wrong sums for {len(share)} numbers")
     samples = side_by_side(
         {name: partial(peer.decrypt, totals[name]) for name, peer in peers.items()},
         budget_s=budget_s,

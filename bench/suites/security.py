@@ -1,4 +1,4 @@
-"""What a larger ring costs: the presets, and the planner's rings, in plain TenSEAL on one thread.
+"""The cost of a larger ring: the presets and the planner's rings, in plain TenSEAL on one thread.
 
 Per ring: context with the keys that a multiplication needs, encrypt, serialize, load, add, multiply (with
 relinearization, where the ring has a prime to spare), decrypt; bytes; the error of a sum; resident
@@ -23,7 +23,7 @@ from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
 __all__ = ["ABOUT", "NAME", "run"]
 
 NAME = "security"
-ABOUT = "what a larger ring costs: light (4096) to maximum (32768), and the planner's rings"
+ABOUT = "the cost of a larger ring: light (4096) to maximum (32768), and the planner's rings"
 
 _SUMMED = 8
 _TIMEOUT_S = 120.0
@@ -82,11 +82,11 @@ def _measure(setup: Setup, name: str, ring: CkksParameters) -> None:
 
 
 def _memory(ring: CkksParameters, *, relin: bool) -> dict[str, float]:
-    """What it takes in a new process: how much it grows by the context, and at most by every call."""
+    """The memory in MB in a new process: growth by the context, and peak growth over all calls."""
     arguments = [int(relin), ring.ring_degree, *ring.prime_bits]
     command = [sys.executable, "-P", "-m", "gridhe.bench.ring_memory", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)  # noqa: S603
     if done.returncode:
         raise StreamFailed(f"measuring the memory of {ring} failed: {done.stderr[-500:]}")
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    memory: dict[str, float] = json.loads(done.stdout)
+    return memory

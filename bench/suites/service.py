@@ -1,12 +1,12 @@
-"""What one `gridhe-aggregate` process carries, against who does nothing with the same messages.
+"""The throughput of one `gridhe-aggregate` process, compared with subscribers that only count messages.
 
-In one run, on the same payloads and the same kind of broker, in turns:
+They take turns in one run, with the same payloads and the same kind of broker:
 
-    gridhe-aggregate   checks, folds, commits durably; a batch counts when its receipt is out
+    gridhe-aggregate   checks, folds, commits durably; a batch counts when its receipt is published
     bare paho          a QoS 1 subscriber whose callback counts
     mosquitto_sub      the same in C
 
-`rate / paho` is the share of the bare subscriber's rate that is left with everything done.
+`rate / paho` is gridhe's rate as a share of the bare subscriber's.
 """
 
 import statistics
@@ -38,7 +38,7 @@ NAME = "service"
 ABOUT = "committed batches a second of gridhe-aggregate, against bare subscribers of the same messages"
 
 _QUEUE_MB = 12_000
-_TURNS = 3  # the fewest that show whether a difference is more than noise
+_TURNS = 3  # the minimum for a verdict of `compare`
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,17 @@ class Case:
     kilobytes: int
     groups: int
     messages: int
-    window: int  # how far ahead the publisher may be: some commits of batches
+    window: int  # how many messages ahead the publisher may be: the batches of several commits
 
 
 _QUICK = (Case(96, 10, 9_000, 5_000),)
-# Windows are 35% of the messages: towards the end, when all are out, the publisher takes no processor time.
+# Windows are 35% of the messages: after the last one is published, the publisher uses no processor time.
 _FULL = (
     Case(24, 10, 25_000, 8_800),
     Case(64, 10, 16_000, 5_600),
     Case(96, 1, 14_000, 4_900),
     Case(96, 10, 14_000, 4_900),
-    Case(96, 1_000, 34_000, 11_900),  # commits are further apart when they touch many totals
+    Case(96, 1_000, 34_000, 11_900),  # commits are less frequent when they change many totals
 )
 
 
@@ -72,7 +72,7 @@ def run(setup: Setup) -> None:
 
 
 def measure(setup: Setup, case: Case, repeats: int) -> None:
-    """Let every consumer take its turns, and record what each carried."""
+    """Measure every consumer in turns, and record their rates."""
     grid = BenchGrid(RINGS[case.kilobytes], groups=case.groups, meters=case.messages, seed=setup.seed)
     parcels = setup.folder / "parcels"
     write_parcels(parcels, grid.parcels(range(case.messages)))
@@ -82,10 +82,10 @@ def measure(setup: Setup, case: Case, repeats: int) -> None:
         for name in consumers if turn % 2 else list(reversed(consumers)):
             rates[name].append(_one(setup, grid, case, parcels, name))
     add, label = setup.recorder.add, f"{case.groups} groups"
-    for name, found in rates.items():
-        rate = [one.per_s for one in found]
+    for name, turns in rates.items():
+        rate = [one.per_s for one in turns]
         add(NAME, f"{label} {name}", "rate", rate, "batches/s", preset=grid.preset, better="higher")
-        cpu = [one.cpu_us for one in found]
+        cpu = [one.cpu_us for one in turns]
         add(NAME, f"{label} {name}", "processor time", cpu, "us/batch", preset=grid.preset)
     for other in consumers[::2] if len(consumers) > 2 else ["paho"]:
         share = [
@@ -95,7 +95,7 @@ def measure(setup: Setup, case: Case, repeats: int) -> None:
     setup.progress.say(
         f"{label}, {grid.preset}: "
         + ", ".join(
-            f"{name} {statistics.median(r.per_s for r in found):,.0f}/s" for name, found in rates.items()
+            f"{name} {statistics.median(r.per_s for r in turns):,.0f}/s" for name, turns in rates.items()
         )
     )
 

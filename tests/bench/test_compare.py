@@ -69,7 +69,7 @@ def test_only_what_both_runs_have_is_compared_and_the_rest_is_counted(
     assert coverage(before, after, changes) == [
         "only in A: 2 metrics (micro 1, scale 1)",
         "only in B: 1 metric (service 1)",
-        "not judged, too few values: 1 (it takes 3 in both runs)",
+        "not judged, too few values: 1 (3 are needed in both runs)",
     ]
 
 

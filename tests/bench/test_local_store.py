@@ -74,17 +74,17 @@ def test_a_last_line_that_a_crash_cut_off_is_left_out_with_a_warning(
     store.path(RUN).write_bytes(store.path(RUN).read_bytes()[:-cut])
     # Without its line feed alone a record is whole.
     assert store.read(RUN) == (records if cut == 1 else records[:1])
-    told = [] if cut == 1 else [f"{store.path(RUN)}, line 2: unfinished, as the run was cut off; left out"]
+    told = [] if cut == 1 else [f"{store.path(RUN)}, line 2: ignored, because the run ended while writing it"]
     assert [record.getMessage() for record in caplog.records] == told
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"\xff\xfe\x00", "not text from byte 0 on"),
+        (b"\xff\xfe\x00", "not UTF-8 text at byte 0"),
         (b"", "is empty"),
-        (b"\x00" * 100, "holds no whole record"),
-        (b'{"format": 1', "holds no whole record"),
+        (b"\x00" * 100, "has no complete record"),
+        (b'{"format": 1', "has no complete record"),
     ],
 )
 def test_a_file_that_holds_no_run_is_told_with_the_way_out(
@@ -100,7 +100,7 @@ def test_a_file_that_holds_no_run_is_told_with_the_way_out(
 
 @pytest.mark.parametrize("run", ["../../etc/passwd", "", "20260131T120000-1a2b", '" or true'])
 def test_a_name_that_is_no_runs_is_refused(store: LocalStore, run: str) -> None:
-    with pytest.raises(StoreError, match="is no run"):
+    with pytest.raises(StoreError, match="is not a run's name"):
         store.read(run)
 
 

@@ -31,11 +31,11 @@ def test_a_record_comes_back_from_its_line(make_record: Callable[..., Record]) -
     ("change", "said"),
     [
         ({"format": 2}, "a record of format 2, this gridhe-bench reads format 1"),
-        ({"median": "fast"}, "not a whole record"),
-        ({"better": "bigger"}, "not a whole record"),
-        ({"count": 0}, "not a whole record"),
-        ({"suite": 7}, "not a whole record"),
-        ({"machine": None}, "not a whole record"),
+        ({"median": "fast"}, "not a complete record"),
+        ({"better": "bigger"}, "not a complete record"),
+        ({"count": 0}, "not a complete record"),
+        ({"suite": 7}, "not a complete record"),
+        ({"machine": None}, "not a complete record"),
     ],
 )
 def test_a_line_that_is_no_record_is_named(

@@ -229,9 +229,9 @@ def test_the_pages_planes_are_ours_for_primes_of_every_width(
     np.testing.assert_array_equal(peer.residues_of(peer.planes_of(body, plan), plan), residues)
 
 
-def test_the_page_says_which_refusals_are_for_good() -> None:
+def test_the_page_lists_the_temporary_refusals() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    listed = re.search(r"array of `\[window, reason\]`; (.*?) are not for good", page)
+    listed = re.search(r"array of `\[window, reason\]`; (.*?) are temporary", page)
     assert listed is not None
     assert set(re.findall(r"`(\w+)`", listed[1])) == TRANSIENT_REASONS
 
