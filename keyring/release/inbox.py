@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gridhe.base.sqlite import SqliteDatabase
 from gridhe.keyring.release.ledger import START, Head
+from gridhe.plan.names import ROOT_GROUP
 from gridhe.wire.total import Total, TotalHeader, TotalKey, open_total
 
 __all__ = ["Inbox", "StoredTotal"]
