@@ -1,5 +1,6 @@
 """What tests of every room share: few things."""
 
+import logging
 import os
 import shutil
 import signal
@@ -27,10 +28,22 @@ def mosquitto() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c_is_heard() -> None:
-    """A shell that starts a job with `&` makes it deaf to SIGINT, and so would be every process we start."""
+def _signals_are_not_ignored() -> None:
+    """A shell's `&` ignores SIGINT, and nohup ignores SIGHUP, for every process that the tests start."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Handlers that a command's test adds write to that test's streams, which are closed after it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

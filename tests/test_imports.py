@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -118,6 +119,8 @@ def loaded_by(*names: str) -> set[str]:
     code = "import importlib, json, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
     done = subprocess.run(
         [sys.executable, "-c", code + "print(json.dumps(sorted(sys.modules)))", *names],
+        # Coverage in the new interpreter would import modules of its own.
+        env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
         capture_output=True,
         text=True,
         check=True,

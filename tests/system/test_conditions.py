@@ -190,6 +190,15 @@ class Ended:
     said: str
 
 
+def _environment() -> dict[str, str]:
+    """Ours, without coverage: where a command may write nothing, coverage's own files would fail too."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name != "PYTHONUNBUFFERED" and not name.startswith("COV")
+    }
+
+
 def run_all(condition: Condition, commands: list[list[str]], whole: Path, place: Path) -> list[Ended]:
     """Every command under the condition, with files of its own."""
     results, work = place / "results", place / "work"
@@ -205,7 +214,7 @@ def run_all(condition: Condition, commands: list[list[str]], whole: Path, place:
         condition.cwd(work)
     job = {"commands": commands, "results": str(results), "cwd": str(work)}
     (place / "jobs").write_text(json.dumps({**job, "delete_cwd": condition.delete_cwd}))
-    environ = {} if condition.bare else {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    environ = {} if condition.bare else _environment()
     support = Path(__file__).resolve().parents[1] / "support"
     # matplotlib would make a folder for all forks, and the first to end would remove it.
     environ |= {"PYTHONPATH": str(support), "PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": str(results)}
