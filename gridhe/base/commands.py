@@ -137,7 +137,7 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> No
     GridHEError: `error: ...` on stderr for each line of the message, and its exit code. Wrong flag: click's
     message and 2. Ctrl-C: 130. SIGTERM and SIGHUP unwind a command like Ctrl-C (temporary folders and child
     processes are removed) with 143 or 129, unless it has its own handler, as daemons have. OSError (no space,
-    no permission, a missing folder): one line and 6. A file name that the locale cannot write: one line and 2.
+    no permission, a missing folder): one line and 6. A file name outside the locale: one line and 2.
     Any other exception is a bug: traceback and 1.
     """
     # Every role has keys in memory: a crash in a native library must not write them to a disk.
