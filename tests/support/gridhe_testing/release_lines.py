@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -112,6 +113,8 @@ class _Child:
             os.dup2(writing, 1)
             with self._log.open("ab") as log:
                 os.dup2(log.fileno(), 2)
+            # Our own objects remember what kind of file theirs was, and whether it can seek.
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             os.environ |= {"GRIDHE_PASSPHRASE": PASSPHRASE, "GRIDHE_RELEASE__PUBLISH": "true"}
             command = ["release", "--home", str(folder / "home"), "--out", str(folder / "released.jsonl")]
             try:
@@ -119,6 +122,8 @@ class _Child:
             except SystemExit as ended:
                 sys.stdout.flush()
                 os._exit(int(ended.code or 0))
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
         os.close(writing)
