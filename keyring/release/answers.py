@@ -111,7 +111,7 @@ class Answers:
             with self._db.transaction():
                 if not self._db.query("SELECT 1 FROM sqlite_master WHERE name = 'given'"):
                     self._db.write(_GIVEN)
-                    # A home from before this table: what was released then was given out at once.
+                    # A home older than this table: its totals were given out when they were released.
                     self._db.write(
                         "INSERT INTO given (plan, grp, win, part) SELECT plan, grp, win, part FROM answers"
                     )
@@ -153,7 +153,7 @@ class Answers:
         yield from (TotalKey(*row) for row in self._db.stream("SELECT plan, grp, win, part FROM answers"))
 
     def given(self, total: TotalKey) -> bool:
-        """Whether the `--out` file was given this total's line."""
+        """Whether this total's line is in the `--out` file."""
         query = "SELECT 1 FROM given WHERE plan = ? AND grp = ? AND win = ? AND part = ?"
         return bool(self._db.query(query, *total))
 

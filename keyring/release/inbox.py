@@ -47,7 +47,7 @@ class StoredTotal:
 
     @property
     def total(self) -> TotalKey:
-        """Which total this is."""
+        """The key of this total."""
         return TotalKey(self.plan, self.group, self.window, self.part)
 
 
@@ -126,7 +126,7 @@ class Inbox:
         return open_total(payload, len(payload))
 
     def released(self) -> list[TotalKey]:
-        """Every total that is noted as released."""
+        """The keys of all totals in state released."""
         rows = self._db.query("SELECT plan, grp, win, part FROM totals WHERE state = 'released'")
         return [TotalKey(*row) for row in rows]
 

@@ -74,7 +74,7 @@ class Claim:
 
     @property
     def total(self) -> TotalKey:
-        """Which total this is."""
+        """The key of this total."""
         return TotalKey(self.plan, self.group, self.window, self.part)
 
     @property

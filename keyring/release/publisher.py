@@ -59,7 +59,7 @@ class ReleasePublisher:
         return self._unpublished <= self._refused
 
     def note(self, total: TotalKey) -> None:
-        """This total was released."""
+        """Publish this newly released total if it is its group's newest."""
         known = self._released.setdefault(total.group, [])
         if known and self._order(total) < self._order(known[-1]):
             return

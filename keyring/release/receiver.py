@@ -67,7 +67,7 @@ class Receiver:
         self._incarnation = secrets.token_hex(8)
         self._buffer: list[tuple[Total, bytes]] = []
         self._buffered_bytes = 0
-        self._dropped: dict[tuple[str, TotalKey], str] = {}  # (aggregator, total): reason, to be told
+        self._dropped: dict[tuple[str, TotalKey], str] = {}  # reasons for the next receipt
         self.counts: Counter[str] = Counter()
         self.stored = 0
         self.last_arrival_s = loop.clock()

@@ -82,7 +82,7 @@ def claim_of_record(record: LedgerRecord) -> Claim:
 
 
 def total_of_record(record: LedgerRecord) -> TotalKey:
-    """Which total a record is about."""
+    """The key of the total that a record is about."""
     return TotalKey(record["plan"], record["group"], record["window"], record["part"])
 
 
@@ -282,7 +282,7 @@ class Releaser:
         )
 
     def again(self, total: TotalKey) -> tuple[Plan, Claim, Answer]:
-        """The stored answer of a released total. Raises StateError when there is none."""
+        """The plan, claim and stored answer of a released total. Raises StateError if there is none."""
         claim, body, plan = self.policy.decided(total), self._body(total), self._plans.get(total.plan)
         if claim is None or body is None or plan is None:
             raise StateError(
