@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_what_was_measured_and_names_the_run(bench: Bench, tmp_path
     assert (done.returncode, done.stdout) == (130, ""), done.stderr
     run = done.stderr.splitlines()[0].split()[-1]
     # The failed suite's note and one figure; the suite after it is not begun.
-    assert f"\nrun {run}: 2 records are kept; gridhe-bench show {run}\n" in done.stderr
+    assert f"\nrun {run}: 2 records are stored; gridhe-bench show {run}\n" in done.stderr
     assert done.stderr.endswith("\nstopped\n")
     assert bench("show", run).returncode == 0
 

@@ -52,7 +52,7 @@ def test_repro_what_no_process_wrote_is_told(tmp_path: Path, line: str) -> None:
     path = tmp_path / "timings.jsonl"
     path.write_text(json.dumps(good) + "\n" + line + "\n")
     store = LocalStore(tmp_path / "runs")
-    with pytest.raises(StoreError, match="line 2: not what --timings writes"):
+    with pytest.raises(StoreError, match="line 2: not a line that --timings writes"):
         add_steps(Recorder(store, RUN), path, suite="pipeline")
     store.close()
     assert store.read(RUN)[0].note == "a sample of 9"
