@@ -13,7 +13,6 @@ from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings, ReleaseSettings, Settings
-from gridhe.errors import BrokerError
 from gridhe.keyring.home.inspection import inspect_home, lines_of
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.queue import ReleaseOutcome
@@ -390,15 +389,3 @@ def test_a_follower_releases_although_totals_never_pause(
             loop.stop()
             thread.join()
     assert released == ["north/f1"]
-
-
-def test_a_broker_that_is_away_is_one_clear_error(small_authority: Any) -> None:
-    away = BrokerSettings(url="mqtt://127.0.0.1:9", connect_timeout_s=0.5)
-    settings = small_authority.settings.model_copy(update={"broker": away})
-    with (
-        ReleaseService(small_authority.authority, settings, emit=lambda outcome: None) as service,
-        pytest.raises(BrokerError, match="is the broker at"),
-    ):
-        service.online(idle_s=0.1, follow=False)
-    with pytest.raises(BrokerError, match="is the broker at"):
-        publish_bundles(small_authority.authority, settings)

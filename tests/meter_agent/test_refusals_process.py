@@ -1,6 +1,5 @@
 """Clocks that are wrong, batches that are refused and meters that move: real processes, a real mosquitto."""
 
-import json
 import os
 import signal
 import sqlite3
@@ -19,6 +18,7 @@ from gridhe.wire import topics
 from gridhe.wire.credential import FleetCredential
 from gridhe.wire.envelope import open_envelope
 from gridhe.wire.receipt import Receipt
+from gridhe_testing.meter_process import Log, summary_of, until
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 WINDOW_S = 2
@@ -66,23 +66,6 @@ def start(tmp_path: Path, broker: EmbeddedBroker, shift: Callable[[float], None]
         process.communicate()
 
 
-def summary_of(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    assert process.stdout is not None
-    found: dict[str, Any] = json.loads(process.stdout.read().splitlines()[-1])
-    return found
-
-
-class Log:
-    """What the meters' processes have logged."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def warnings(self, part: str) -> list[str]:
-        lines = [json.loads(line) for line in self.path.read_text().splitlines() if line.startswith("{")]
-        return [line["event"] for line in lines if line["level"] == "warning" and part in line["event"]]
-
-
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
     return Log(tmp_path / "stderr")
@@ -104,13 +87,6 @@ def device(tmp_path: Path, authority: Any) -> list[str]:
 
 def present() -> int:
     return int(time.time() // WINDOW_S)
-
-
-def until(receiver: Any, predicate: Callable[[], bool]) -> None:
-    """Serve until it holds; the loop looks now and then."""
-    watcher = receiver.loop.every(0.05, lambda: None)
-    receiver.wait(predicate)
-    watcher.cancel()
 
 
 @pytest.mark.parametrize("command", ["run", "fleet"])

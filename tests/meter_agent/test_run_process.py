@@ -1,6 +1,5 @@
 """`gridhe-meter run` and `gridhe-meter fleet` as real processes, against a real mosquitto."""
 
-import json
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +20,7 @@ from gridhe.meter_agent.windows import WindowBuilder
 from gridhe.wire import topics
 from gridhe.wire.credential import FleetCredential
 from gridhe.wire.receipt import Receipt
+from gridhe_testing.meter_process import summary_of
 
 DAY_S = 86_400
 START = "2024-03-01"
@@ -59,12 +59,6 @@ def start(tmp_path: Path, broker: EmbeddedBroker) -> Iterator[Start]:
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def summary_of(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    assert process.stdout is not None
-    found: dict[str, Any] = json.loads(process.stdout.read().splitlines()[-1])
-    return found
 
 
 @pytest.fixture
