@@ -15,7 +15,7 @@ def send_all(grid, window: int = WINDOW, now: float | None = None) -> None:
 
 
 @pytest.mark.parametrize("delivered", [False, True])
-def test_repro_a_start_800_days_ahead_forgot_who_was_counted(make_grid, delivered: bool) -> None:
+def test_repro_a_start_800_days_ahead_deleted_the_lists_of_counted_meters(make_grid, delivered: bool) -> None:
     grid = make_grid(horizon_s=400 * DAY_S)
     send_all(grid)
     totals = grid.totals(grid.engine.commit(grid.now))

@@ -45,13 +45,13 @@ def test_repro_a_flipped_byte_in_the_log_silently_took_back_receipted_commits(
         _open(grid, killed)
 
 
-def test_a_log_that_was_deleted_is_told(grid: Grid, killed: Path) -> None:
+def test_a_deleted_log_is_reported(grid: Grid, killed: Path) -> None:
     (killed / "aggregator.db-wal").unlink()
     with pytest.raises(StateError, match="damaged"):
         _open(grid, killed)
 
 
-def test_a_database_put_back_from_before_is_told(grid: Grid, killed: Path, tmp_path: Path) -> None:
+def test_a_database_restored_from_before_is_reported(grid: Grid, killed: Path, tmp_path: Path) -> None:
     earlier = tmp_path / "earlier"
     shutil.copytree(killed, earlier)
     grid.send(grid.meters[2])

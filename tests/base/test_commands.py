@@ -211,7 +211,7 @@ def test_where_sigterm_is_ignored_it_stays_ignored() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def test_a_worker_forked_by_a_command_dies_of_sigterm_as_ever(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_forked_by_a_command_ends_at_sigterm(capfd: pytest.CaptureFixture[str]) -> None:
     def work(running: Event) -> None:
         running.set()
         time.sleep(60)

@@ -36,7 +36,7 @@ def test_a_database_that_lacks_transactions_is_damaged(path: Path) -> None:
 
 
 @pytest.mark.parametrize("bit", range(0, 128, 5))
-def test_a_flipped_bit_of_the_count_itself_is_told(path: Path, bit: int) -> None:
+def test_a_flipped_bit_of_the_count_itself_is_reported(path: Path, bit: int) -> None:
     _counted(path, 7)
     data = bytearray(path.read_bytes())
     data[bit // 8] ^= 1 << bit % 8
@@ -47,7 +47,7 @@ def test_a_flipped_bit_of_the_count_itself_is_told(path: Path, bit: int) -> None
     kept.close()
 
 
-def test_a_lost_count_is_told_but_not_to_a_new_database(path: Path) -> None:
+def test_a_lost_count_is_reported_but_not_for_a_new_database(path: Path) -> None:
     kept = CommitCount(path)
     kept.check(0)
     kept.check(1)

@@ -41,7 +41,7 @@ def test_control_characters_are_shown_as_escapes(
     assert capsys.readouterr() == (f"{shown}\n", f"{shown}\n")
 
 
-def test_a_failure_is_reported_again_when_somebody_swallowed_the_first(tmp_path: Path) -> None:
+def test_a_failure_is_reported_again_after_the_first_report_was_swallowed(tmp_path: Path) -> None:
     program = """
 import sys
 from gridhe.base.output import standard_streams

@@ -44,7 +44,7 @@ def test_what_a_child_prints_is_given_back(tmp_path: Path) -> None:
         assert children.run("one", "good", "a", "b") == "['a', 'b'] True\n"
 
 
-def test_a_child_that_takes_too_long_is_ended_and_told(tmp_path: Path) -> None:
+def test_a_child_that_takes_too_long_is_ended_and_reported(tmp_path: Path) -> None:
     env = module(tmp_path, "slow", "import signal\nsignal.pause()\n")
     with Children(tmp_path, env) as children:
         with pytest.raises(ChildFailed, match="did not end within"):

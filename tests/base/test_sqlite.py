@@ -89,7 +89,7 @@ def test_a_kill_before_the_first_tables_leaves_a_file_that_opens(path: Path) -> 
     opened(path).close()
 
 
-def test_a_file_put_back_from_before_is_told(path: Path) -> None:
+def test_a_file_restored_from_before_is_reported(path: Path) -> None:
     opened(path).close()
     before = path.read_bytes()
     with closing(opened(path)) as db, db.transaction():
@@ -100,7 +100,7 @@ def test_a_file_put_back_from_before_is_told(path: Path) -> None:
 
 
 @pytest.mark.parametrize("checked", [True, False])
-def test_a_damaged_page_is_told_with_the_way_out(path: Path, checked: bool) -> None:
+def test_a_damaged_page_is_reported_with_the_way_out(path: Path, checked: bool) -> None:
     with closing(opened(path)) as db, db.transaction():
         rows = [(f"{i}", os.urandom(900)) for i in range(200)]
         db.write_many("INSERT INTO things VALUES (?, ?)", rows)

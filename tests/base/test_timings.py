@@ -46,6 +46,6 @@ def test_a_sample_of_many_calls_is_bounded(tmp_path: Path) -> None:
     assert (found["count"], len(found["seconds"])) == (10_000, 4_096)
 
 
-def test_a_file_that_cannot_be_written_is_told_before_work_begins(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_before_work_begins(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written"), timings_to(tmp_path / "no" / "x", "meter"):
         raise AssertionError("not reached")

@@ -81,7 +81,9 @@ def test_runs_with_no_metric_in_common_are_an_error(make_record: Callable[..., R
         compare([make_record()], [note])
 
 
-def test_other_hosts_versions_presets_and_failed_suites_are_told(make_record: Callable[..., Record]) -> None:
+def test_other_hosts_versions_presets_and_failed_suites_are_reported(
+    make_record: Callable[..., Record],
+) -> None:
     same, failed = (
         make_record(case="same"),
         make_record((1.0,), metric=FAILED, unit="note", note="no broker", suite="service"),

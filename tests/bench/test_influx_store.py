@@ -84,7 +84,7 @@ def test_a_wrong_token_is_one_clear_error(
         store.read(RUN)
 
 
-def test_a_server_that_answers_no_flux_is_told_as_that(
+def test_a_server_without_flux_is_reported_with_the_setting(
     start_influx: Start, connect: Connect, make_record: Callable[..., Record]
 ) -> None:
     store = connect(start_influx(flux=False).settings)

@@ -48,7 +48,7 @@ def test_each_line_is_flat_json(store: LocalStore, make_record: Callable[..., Re
     assert not any(isinstance(value, dict | list) for value in fields.values())
 
 
-def test_a_corrupt_file_is_told_with_its_line_and_hides_no_other_run(
+def test_a_corrupt_file_is_reported_with_its_line_and_hides_no_other_run(
     store: LocalStore, make_record: Callable[..., Record]
 ) -> None:
     store.write(make_record())
@@ -87,7 +87,7 @@ def test_a_last_line_that_a_crash_cut_off_is_left_out_with_a_warning(
         (b'{"format": 1', "has no complete record"),
     ],
 )
-def test_a_file_that_holds_no_run_is_told_with_the_way_out(
+def test_a_file_without_a_run_is_reported_with_the_way_out(
     content: bytes, told: str, store: LocalStore
 ) -> None:
     store.folder.mkdir()
@@ -110,7 +110,9 @@ def test_an_unknown_run_is_an_error(store: LocalStore) -> None:
     assert store.runs() == []
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, make_record: Callable[..., Record]) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(
+    tmp_path: Path, make_record: Callable[..., Record]
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write to"):
         LocalStore(tmp_path / "file").write(make_record())

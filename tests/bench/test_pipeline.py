@@ -47,7 +47,7 @@ def test_a_fleet_as_fast_as_it_goes_is_released_and_tells_its_steps(mosquitto: P
     ],
     ids=range(11),
 )
-def test_repro_what_no_process_wrote_is_told(tmp_path: Path, line: str) -> None:
+def test_repro_a_file_that_no_process_wrote_is_reported(tmp_path: Path, line: str) -> None:
     good = {"process": "meter", "step": "seal", "count": 9, "total_s": 1.0, "seconds": [0.5, 0.5]}
     path = tmp_path / "timings.jsonl"
     path.write_text(json.dumps(good) + "\n" + line + "\n")

@@ -80,7 +80,7 @@ def _without_mqtt_5(refusal: str | None) -> Callable[[int, bytes], bytes | None]
 
 
 @pytest.mark.parametrize("refusal", _REFUSALS)
-def test_a_broker_that_refuses_mqtt_5_is_spoken_to_in_3_1_1_and_the_log_says_so(
+def test_the_client_falls_back_to_3_1_1_if_the_broker_refuses_mqtt_5_and_logs_it(
     script: Script, client: Callable, loop: EventLoop, refusal: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     script.answers = _without_mqtt_5(refusal)
@@ -245,9 +245,7 @@ def test_a_broker_that_is_busy_is_asked_again(script: Script, client: Callable, 
     assert len(script.accepted_at) == 2
 
 
-def test_a_disconnect_that_names_its_reason_is_told(
-    script: Script, client: Callable, loop: EventLoop
-) -> None:
+def test_the_reason_in_a_disconnect_is_reported(script: Script, client: Callable, loop: EventLoop) -> None:
     script.answers = lambda count, _packet: (
         _CONNACK_5 + bytes.fromhex("e0068e041f000161") if count == 0 else _CONNACK_5
     )

@@ -81,7 +81,7 @@ time.sleep(60)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells children only on Linux")
 @pytest.mark.parametrize("kind", ["mosquitto", "iotcore"])
-def test_it_dies_with_a_parent_that_was_killed(
+def test_it_ends_with_a_parent_that_was_killed(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if kind == "mosquitto":
@@ -101,9 +101,7 @@ def test_it_dies_with_a_parent_that_was_killed(
     assert not _alive(pid)
 
 
-def test_a_port_that_somebody_else_holds_is_told_with_the_brokers_own_words(
-    tmp_path: Path, mosquitto: Path
-) -> None:
+def test_a_port_in_use_is_reported_with_the_brokers_own_message(tmp_path: Path, mosquitto: Path) -> None:
     broker = EmbeddedBroker(tmp_path / "b", prefer="mosquitto").start()
     broker.stop()
     with socket.create_server(("127.0.0.1", broker.port)), pytest.raises(BrokerError, match="in use"):

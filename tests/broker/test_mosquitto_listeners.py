@@ -181,7 +181,7 @@ def test_repro_the_configuration_is_a_drop_in_of_the_distributions_service(
     assert "rror" not in (tmp_path / "mosquitto.log").read_text()
 
 
-def test_both_configurations_say_the_same_of_who_may_come_in(tmp_path: Path) -> None:
+def test_both_configurations_allow_the_same_users(tmp_path: Path) -> None:
     conf = write_server_files(
         tmp_path / "s", settings=BrokerSettings(), passwords=USERS, entries=ENTRIES, aggregators=["a1"],
         largest_payload=1_000, bind="127.0.0.1", owner=pwd.getpwuid(os.geteuid()).pw_name,

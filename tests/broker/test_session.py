@@ -40,7 +40,7 @@ def test_the_will_is_sent_when_a_client_vanishes(any_broker: EmbeddedBroker, cli
     assert reader.receives(1) == [("gridhe/v1/status/m1", b"offline")]
 
 
-def test_a_goodbye_delivers_what_was_published_and_sends_no_will(
+def test_closing_a_session_delivers_published_messages_and_sends_no_will(
     any_broker: EmbeddedBroker, client: Callable
 ) -> None:
     reader = client(any_broker.url, "reader", subscriptions=["gridhe/v1/#"]).connected()
@@ -135,7 +135,7 @@ def test_a_password_that_is_refused_later_is_tried_again(
         meter.connected()
 
 
-def test_iotcore_hangs_up_on_a_wrong_password_and_the_session_says_what_that_may_mean(
+def test_iotcore_disconnects_on_a_wrong_password_and_the_session_names_possible_causes(
     tmp_path: Path, client: Callable, loop: EventLoop
 ) -> None:
     with EmbeddedBroker(tmp_path / "b", prefer="iotcore", users={"m1": "right"}) as broker:
@@ -272,7 +272,7 @@ def test_loopback_and_tls_need_no_permission(url: str) -> None:
     assert str(session.url).startswith(url)
 
 
-def test_clear_text_to_another_machine_is_allowed_to_those_who_insist() -> None:
+def test_clear_text_to_another_machine_is_allowed_with_the_setting() -> None:
     settings = BrokerSettings(url="mqtt://broker.example", insecure=True)
     assert Session(settings=settings, client_id="m1", on_message=lambda _t, _p: None).url.port == 1883
 

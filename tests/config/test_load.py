@@ -271,7 +271,7 @@ def test_a_variable_with_a_wrong_value_is_named(load: Any, variable: str, value:
         "GRIDHE_BROKER_ENV_PATH",
     ],
 )
-def test_repro_a_container_s_link_variable_is_no_setting_and_no_word_is_lost_on_it(
+def test_repro_a_containers_link_variable_is_no_setting_and_is_ignored_silently(
     load: Any, variable: str
 ) -> None:
     assert load("", {variable: "tcp://10.0.0.5:1883"}) == Settings()
@@ -320,7 +320,7 @@ def test_what_is_wrong_in_a_flag_names_the_flag(load: Any) -> None:
     assert refusal(load, plan__grace_s=float("nan")).startswith("a setting is not a finite number")
 
 
-def test_every_problem_is_told_in_one_go(load: Any) -> None:
+def test_all_problems_are_reported_at_once(load: Any) -> None:
     lines = refusal(load, "plan: {window: 5}\n", {"GRIDHE_BROKER__KEEPALIVE_S": "1"}, logging__level="loud")
     assert [line.rsplit(" (", 1)[1] for line in lines.splitlines()] == [
         f"{load.__closure__[0].cell_contents}:1)",

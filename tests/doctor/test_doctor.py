@@ -137,7 +137,7 @@ def test_repro_a_package_that_is_too_new_fails(monkeypatch: pytest.MonkeyPatch) 
     assert (found.state, found.text) == ("fail", "2.3.0, needs <2.2.1,>=2.2")
 
 
-def test_a_broken_package_is_told_instead_of_a_traceback(
+def test_a_broken_package_is_reported_without_a_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "gridhe.doctor.probes", raising=False)
@@ -180,7 +180,7 @@ def test_a_fold_that_adds_wrongly_fails(
     assert found["encryption"][0]["text"] == "the sum of two encrypted batches is wrong"
 
 
-def test_repro_the_ends_of_certificates_are_told_apart(tmp_path: Path) -> None:
+def test_repro_the_ends_of_different_certificates_have_different_errors(tmp_path: Path) -> None:
     made = datetime(2026, 3, 1, tzinfo=UTC)
     home = tmp_path / "home"
     home.mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""Stands in for the authority on the wire: publishes plans and roster, takes totals and receipts them.
+"""Replaces the authority on the broker: publishes plans and roster, receives totals and sends receipts.
 
 It decrypts with plain TenSEAL in this process, so that a run's verdict leans on nothing that is under test.
 """
@@ -35,11 +35,11 @@ class Authority:
         settings: BrokerSettings,
         *,
         listens_to: tuple[str, ...] = (),
-        hear: Callable[[str, bytes], None] | None = None,
+        on_message: Callable[[str, bytes], None] | None = None,
         receipts: bool = True,
     ) -> None:
-        """`listens_to` are more filters, whose messages go to `hear`."""
-        self._world, self._oracle, self._loop, self._hear = world, oracle, loop, hear
+        """`listens_to` are further topic filters; their messages go to `on_message`."""
+        self._world, self._oracle, self._loop, self._on_extra = world, oracle, loop, on_message
         self.receipts = receipts
         self.online_at: list[tuple[str, float]] = []  # the aggregator's incarnations, monotonic seconds
         self.last_total_at = time.monotonic()
@@ -77,8 +77,8 @@ class Authority:
             known = {incarnation for incarnation, _ in self.online_at}
             if status.online and status.incarnation not in known:
                 self.online_at.append((status.incarnation, time.monotonic()))
-        elif self._hear is not None:
-            self._hear(topic, payload)
+        elif self._on_extra is not None:
+            self._on_extra(topic, payload)
 
     def _receipt(self) -> None:
         if not self.receipts or not self._stored:

@@ -1,4 +1,4 @@
-"""What the fleets' outboxes hold, read from beside them while they work."""
+"""The contents of the fleets' outboxes, read while the fleets run."""
 
 import sqlite3
 import time
@@ -18,14 +18,14 @@ class Backlog:
         self._folder, self._names = folder, list(names)
 
     def number(self, name: str, query: str) -> int:
-        """A number out of one outbox; 0 while there is none."""
+        """A number from one outbox; 0 if it does not exist yet."""
         path = self._folder / name / "outbox.sqlite"
         if not path.exists():
             return 0
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)) as db:
                 row = db.execute(query).fetchone()
-        except sqlite3.Error:  # just being made, or just being recovered
+        except sqlite3.Error:  # it is being created or recovered
             return 0
         return int(row[0] or 0) if row else 0
 
@@ -47,17 +47,17 @@ class Backlog:
         return max(self.number(name, "SELECT max(until_s) FROM sealed") for name in self._names)
 
     def newest(self) -> dict[str, int]:
-        """The newest batch that waits, by outbox."""
+        """The newest waiting batch, by outbox."""
         query = "SELECT max(id) FROM batches WHERE state = 'waiting'"
         return {name: self.number(name, query) for name in self._names}
 
     def gone(self, marks: dict[str, int]) -> bool:
-        """Whether nothing waits any more that was no newer than these marks."""
+        """Whether no batch waits that is as old as these marks or older."""
         return all(self.number(name, f"{_WAITING} AND id <= {most}") == 0 for name, most in marks.items())
 
 
 class Drains:
-    """After each outage of the broker: how long until what waited at its end was gone."""
+    """Measures, after each outage of the broker, the time until the batches that waited have receipts."""
 
     def __init__(self, backlog: Backlog) -> None:
         self._backlog = backlog
@@ -67,16 +67,16 @@ class Drains:
 
     @property
     def open(self) -> int:
-        """Outages whose backlog is not gone yet."""
+        """Outages with batches that still wait."""
         return len(self._open)
 
     def begin(self, marks: dict[str, int]) -> None:
-        """The broker is back just now; one that died again starts the clock anew for earlier outages too."""
+        """The broker has just restarted; a new outage restarts the measurement of earlier ones too."""
         self._back_at = time.monotonic()
         self._open.append(marks)
 
     def look(self) -> None:
-        """Note what is gone; to be called a few times a second."""
+        """Update the measurements; call this a few times a second."""
         for marks in list(self._open):
             if self._backlog.gone(marks):
                 self._open.remove(marks)

@@ -1,11 +1,11 @@
-"""A disk that fails when told to, under the very SQLite that Python uses: a VFS shim through ctypes.
+"""A disk that fails on request, under the SQLite that Python uses: a VFS shim through ctypes.
 
 Installed as the default VFS of this process, it counts writes, syncs and truncations of all database files
-and, at the one that was asked for, gives an error instead, or cuts the power:
+and, at the chosen operation, returns an error or cuts the power:
 
-    "full"   SQLITE_FULL for every write from this operation on, until `mend`
+    "full"   SQLITE_FULL for every write from this operation on, until `mend` is called
     "error"  SQLITE_IOERR_WRITE, _FSYNC or _TRUNCATE, once
-    "power"  nothing works from here on; `aftermath` then undoes a random share of what was never synced
+    "power"  every operation fails from here on; `aftermath` then undoes a random share of unsynced writes
 
 Layouts: sqlite3.h, struct sqlite3_vfs (version 3) and sqlite3_io_methods (version 3).
 """
@@ -32,7 +32,7 @@ _p, _i, _q = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _WRITE = ctypes.CFUNCTYPE(_i, _p, _p, _i, _q)
 _SYNC = ctypes.CFUNCTYPE(_i, _p, _i)
 _TRUNCATE = ctypes.CFUNCTYPE(_i, _p, _q)
-# The name goes on as the pointer it is: SQLite keeps it, and reads behind its end.
+# The name is passed on as a pointer: SQLite stores it, and reads beyond its end.
 _OPEN = ctypes.CFUNCTYPE(_i, _p, _p, _p, _i, _p)
 
 
@@ -75,7 +75,7 @@ def _library() -> ctypes.CDLL:
 
 @dataclass(slots=True)
 class _Undo:
-    """What an unsynced write covered."""
+    """The bytes that an unsynced write replaced."""
 
     path: str
     offset: int
@@ -101,11 +101,11 @@ class BadDisk:
         self._unsynced.clear()
 
     def repair(self) -> None:
-        """The disk is well again."""
+        """End the failure."""
         self.at, self._dead = 0, False
 
     def fails(self) -> bool:
-        """Whether the operation that begins now fails."""
+        """Count an operation; return whether it fails."""
         self.operations += 1
         hit = self._dead or self.operations == self.at
         if hit:
@@ -114,7 +114,7 @@ class BadDisk:
         return hit
 
     def note(self, path: str, offset: int, length: int) -> None:
-        """A write is about to change this; remembered until the file is synced."""
+        """Store the bytes that a write is about to change, until the file is synced."""
         if self.mode != "power" or not self.at:
             return
         handle = os.open(path, os.O_RDONLY)  # never closed before `aftermath`: that would drop SQLite's locks
@@ -123,7 +123,7 @@ class BadDisk:
         _kept_open.append(handle)
 
     def synced(self, path: str) -> None:
-        """What was written to this file stays."""
+        """Make the writes to this file permanent."""
         self._unsynced = [undo for undo in self._unsynced if undo.path != path]
 
     def aftermath(self, rng: random.Random) -> int:
@@ -184,7 +184,7 @@ class _Shim:
         return code
 
     def _wrapped(self, methods: Any) -> _Methods:
-        """A copy of a file's methods in which writing, syncing and truncating ask the disk first."""
+        """A copy of a file's methods in which writing, syncing and truncating can fail."""
         address = ctypes.addressof(methods.contents)
         if address not in self._methods:
             copy = _Methods()
@@ -254,13 +254,13 @@ class BadOs:
         return os.write(handle, data)
 
     def fsync(self, handle: int) -> None:
-        """What was written stays, if this works."""
+        """Make the writes permanent, if this succeeds."""
         if self._disk.fails() and self._disk.mode != "full":
             raise self._refuse()
         self._disk.synced(self._path(handle))
 
     def ftruncate(self, handle: int, size: int) -> None:
-        """Fails like the others; a full disk can still be made emptier."""
+        """It fails like the others, but a full disk still allows truncation."""
         if self._disk.fails() and self._disk.mode != "full":
             raise self._refuse()
         os.ftruncate(handle, size)
@@ -268,7 +268,7 @@ class BadOs:
 
 @contextmanager
 def installed() -> Iterator[BadDisk]:
-    """Databases opened inside go through a disk that can be told to fail; all must be closed at the end."""
+    """Databases opened inside use a disk that can fail on request; close all of them before the end."""
     global _shim
     if _shim is None:
         _shim = _Shim(BadDisk())

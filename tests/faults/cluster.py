@@ -1,6 +1,6 @@
-"""A whole grid in processes, and the hands that kill them.
+"""A whole grid in processes, with methods to kill and restart them.
 
-Broker, aggregator and fleets are processes; the authority and the judge live here, on the cluster's loop,
+Broker, aggregator and fleets are processes; the authority and the oracle run here, on the cluster's loop,
 which turns whenever the cluster waits for something.
 """
 
@@ -54,13 +54,13 @@ class Cluster:
         connections: str = "each",
         mutate: dict[str, str] | None = None,
         listens_to: tuple[str, ...] = (),
-        hear: Callable[[str, bytes], None] | None = None,
+        on_message: Callable[[str, bytes], None] | None = None,
         device: bool = False,
         speed: float | None = None,
     ) -> None:
-        """`mutate` maps a program's name to the safeguard taken out of it (faults.mutants).
+        """`mutate` maps a program's name to the safeguard that is removed from it (faults.mutants).
 
-        `speed`: simulated seconds a second, instead of as fast as receipts come. `device`: one meter runs
+        `speed`: simulated seconds per second; default: as fast as receipts arrive. `device`: one meter runs
         as `gridhe-meter run`, with samples and a journal, in the last fleet's place.
         """
         self.world, self.case, self.seed, self.say = world, case, seed, say
@@ -83,7 +83,7 @@ class Cluster:
             persistence=persistence,
             settings=broker_conf or self.broker_settings,
         )
-        self._listens_to, self._hear = listens_to, hear
+        self._listens_to, self._on_extra = listens_to, on_message
         self.loop = EventLoop()
         self.fleets: list[Program] = []
         self.aggregator: Program
@@ -114,7 +114,7 @@ class Cluster:
         self.world.write(settings)
         folder = self.world.folder
         self.authority = Authority(
-            self.world, self.oracle, self.loop, own, listens_to=self._listens_to, hear=self._hear
+            self.world, self.oracle, self.loop, own, listens_to=self._listens_to, on_message=self._on_extra
         )
         self.loop.every(_DRAIN_S, self.drains.look)
         if not self.loop.run_until(lambda: self.authority.session.connected, _READY_MOST_S):
@@ -146,7 +146,7 @@ class Cluster:
             "--windows", str(world.windows), "--start", str(world.start_s), "--speed", self._speed, "--json",
         ]  # fmt: skip
         if self._device and number == self._fleets - 1:
-            # A lone device, with samples, windows and a journal.
+            # A single device, with samples, windows and a journal.
             world.device(mine[0]).save(folder / f"{name}.json")
             arguments = ["run", "--credential", f"{name}.json", *common]
         else:
@@ -165,7 +165,7 @@ class Cluster:
         return Program(name, FLEET, arguments, folder, mutation=self._mutate.get("fleet"))
 
     def start(self) -> None:
-        """Everything; returns when the aggregator is there and the fleets run."""
+        """Start all processes; return when the aggregator is online and the fleets run."""
         self.prepare()
         self.start_aggregator()
         for fleet in self.fleets:
@@ -186,24 +186,24 @@ class Cluster:
     # -- waiting -----------------------------------------------------------------------------------
 
     def wait(self, predicate: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Turn until it is so. Raises ProgramFailed when it takes longer."""
+        """Run the loop until the condition is true. Raises ProgramFailed at the timeout."""
         if not self.reaches(predicate, timeout_s):
             logs = "".join(p.tail(5) for p in [self.aggregator, *self.fleets])
             raise ProgramFailed(f"{self.case}, seed {self.seed}: no {what} within {timeout_s:.0f} s{logs}")
 
     def reaches(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
-        """Turn until it is so, at most that long; whether it came."""
+        """Run the loop until the condition is true or the timeout; return whether it is."""
         with self._ticking():
             return self.loop.run_until(predicate, timeout_s)
 
     def idle(self, seconds: float) -> None:
-        """Let everything go on for so long."""
+        """Run the loop for this time."""
         with self._ticking():
             self.loop.run_until(lambda: False, seconds)
 
     @contextmanager
     def _ticking(self) -> Iterator[None]:
-        tick = self.loop.every(_WATCH_S, lambda: None)  # so that the predicate is asked now and then
+        tick = self.loop.every(_WATCH_S, lambda: None)  # so that the condition is checked regularly
         try:
             yield
         finally:
@@ -224,7 +224,7 @@ class Cluster:
         return self.backlog.settled()
 
     def after(self, batches: int, timeout_s: float = 120.0) -> None:
-        """Wait until so many batches are settled, or no more will come."""
+        """Wait until this many batches are settled, or no more can come."""
         self.wait(
             lambda: self.settled() >= batches or not any(fleet.running for fleet in self.fleets),
             timeout_s,
@@ -234,13 +234,13 @@ class Cluster:
             fleet.check()
 
     def moments(self, count: int) -> list[int]:
-        """So many random points of the run, in batches, rising; the last twentieth is left alone."""
+        """This many random points of the run, in batches, ascending; none in the last twentieth."""
         return sorted(self.rng.randrange(self.world.batches * 19 // 20) for _ in range(count))
 
     # -- faults ------------------------------------------------------------------------------------
 
     def kill_aggregator(self, *, fault_point: str | None = None) -> None:
-        """SIGKILL, start again, and take the time until it is online."""
+        """SIGKILL, restart, and measure the time until it is online."""
         self.aggregator.kill()
         self.recoveries.append(self.start_aggregator(fault_point=fault_point))
 
@@ -254,8 +254,8 @@ class Cluster:
     def kill_broker(self, *, gently: bool = False, away_s: float = 0.0) -> None:
         """SIGKILL (or SIGTERM) and start again after a while.
 
-        From then on the cluster watches, while other things go on, how long it takes until the batches that
-        wait now are gone: that is the recovery. A broker that dies again starts the clock anew.
+        From then on the cluster measures how long it takes until the batches that wait now have receipts: the
+        recovery time. If the broker is killed again, the measurement starts again.
         """
         if gently:
             self.broker.stop()
@@ -272,9 +272,9 @@ class Cluster:
     def finish(
         self, *, timeout_s: float = 300.0, quiet_s: float = 10.0, expect_all: bool = True
     ) -> CaseOutcome:
-        """Wait until every batch is settled and released, stop, and judge.
+        """Wait until every batch is settled and released, stop, and return the outcome.
 
-        `quiet_s` without a total, and no more is waited for: longer than the aggregator's `redeliver_s`.
+        It stops waiting after `quiet_s` without a total, which is longer than the aggregator's `redeliver_s`.
         """
         self.reaches(lambda: not any(f.running or self._revive(f) for f in self.fleets), timeout_s)
         unfinished = [f"{f.name} did not finish in {timeout_s:.0f} s" for f in self.fleets if f.running]
@@ -301,14 +301,14 @@ class Cluster:
         return self.outcome(faults, expect_all=expect_all)
 
     def _revive(self, fleet: Program) -> bool:
-        """Start a fleet again that a fault point has killed; whether it needed that."""
+        """Restart a fleet that a fault point has killed; return whether it was killed."""
         if fleet.exit_code == -signal.SIGKILL:
             fleet.start()
             return True
         return False
 
     def outcome(self, faults: Sequence[str] = (), *, expect_all: bool = True) -> CaseOutcome:
-        """What was found."""
+        """The outcome of the run."""
         lost = self.oracle.lost() if expect_all else []
         doubled = self.oracle.duplicated()
         if lost:
@@ -339,7 +339,7 @@ class Cluster:
         )
 
     def rejected(self) -> dict[str, int]:
-        """The aggregator's rejects by reason, from its log: as far as each of its lives had told."""
+        """The aggregator's rejects by reason, as far as each process had logged them."""
         counts: Counter[str] = Counter()
         latest: dict[str, int] = {}
         for line in _lines(self.aggregator.log):

@@ -19,7 +19,7 @@ __all__ = ["faults", "run_case"]
 
 
 def run_case(name: str, options: Options) -> CaseOutcome:
-    """One case; a process that failed is a fault of the run, not of this program."""
+    """One case; a failed process is a fault of the run, not an error of this program."""
     begun = time.monotonic()
     try:
         outcome = CASES[name](replace(options, say=lambda line: options.say(f"{name}: {line}")))
@@ -67,7 +67,7 @@ def faults(
 ) -> None:
     """Kill, cut, fill, flip and delay; then check that every batch was counted exactly once.
 
-    Real processes against a real Mosquitto (`apt install mosquitto`). Name the cases or say --all.
+    Real processes against a real Mosquitto (`apt install mosquitto`). Name the cases or give --all.
 
     \b
     Example:
@@ -85,7 +85,7 @@ def faults(
             "name the cases to run, or give --all alone for every case and the soak of "
             f"{minutes:g} minutes; --list names them"
         )
-    logging.getLogger("gridhe").setLevel(logging.CRITICAL)  # our own session says much of killed brokers
+    logging.getLogger("gridhe").setLevel(logging.CRITICAL)  # the session logs much about killed brokers
     logging.getLogger("gridhe").addHandler(logging.NullHandler())
     options = Options(
         seed=seed,

@@ -1,14 +1,14 @@
-"""Safeguards taken out one at a time, to see that the faults notice: a suite that stays green proves nothing.
+"""Removes one safeguard at a time, to check that the fault cases then fail.
 
 `python -m faults.mutants NAME MODULE ARGUMENT...` runs a program of ours without one of
 them. The programs themselves have no such switch.
 
-    dedup         (a) the aggregator folds whatever comes, again and again
+    dedup         (a) the aggregator folds every batch, also repeated ones
     early-receipt (b) it sends receipts on arrival, and not after the commit
-    no-outbox     (c) a meter forgets a batch once it is published
-    two-steps     (d) totals are durable in one transaction, who is in them in the next
-    no-sync       SQLite does not wait for the disk (seen only by a power cut)
-    no-count      transactions are not counted a second time (seen only by flipped bytes)
+    no-outbox     (c) a meter deletes a batch when it is published
+    two-steps     (d) totals are durable in one transaction, their meters in the next
+    no-sync       SQLite does not wait for the disk (detected only by a power cut)
+    no-count      transactions are not counted a second time (detected only by flipped bits)
 """
 
 import runpy
@@ -112,7 +112,7 @@ MUTATIONS: dict[str, Callable[[], Patches]] = {
 
 @contextmanager
 def mutated(name: str) -> Any:
-    """This process without that safeguard."""
+    """Remove the safeguard from this process."""
     patches = MUTATIONS[name]()
     for each in patches:
         each.__enter__()

@@ -1,4 +1,4 @@
-"""What a run is told."""
+"""The options of a run."""
 
 import shutil
 import tempfile
@@ -20,7 +20,7 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made there is private
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Seed, size and where to say how it goes. `scale` shrinks a case's batches and repetitions."""
+    """Seed, size and output of progress. `scale` shrinks a case's batches and repetitions."""
 
     seed: int = 1
     batches: int | None = None  # instead of the case's own
@@ -28,17 +28,17 @@ class Options:
     minutes: float = 60.0  # of the soak
     large_ring: bool = False
     keep: bool = False
-    root: Path | None = None  # where the runs have their folders; None: where temporary files go
+    root: Path | None = None  # the parent of the runs' folders; None: the folder for temporary files
     say: Callable[[str], None] = field(default=lambda line: None)
     mutate: dict[str, str] = field(default_factory=dict)
 
     def count(self, full: int) -> int:
-        """How many of something this run does."""
+        """Scale a number of repetitions for this run."""
         return max(1, round(full * self.scale))
 
     @contextmanager
     def folder(self, case: str, *, memory: bool = False) -> Iterator[Path]:
-        """A private folder, gone at the end unless kept; `memory`: where nothing waits for a disk."""
+        """A private folder, deleted at the end unless kept; `memory`: where nothing waits for a disk."""
         root = self.root or (_MEMORY if memory and _MEMORY.is_dir() else None)
         path = Path(tempfile.mkdtemp(prefix=f"gridhe-faults-{case}-", dir=root))
         try:

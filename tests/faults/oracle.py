@@ -1,4 +1,4 @@
-"""The judge: takes every published total, decrypts it, and says which batches it holds.
+"""The oracle: decrypts every published total and determines which batches are in it.
 
 For each total the marks name a set of meters, each counted once. It must be as large as the header says, have
 the header's digest, and `present` must be its size in every interval. Parts of a (group, window) must not
@@ -20,18 +20,18 @@ _DIGEST = 1 << 256
 
 
 class Oracle:
-    """What the totals hold so far."""
+    """The batches in the totals so far."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.totals: dict[TotalKey, frozenset[str]] = {}
         self.content: dict[TotalKey, bytes] = {}  # SHA-256 of each total's bytes
-        self.faults: list[str] = []  # whatever no run may show
+        self.faults: list[str] = []  # observations that no run may have
         self.repeats = 0
         self.counted: dict[tuple[str, int], Counter[str]] = {}  # (group, window): meter -> times
 
     def take(self, payload: bytes) -> TotalKey:
-        """Judge a total's bytes. Raises EnvelopeError for what the aggregator did not sign."""
+        """Check a total's bytes. Raises EnvelopeError if the aggregator did not sign them."""
         total = open_total(payload, len(payload))
         total.check_signature(self.world.aggregator_key.verify_key)
         head = total.header
@@ -49,7 +49,7 @@ class Oracle:
         return place
 
     def _members(self, total: Total) -> frozenset[str]:
-        """Which meters a total holds; doubled ones are a fault at once."""
+        """The meters in a total; a doubled one is a fault."""
         head, world = total.header, self.world
         key = world.keys[head.plan]
         where = f"{head.group}, window {head.window}, part {head.part}"
@@ -87,7 +87,7 @@ class Oracle:
         return sum(len(times) for (name, _), times in self.counted.items() if name == group)
 
     def missing(self, group: str, windows: Iterable[int]) -> list[tuple[str, int]]:
-        """(meter, window) that no published total of the group holds."""
+        """Each (meter, window) that is in no published total of the group."""
         members = self.world.members(group)
         return [
             (meter, window)
@@ -97,7 +97,7 @@ class Oracle:
         ]
 
     def doubled(self, group: str) -> list[tuple[str, int]]:
-        """(meter, window) in more than one part of the group."""
+        """Each (meter, window) that is in more than one part of the group."""
         return [
             (meter, window)
             for (name, window), times in self.counted.items()

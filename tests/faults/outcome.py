@@ -1,4 +1,4 @@
-"""What a run found, on one line."""
+"""The outcome of a run, on one line."""
 
 import json
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ class CaseOutcome:
     accepted: int
     lost: int
     duplicated: int
-    released: int  # totals that were published, decrypted and found exact
-    recovery_s: float  # the slowest return to work after a fault
+    released: int  # totals that were published, decrypted and exact
+    recovery_s: float  # the longest recovery after a fault
     rejected: Mapping[str, int] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
-    idle: str = ""  # why this run tested too little: its faults missed what they were aimed at
+    idle: str = ""  # why this run tested too little: its faults missed their target
     skipped: str = ""  # why it did not run at all: neither passed nor failed
     figures: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
     @classmethod
     def without_a_run(cls, case: str, seed: int, *, faults: tuple[str, ...] = (), skipped: str = "") -> Self:
-        """Of a case that was skipped, or that ended before it could be judged."""
+        """The outcome of a case that was skipped or could not finish."""
         return cls(
             case=case,
             seed=seed,
@@ -45,11 +45,11 @@ class CaseOutcome:
 
     @property
     def passed(self) -> bool:
-        """Whether the promise held."""
+        """Whether the run passed."""
         return not (self.lost or self.duplicated or self.faults or self.idle or self.skipped)
 
     def line(self) -> str:
-        """For people."""
+        """The outcome as a line of text."""
         if self.skipped:
             return f"skip {self.case}: {self.skipped}"
         rejected = ",".join(f"{reason} {count}" for reason, count in sorted(self.rejected.items()))
@@ -61,7 +61,7 @@ class CaseOutcome:
         ).rstrip()
 
     def to_json(self) -> str:
-        """For programs. `passed` is null for a skipped case."""
+        """The outcome for JSON. `passed` is null for a skipped case."""
         record = {name: getattr(self, name) for name in self.__slots__}
         record["rejected"], record["figures"] = dict(self.rejected), dict(self.figures)
         return json.dumps({"passed": None if self.skipped else self.passed, **record}, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""What a process uses, from /proc."""
+"""Memory and file descriptors of a process, from /proc."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_mb(pid: int) -> float:
-    """Resident memory; 0.0 when it is gone."""
+    """Resident memory in MB; 0.0 if the process has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 1e6
     except (OSError, IndexError):
@@ -17,7 +17,7 @@ def resident_mb(pid: int) -> float:
 
 
 def open_files(pid: int) -> int:
-    """File descriptors; 0 when it is gone."""
+    """Number of file descriptors; 0 if the process has ended."""
     try:
         return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:

@@ -1,4 +1,4 @@
-"""A process of ours that is killed and started again."""
+"""A gridhe process that is killed and restarted."""
 
 import os
 import signal
@@ -17,16 +17,16 @@ _TESTS = Path(__file__).parents[1]  # where `faults.mutants` is found
 
 
 class ProgramFailed(GridHEError):
-    """A process ended by itself, and not well."""
+    """A process ended by itself with an error."""
 
 
 class Program:
-    """`python -m module arguments`, any number of times one after the other; its log goes on in one file."""
+    """`python -m module arguments`, run repeatedly; all runs append to one log."""
 
     def __init__(
         self, name: str, module: str, arguments: Sequence[str], folder: Path, *, mutation: str | None = None
     ) -> None:
-        """`mutation` starts it through faults.mutants, with one safeguard taken out."""
+        """`mutation` starts it through faults.mutants, with one safeguard removed."""
         self.name, self.folder = name, folder
         self.log, self.output = folder / f"{name}.log", folder / f"{name}.out"
         self._command = python_command(module, *arguments)
@@ -58,7 +58,7 @@ class Program:
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs (or was never started)."""
+        """Its exit code; None while it runs (or was never started)."""
         return self._process.poll() if self._process is not None else None
 
     @property
@@ -67,7 +67,7 @@ class Program:
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """SIGKILL, and wait until it has ended."""
         self.signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
@@ -78,7 +78,7 @@ class Program:
             os.kill(self._process.pid, number)
 
     def stop(self, timeout_s: float = 20.0) -> int:
-        """SIGTERM, its exit code. Raises ProgramFailed when it does not end."""
+        """SIGTERM; return its exit code. Raises ProgramFailed if it does not end."""
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
         if self._process is None:

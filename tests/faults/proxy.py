@@ -1,6 +1,6 @@
-"""A TCP proxy that is a bad network: cut, half-open, reset, slow drip, tiny chunks, latency.
+"""A TCP proxy that simulates a bad network: cuts, half-open, reset, slow drip, tiny chunks, latency.
 
-It runs in a thread of its own. Change its attributes at any time; they hold for every connection at once.
+It runs in its own thread. Attributes may be changed at any time and apply to all connections at once.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ class Proxy:
 
     def __init__(self, port: int) -> None:
         self._to = port
-        self.silent = False  # half-open: connections stay, and are made, but nothing passes
+        self.silent = False  # half-open: connections stay open and are accepted, but no data passes
         self.latency_s = 0.0
         self.chunk = _CHUNK  # bytes forwarded at a time
-        self.bytes_per_s = 0.0  # of each connection and direction; 0.0: as fast as it goes
-        self.accepted: list[float] = []  # monotonic seconds of every connection that came
+        self.bytes_per_s = 0.0  # of each connection and direction; 0.0: no limit
+        self.accepted: list[float] = []  # time of every accepted connection, monotonic seconds
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -36,12 +36,12 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The address that clients connect to."""
         return f"mqtt://127.0.0.1:{self.port}"
 
     @property
     def open(self) -> int:
-        """Connections that stand."""
+        """The number of open connections."""
         return len(self._writers) // 2
 
     def __enter__(self) -> Self:
@@ -63,11 +63,11 @@ class Proxy:
         self._run(self._cut())
 
     def reset(self) -> None:
-        """End every connection with a RST; new ones are welcome."""
+        """End every connection with a RST; accept new ones."""
         self._run(self._drop(reset=True))
 
     def restore(self) -> None:
-        """A good network again."""
+        """Restore normal operation."""
         self.silent, self.latency_s, self.chunk, self.bytes_per_s = False, 0.0, _CHUNK, 0.0
         self._run(self._listen())
 
@@ -116,7 +116,7 @@ class Proxy:
             asyncio.ensure_future(self._pump(reader, to_writer)),
             asyncio.ensure_future(self._pump(to_reader, writer)),
         ]
-        # Cancelled at the end; asyncio's server makes a noise about handlers that pass that on.
+        # Cancelled at the end; asyncio's server logs an error for handlers that raise it.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         for each in both:

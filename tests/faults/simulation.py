@@ -53,14 +53,14 @@ class Simulation:
         self.outbox: dict[Batch, bytes] = dict(envelopes.sealed)
         self.refused: dict[str, int] = {}
         self.now = float((self.world.first_window + self.world.windows) * self.world.window_s + 1)
-        self.believed = True  # the clock; else the engine is told no time
+        self.believed = True  # the clock; if False, the engine gets no time
         self.receipted: set[Batch] = set()
         self.drop_receipt: Callable[[Batch], bool] = lambda batch: False
         self._database: Database | None = None
         self.engine: Engine
 
     def start(self) -> None:
-        """A new engine on the directory, told what the authority's retained messages say."""
+        """A new engine on the directory, with the authority's retained messages."""
         self.crash()
         world = self.world
         credential = world.credential
@@ -75,19 +75,19 @@ class Simulation:
         self.give(self.engine.send_again(10_000))
 
     def crash(self) -> None:
-        """The process is gone; what was not committed with it."""
+        """End the process without a commit; uncommitted batches are lost."""
         if self._database is not None:
             self._database.close()
             self._database = None
 
     def send(self, batches: Iterable[Batch]) -> None:
-        """These arrive, in this order."""
+        """Deliver these batches in this order."""
         for meter, window in batches:
             topic = topics.batch(self.world.group[meter], meter)
             self.engine.receive(topic, self.envelopes.sealed[meter, window], self._time)
 
     def commit(self) -> None:
-        """Commit, and hand out what comes of it."""
+        """Commit, and deliver the resulting messages."""
         self.give(self.engine.commit(self._time))
 
     @property
@@ -95,7 +95,7 @@ class Simulation:
         return self.now if self.believed else None
 
     def give(self, outgoing: Iterable[Outgoing]) -> None:
-        """Receipts to their meters, totals to the judge, and the judge's receipts back."""
+        """Deliver receipts to meters, totals to the oracle, and the oracle's receipts back."""
         stored = []
         for one in outgoing:
             kind = one.topic.removeprefix(f"{topics.PREFIX}/").split("/")[0]
@@ -116,7 +116,7 @@ class Simulation:
             self.engine.take_total_receipt(answer.encode(key))
 
     def drain(self, rounds: int = 50) -> None:
-        """Meters send what has no receipt, until all has one."""
+        """Let meters send batches without a receipt until each has one."""
         for _ in range(rounds):
             if not self.outbox:
                 break
@@ -125,7 +125,7 @@ class Simulation:
         self.commit()
 
     def digest(self) -> str:
-        """Of everything that is counted: sets of meters, and totals without their first moment."""
+        """The state of all counted batches: sets of meters, and totals without their first time."""
         database = self._database
         if database is None:
             raise RuntimeError("the simulation is not running")

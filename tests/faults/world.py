@@ -1,4 +1,4 @@
-"""A grid whose readings name their batch: from a total's integers one sees which is missing or doubled.
+"""A grid whose readings identify their batch: a total's integers show which batch is missing or doubled.
 
 With M meters a window has M intervals. Meter i reads `mark(i, window)`, which is above 0, in interval i,
 and 0 in all others: slot i of any total is then the mark times how often meter i's batch was added.
@@ -69,7 +69,7 @@ class World(MadeUpAuthority):
 
     @property
     def batches(self) -> int:
-        """How many there will be in all."""
+        """The number of batches of the whole run."""
         return len(self.meters) * self.windows
 
     @property
@@ -79,7 +79,7 @@ class World(MadeUpAuthority):
 
     @property
     def start_s(self) -> int:
-        """Where the first window starts, UTC epoch seconds."""
+        """The start of the first window, UTC epoch seconds."""
         return self.first_window * self.window_s
 
     def members(self, group: str) -> list[str]:
@@ -91,7 +91,7 @@ class World(MadeUpAuthority):
 
     @staticmethod
     def mark(number: int, window: int) -> int:
-        """What meter `number` reads in its own interval of a window: 1 to 97."""
+        """The reading of meter `number` in its own interval of a window: 1 to 97."""
         return 1 + (7 * number + 13 * window) % 97
 
     def readings(self, meter: str, window: int) -> NDArray[np.int64]:
@@ -112,7 +112,7 @@ class World(MadeUpAuthority):
         return self.signed_roster((RosterEntry(m, self.group[m]) for m in self.meters), version)
 
     def write(self, settings: Settings) -> None:
-        """Write what the processes read: settings, credentials, readings."""
+        """Write the processes' input: settings, credentials, readings."""
         write_private(self.folder / "gridhe.yaml", settings.model_dump_json().encode())
         self.credential.save(self.folder / "aggregator.json")
         self.write_fleet("fleet", self.meters)
@@ -121,7 +121,7 @@ class World(MadeUpAuthority):
             for interval in range(len(self.meters)):
                 cells = ["0"] * len(self.meters)
                 cells[interval] = str(self.mark(interval, window))
-                rows.append(",".join([f"w{window}", *cells]))  # no time stamp: `--start` says when
+                rows.append(",".join([f"w{window}", *cells]))  # no time stamp: `--start` gives the time
         write_private(self.folder / "meters.csv", ("\n".join(rows) + "\n").encode())
 
     def write_fleet(self, name: str, meters: Sequence[str]) -> Path:
@@ -131,6 +131,6 @@ class World(MadeUpAuthority):
         return path
 
     def describe(self) -> str:
-        """What a run's log starts with."""
+        """The first line of a run's log."""
         shape = {"meters": len(self.meters), "windows": self.windows, "ring": str(self.choice.parameters)}
         return json.dumps(shape)

@@ -106,7 +106,7 @@ def test_enrolling_again_gives_the_same_credential_and_renew_another_password(sm
     assert enrol() == renewed
 
 
-def test_a_meter_moves_only_when_told_to(small_authority: Any) -> None:
+def test_a_meter_moves_only_with_the_move_option(small_authority: Any) -> None:
     authority, settings = small_authority.authority, small_authority.settings
     authority.enrol_meters([("anna", "north/f1")], settings)
     with pytest.raises(ConfigError, match="--move"):

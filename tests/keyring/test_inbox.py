@@ -24,7 +24,7 @@ def _store(inbox: Inbox, authority: Any, window: int) -> bytes:
     return payload
 
 
-def test_a_damaged_log_is_told_though_sqlite_takes_its_first_bad_frame_for_the_end(
+def test_a_damaged_log_is_reported_though_sqlite_takes_its_first_bad_frame_for_the_end(
     small_authority: Any, path: Path, tmp_path: Path
 ) -> None:
     inbox = Inbox(path)

@@ -167,7 +167,7 @@ def test_a_new_passphrase_opens_the_vault_and_the_old_one_no_longer(
     assert (small_authority.home / "vault").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_folder_that_is_no_home_is_said_before_a_passphrase_is_asked_for(
+def test_a_folder_that_is_no_home_is_reported_before_a_passphrase_is_asked_for(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GRIDHE_PASSPHRASE")

@@ -96,7 +96,7 @@ def test_a_window_that_ends_after_its_plan_is_refused() -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 60), st.integers(1, 60))
-def test_of_any_moment_totals_of_one_plan_alone_are_released(
+def test_for_any_moment_only_totals_of_one_plan_are_released(
     one_s: int, other_s: int, one_window: int, other_window: int
 ) -> None:
     """A later plan over windows that were released already, against brute force over seconds."""
@@ -276,7 +276,7 @@ def as_claim(total: frozenset[int], weights: Sequence[int], part: int) -> Claim:
 
 @settings(max_examples=400, deadline=None)
 @given(weights=meters_of_pieces, asked=st.lists(sets, min_size=1, max_size=8))
-def test_no_combination_of_what_was_let_through_isolates_and_no_refusal_is_idle(
+def test_no_combination_of_allowed_totals_isolates_and_every_refusal_is_needed(
     weights: list[int], asked: list[frozenset[int]]
 ) -> None:
     policy = ReleasePolicy(plans=PLANS)

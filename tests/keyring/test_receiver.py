@@ -153,7 +153,7 @@ def test_junk_is_counted_by_reason_and_never_stored(
     inbox.close()
 
 
-def test_repro_an_aggregator_is_told_which_of_its_totals_are_refused(
+def test_repro_an_aggregator_gets_a_receipt_for_refused_totals(
     small_authority: Any,
     peer_of: Callable[[EventLoop], Peer],
     receiver_of: Callable[[EventLoop, Inbox], Receiver],

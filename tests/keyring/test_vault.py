@@ -32,7 +32,7 @@ def some_secrets() -> Secrets:
     )
 
 
-def test_a_vault_gives_back_what_was_put_in(home: Path) -> None:
+def test_a_vault_returns_the_stored_secrets(home: Path) -> None:
     secrets = some_secrets()
     Vault.create(home / "vault", PASSPHRASE, secrets, kdf=CHEAP)
     assert Vault.open(home / "vault", PASSPHRASE).secrets == secrets

@@ -165,9 +165,7 @@ def test_a_devices_register_becomes_hourly_readings(tmp_path: Path, authority: A
     assert feeder.ready_s() is None
 
 
-def test_repro_what_was_odd_about_a_devices_samples_was_counted_and_dropped(
-    tmp_path: Path, authority: Any
-) -> None:
+def test_repro_flags_of_a_devices_samples_were_counted_and_dropped(tmp_path: Path, authority: Any) -> None:
     """A register that goes back on day 6, silence on day 7; the counts outlive journal and plan."""
 
     class Odd(Register):

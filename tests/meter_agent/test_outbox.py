@@ -106,7 +106,7 @@ def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
-def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     with (
         opened(tmp_path),
         pytest.raises(StateError, match=f"in use by process {os.getpid()}"),

@@ -155,7 +155,7 @@ def test_repro_after_a_long_time_off_every_missed_window_was_sealed(
     assert len(log.warnings("longer ago than the plan's horizon")) == 1
 
 
-def test_repro_a_clock_800_days_ahead_at_a_start_is_not_followed_unless_somebody_vouches(
+def test_repro_a_clock_800_days_ahead_at_a_start_is_not_followed_without_confirmation(
     start: Start, shift: Any, receiver: Any, quick: Any, device: list[str], log: Log
 ) -> None:
     process = start("run", *device)

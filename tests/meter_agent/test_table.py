@@ -54,7 +54,7 @@ def test_integers_beyond_64_bits_are_text_and_not_wrapped(tmp_path: Path) -> Non
         st.text("0123456789-+.e ,x", max_size=8).map(lambda s: s.replace(",", "")), min_size=1, max_size=6
     )
 )
-def test_the_quick_way_reads_what_the_careful_way_reads(cells: list[str]) -> None:
+def test_the_fast_decoder_reads_the_same_as_the_strict_decoder(cells: list[str]) -> None:
     assert np.frombuffer(_integers(cells), np.int64).tolist() == [_cell(cell) for cell in cells]
 
 

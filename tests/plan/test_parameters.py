@@ -75,7 +75,7 @@ def test_every_data_prime_has_its_size_and_is_one_modulo_2n(parameters: CkksPara
     assert parameters.slots == parameters.ring_degree // 2
 
 
-def test_known_rings_weigh_what_the_design_says() -> None:
+def test_known_rings_have_the_documented_sizes() -> None:
     weights = {(p.ring_degree, p.prime_bits): p.wire_bytes for p in RINGS}
     assert weights[2048, (40, 14)] == 24_576
     assert weights[4096, (32, 32, 20)] == 65_536
@@ -85,7 +85,7 @@ def test_known_rings_weigh_what_the_design_says() -> None:
 
 
 @pytest.mark.parametrize("parameters", SMALL, ids=str)
-def test_a_ciphertext_weighs_on_the_wire_what_its_planes_hold(parameters: CkksParameters) -> None:
+def test_the_wire_size_of_a_ciphertext_is_the_size_of_its_planes(parameters: CkksParameters) -> None:
     assert parameters.wire_bytes == Planes(parameters).size
 
 

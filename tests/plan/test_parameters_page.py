@@ -1,4 +1,4 @@
-"""docs/parameters.md: its tables are what the code says."""
+"""The tables of docs/parameters.md match the code."""
 
 import re
 from pathlib import Path

@@ -200,7 +200,7 @@ def test_no_record_shows_its_secrets(shown: object) -> None:
 @pytest.mark.parametrize(
     ("load", "saved"), [(load_device, CREDENTIALS[0]), (load_aggregator, CREDENTIALS[1])]
 )
-def test_a_damaged_credential_is_refused_without_a_word_of_what_is_in_it(
+def test_a_damaged_credential_is_refused_without_showing_its_content(
     tmp_path: Path, load: Any, saved: Any
 ) -> None:
     path = tmp_path / "credential.json"
@@ -217,7 +217,7 @@ def test_a_damaged_credential_is_refused_without_a_word_of_what_is_in_it(
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
-def test_a_credential_that_others_can_read_is_refused_with_the_command_that_mends_it(
+def test_a_credential_that_others_can_read_is_refused_with_the_command_that_fixes_it(
     tmp_path: Path, mode: int
 ) -> None:
     path = tmp_path / "m1.json"

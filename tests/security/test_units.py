@@ -69,7 +69,7 @@ def test_a_unit_runs_without_privileges_and_can_gain_none(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_unit_is_not_started_again_for_what_a_restart_cannot_mend(program: str) -> None:
+def test_a_unit_is_not_restarted_for_an_error_that_a_restart_cannot_fix(program: str) -> None:
     service = SERVICES[program]
     assert service["Restart"] == "on-failure"
     assert {int(code) for code in service["RestartPreventExitStatus"].split()} == UNMENDABLE

@@ -191,7 +191,7 @@ def test_memory_is_flat_over_twenty_thousand_batches(make_grid, broker, tmp_path
     assert max(resident_mb[3:]) - resident_mb[2] < 8, resident_mb
 
 
-def test_a_second_one_on_the_same_state_is_told_so(grid, outside, aggregate, tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_state_is_refused(grid, outside, aggregate, tmp_path: Path) -> None:
     aggregate()
     outside.send({(meter, WINDOW): grid.envelope(meter) for meter in grid.meters[:2]})
     second = aggregate()
@@ -200,7 +200,7 @@ def test_a_second_one_on_the_same_state_is_told_so(grid, outside, aggregate, tmp
 
 
 @pytest.mark.parametrize("ahead_s", [-1.7e9, 900 * 86_400.0])
-def test_repro_an_aggregator_believed_a_clock_that_was_wrong(
+def test_repro_an_aggregator_accepted_a_wrong_clock(
     grid, aggregate, outside: Outside, tmp_path: Path, ahead_s: float
 ) -> None:
     """It refuses for now, closes nothing and survives a hang-up; when the clock is set it goes on."""

@@ -178,7 +178,7 @@ def test_a_forged_roster_that_is_retained(world: World, guarded: bool) -> None:
     assert world.engine.snapshot(world.grid.now).meters == len(world.grid.meters)
 
 
-def test_a_forged_receipt_makes_no_meter_forget(world: World, guarded: bool) -> None:
+def test_a_forged_receipt_makes_no_meter_delete_a_batch(world: World, guarded: bool) -> None:
     plan = world.grid.plan.plan_id
     key = derive_key(world.grid.secret, ROGUE)
     payload = Receipt(plan=plan, meter=VICTIM, committed=(WINDOW,)).encode(key)
@@ -191,7 +191,7 @@ def test_a_forged_receipt_makes_no_meter_forget(world: World, guarded: bool) -> 
     assert world.agent.counts.receipted == 0
 
 
-def test_a_forged_receipt_makes_no_aggregator_forget_a_total(world: World, guarded: bool) -> None:
+def test_a_forged_receipt_makes_no_aggregator_delete_a_total(world: World, guarded: bool) -> None:
     plan = world.grid.plan.plan_id
     stored = ((plan, "grid", WINDOW, 0),)
     key = derive_key(world.grid.secret, ROGUE)

@@ -219,7 +219,7 @@ def stays_away_from_a_broker_it_cannot_trust(shell: Shell) -> None:
                 loop.run_until(lambda s=session: s.connected, 10)
 
 
-def test_plain_mqtt_to_another_machine_needs_a_word_that_says_so(shell: Shell) -> None:
+def test_plain_mqtt_to_another_machine_needs_an_explicit_setting(shell: Shell) -> None:
     far = {"GRIDHE_BROKER__URL": "mqtt://192.0.2.1:1883", "GRIDHE_BROKER__CA_FILE": ""}
     said = shell.run("gridhe-keyring", "init", "--home", "authority", code=2, variables=far)
     assert "in clear" in said

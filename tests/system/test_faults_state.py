@@ -33,7 +33,7 @@ def test_what_outbox_and_ledger_called_safe_survives_the_nth_operation_failing()
     assert min(outcome.figures.values()) > 3
 
 
-def test_a_flipped_bit_in_a_state_file_is_told_or_harmless_never_a_wrong_total() -> None:
+def test_a_flipped_bit_in_a_state_file_is_reported_or_harmless_never_a_wrong_total() -> None:
     outcome = _passed("flipped-bytes", Options(seed=1, scale=0.1))
     assert outcome.figures["told"] > 50
 

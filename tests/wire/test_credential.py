@@ -63,7 +63,7 @@ def test_a_fleet_without_a_connection_of_its_own_needs_no_password(tmp_path: Pat
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o610, 0o601])
 @pytest.mark.parametrize(("credential", "load"), KINDS)
-def test_a_file_that_others_can_open_is_refused_with_the_command_that_mends_it(
+def test_a_file_that_others_can_open_is_refused_with_the_command_that_fixes_it(
     tmp_path: Path, credential: Any, load: Loader, mode: int
 ) -> None:
     path = tmp_path / "credential.json"

@@ -92,7 +92,7 @@ def test_a_tag_under_another_key_or_over_other_bytes_does_not_match() -> None:
         envelope.check_tag(bytes(32))
 
 
-def test_every_flipped_bit_is_found_before_anything_is_believed() -> None:
+def test_every_flipped_bit_is_found_before_any_value_is_used() -> None:
     payload = seal_envelope(HEADER, b"some ciphertext", KEY)
     for bit in range(len(payload) * 8):
         damaged = bytearray(payload)

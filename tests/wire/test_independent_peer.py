@@ -1,4 +1,4 @@
-"""docs/wire.md is enough: its own example, taken out of the page, seals batches that fold exactly."""
+"""The example in docs/wire.md, extracted from the page, seals batches that fold exactly."""
 
 import ast
 import json

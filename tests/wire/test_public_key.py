@@ -1,4 +1,4 @@
-"""The public key in a bundle, taken apart byte by byte, is what docs/wire.md says."""
+"""The bytes of the public key in a bundle match docs/wire.md."""
 
 import hashlib
 import struct

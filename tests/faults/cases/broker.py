@@ -1,4 +1,4 @@
-"""The broker dies, with its memory."""
+"""The broker is killed and loses its state."""
 
 from faults.cases.kills import SLOW
 from faults.options import Options
@@ -10,12 +10,12 @@ _DRAINED_S = 30.0
 
 
 def broker_kills(options: Options) -> CaseOutcome:
-    """SIGKILL `kills` times (20) and SIGTERM 5 times; nothing persistent, as Mosquitto's default is."""
+    """SIGKILL `kills` times (20) and SIGTERM 5 times; without persistence, as Mosquitto's default."""
     return _kills(options, "broker-kills", persistence=False)
 
 
 def persistent_broker_kills(options: Options) -> CaseOutcome:
-    """The same with a broker that saves its memory now and then, and comes back with an old one."""
+    """The same with a broker that saves its state sometimes, and restarts with an old one."""
     return _kills(options, "persistent-broker-kills", persistence=True)
 
 

@@ -41,7 +41,7 @@ def clock(options: Options) -> CaseOutcome:
             end_s = plan.window_start_s(window + 1)
             batches = [(meter, window) for meter in world.meters]
             for offset_s in (-plan.early_s - _MS, -plan.early_s + _MS):
-                # A window may end `early_s` ahead of this clock, and not a millisecond more.
+                # A window may end at most `early_s` ahead of this clock.
                 simulation.now = end_s + offset_s
                 seen = Counter(simulation.engine.counters.rejected)
                 simulation.send(batches[:1])
@@ -67,7 +67,7 @@ def clock(options: Options) -> CaseOutcome:
             simulation.send([held_back, (world.meters[0], world.all_windows[-1])])
             if simulation.engine.counters.rejected["late"] - seen["late"] != late:
                 faults.append(f"clock {offset_s:.3f} s after the last window: late is not {late}")
-            simulation.start()  # without a commit: nothing of it counts
+            simulation.start()  # without a commit: nothing is counted
         _starts_far_ahead(simulation, last)
         simulation.now = last + 1.0
         simulation.drain()
@@ -90,7 +90,7 @@ def clock(options: Options) -> CaseOutcome:
 
 
 def _starts_far_ahead(simulation: Simulation, last_s: float) -> None:
-    """A start 800 days ahead, meters that send everything again to it, and the clock put right."""
+    """A start 800 days ahead, meters that send everything again to it, and the clock corrected."""
     sealed = list(simulation.outbox) + list(simulation.receipted)
     for now_s in (last_s + _FAR_AHEAD_S, last_s + 1.0):
         simulation.now = now_s
@@ -98,7 +98,7 @@ def _starts_far_ahead(simulation: Simulation, last_s: float) -> None:
         clock = PlausibleClock(
             known_s=simulation.engine.known_s, wall=lambda: simulation.now, running=lambda: 0.0
         )
-        # (A small step back is believed after a while, which is not waited for here.)
+        # (A small step back is accepted after a while; this case does not wait for it.)
         simulation.believed = clock.now() is not None or now_s <= last_s + 1.0
         simulation.commit()
         simulation.send(sealed)
@@ -160,7 +160,7 @@ def rotations(options: Options) -> CaseOutcome:
         step = world.windows // (count + 1)
         for number in range(1, count + 1):
             cluster.after((number * step - step // 2) * len(world.meters))
-            # Known before any meter gets there, as a real rotation is: a window that some sealed under the
+            # Published before any meter gets there, as in a rotation: a window that some sealed under the
             # old plan and some under the new one closes only when its grace is over.
             first = max(world.first_window, cluster.backlog.sealed_until_s() // world.window_s) + _AHEAD
             first = max(first, world.key.plan.first_window + 1)

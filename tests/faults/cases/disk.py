@@ -34,7 +34,7 @@ def _steps(at: int, every: int, rng: random.Random) -> int:
 
 
 def _scenario(simulation: Simulation) -> None:
-    """A small life: every window in two commits, one restart."""
+    """A short run: every window in two commits, one restart."""
     simulation.start()
     for window in simulation.world.all_windows:
         for half in (0, 1):
@@ -89,7 +89,7 @@ def aggregator_disk(options: Options) -> CaseOutcome:
 
 
 def _broken_run(simulation: Simulation, disk: BadDisk, rng: random.Random, faults: list[str]) -> bool:
-    """The scenario until the disk fails, then a restart on a well one; whether it never failed."""
+    """Run until the disk fails, then restart on a good one; return whether it never failed."""
     survived = False
     try:
         _scenario(simulation)
@@ -98,7 +98,7 @@ def _broken_run(simulation: Simulation, disk: BadDisk, rng: random.Random, fault
         if "\n" in str(error) or len(str(error)) > 400:
             faults.append(f"not one clear line: {error}")
     if disk.failed and survived:
-        survived = False  # it failed where nothing depended on it (a checkpoint)
+        survived = False  # it failed in an operation without consequences (a checkpoint)
     power = disk.mode == "power"
     simulation.crash()
     if power and disk.failed:
@@ -134,12 +134,12 @@ def _outbox_life(outbox: Outbox, told: dict[tuple[str, int], bytes], gone: set[t
         told.update({(b.meter, b.window): b.payload for b in batches})
         if number >= 3:
             word = Settled(meter="m0", plan=batches[0].plan, window=number // 3 - 1)
-            gone.add(("m0", word.window))  # from here on it may be gone
+            gone.add(("m0", word.window))  # from here on it may be deleted
             outbox.commit(settled=[word])
 
 
 def outbox_disk(options: Options) -> CaseOutcome:
-    """The outbox and the ledger with the nth operation failing: what was told safe is, byte for byte."""
+    """The outbox and the ledger with the nth operation failing: acknowledged data is there, byte for byte."""
     begun, rng = time.monotonic(), random.Random(options.seed)
     counts: Counter[str] = Counter()
     faults: list[str] = []
@@ -204,7 +204,7 @@ def _outbox_run(
 def _outbox_faults(
     state: Path, told: dict[tuple[str, int], bytes], gone: set[tuple[str, int]]
 ) -> Iterator[str]:
-    """What the outbox said was safe and is not."""
+    """Batches that the outbox had acknowledged and has lost."""
     try:
         with Outbox(state, authority="a" * 17, settings=MeterSettings()) as outbox:
             held = {
@@ -234,7 +234,7 @@ def _outbox_faults(
 def _ledger_run(
     state: Path, mode: Mode, at: int, disk: BadDisk, rng: random.Random, faults: list[str]
 ) -> bool:
-    """decide, store, close, three times over; then what was decided and answered must still be there."""
+    """decide, store, close, three times over; then all decisions and answers must still be there."""
     given: dict[int, bytes] = {}
     answers = ledger = None
     survived = False

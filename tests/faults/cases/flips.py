@@ -1,4 +1,4 @@
-"""A byte of a state file that changed while nobody looked."""
+"""A flipped bit in a state file while no process runs."""
 
 import random
 import shutil
@@ -23,7 +23,7 @@ _AUTHORITY = "a0123456789abcdef"
 
 
 def flipped_bytes(options: Options) -> CaseOutcome:
-    """One bit of a state file changed while nobody ran: told or harmless, never a wrong total."""
+    """One bit of a state file flipped while no process runs: reported or harmless, never a wrong total."""
     begun, rng = time.monotonic(), random.Random(options.seed)
     counts: Counter[str] = Counter()
     faults: list[str] = []
@@ -68,7 +68,7 @@ def _half_life(envelopes: Envelopes, folder: Path, *, clean: bool) -> Simulation
     simulation.send([(simulation.world.meters[0], windows[-1])])
     simulation.commit()
     if not clean:
-        # As a kill leaves it: the log not yet brought into the database.
+        # As after a kill: the log is not yet merged into the database.
         for path in sorted((folder / "live").iterdir()):
             if not path.name.endswith("-shm"):
                 shutil.copy(path, folder / path.name)
@@ -78,7 +78,7 @@ def _half_life(envelopes: Envelopes, folder: Path, *, clean: bool) -> Simulation
 
 
 def _life_after(folder: Path, *, first: Simulation, envelopes: Envelopes) -> list[str] | None:
-    """Go on with this state until all is released: what is wrong; None when the damage was told."""
+    """Continue with this state until all is released; return what is wrong, None if damage was reported."""
     simulation = Simulation(envelopes, folder, seed=1)
     simulation.outbox = dict(first.outbox)
     simulation.oracle.totals.update(first.oracle.totals)
@@ -106,14 +106,14 @@ def _flip(
     faults: list[str],
     go_on: Callable[[Path], list[str] | None],
 ) -> None:
-    """Change one bit of a copy of the state, many times over, and see what comes of it."""
+    """Change one bit of a copy of the state, many times over, and check the result."""
     files = [path for path in sorted(source.iterdir()) if path.is_file() and path.stat().st_size]
     sizes = {path.name: path.stat().st_size for path in files if path.name != "lock"}
     copy = source.with_name("copy")
     for _ in range(tries):
         shutil.copytree(source, copy)
         name = rng.choices(list(sizes), weights=[size**0.5 for size in sizes.values()])[0]
-        # Half of them where SQLite keeps its own books: the beginnings of pages.
+        # Half of them at the beginnings of pages, where SQLite stores its own structures.
         offset = rng.randrange(sizes[name])
         if rng.random() < 0.5:
             offset = min(sizes[name] - 1, offset // 4096 * 4096 + rng.randrange(128))
@@ -134,7 +134,7 @@ Kept = tuple[object, ...]
 
 
 def _outbox(folder: Path, *, clean: bool) -> Kept:
-    """An outbox with batches that wait, a journal, a watermark and a note; what it says it holds."""
+    """An outbox with batches that wait, a journal, a watermark and a note; returns its contents."""
     live = folder if clean else folder.with_name("live")
     rng = random.Random(7)
     with Outbox(live, authority=_AUTHORITY, settings=MeterSettings()) as outbox:
@@ -161,7 +161,7 @@ def _held(outbox: Outbox) -> Kept:
 
 
 def _reread(folder: Path, *, kept: Kept) -> list[str] | None:
-    """What an outbox holds other than before; None when it told of the damage."""
+    """The differences of an outbox from before; None if it reported the damage."""
     try:
         with Outbox(folder, authority=_AUTHORITY, settings=MeterSettings()) as outbox:
             return [] if _held(outbox) == kept else ["the outbox holds something else"]

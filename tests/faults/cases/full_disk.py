@@ -1,4 +1,4 @@
-"""A disk that really is full: small file systems in memory under the aggregator and a fleet. Needs root."""
+"""A disk that is really full: small file systems in memory under the aggregator and a fleet. Needs root."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ def _resize(folder: Path, megabytes: int) -> None:
 
 
 def _fill(folder: Path) -> Path:
-    """Leave no room."""
+    """Fill the file system."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (1 << 20, 1 << 14, 1 << 12, 1):
@@ -54,7 +54,7 @@ def _fill(folder: Path) -> Path:
 
 
 def full_disk(options: Options) -> CaseOutcome:
-    """The aggregator ends with one clear line and 6; the fleet waits. With room again nothing is lost."""
+    """The aggregator ends with one clear line and exit code 6; the fleet waits. Nothing is lost."""
     with options.cluster(
         "full-disk",
         batches=2_000,
@@ -65,7 +65,7 @@ def full_disk(options: Options) -> CaseOutcome:
         folder = cluster.world.folder
         with _small_disk(folder / "aggregator", 96) as state, _small_disk(folder / "fleet0", 1) as outbox:
             cluster.start()
-            # 1 MB is too little from the beginning.
+            # 1 MB is too little from the start.
             cluster.wait(lambda: "no room on the disk" in cluster.fleets[0].tail(1_000), 60, "a full outbox")
             cluster.idle(3.0)
             alive = cluster.fleets[0].running

@@ -8,13 +8,13 @@ from gridhe.config.settings import AggregatorSettings, MeterSettings
 
 __all__ = ["SLOW", "aggregator_kills", "commit_points", "everybody_killed"]
 
-# About 80 batches a second, so that the faults of a run fall into it and not behind its end.
+# About 80 batches a second, so that the faults of a run happen before its end.
 SLOW: dict[str, Any] = {
     "meter": MeterSettings(unreceipted_max=1),
     "aggregator": AggregatorSettings(commit_interval_s=0.4, redeliver_s=3.0),
 }
 
-_READY_S = 5.0  # within this a killed aggregator is ready again, p99
+_READY_S = 5.0  # p99 of the time until a killed aggregator is online again
 
 COMMIT_POINTS = (
     "commit.1.before",
@@ -63,14 +63,14 @@ def aggregator_kills(options: Options) -> CaseOutcome:
 
 
 def commit_points(options: Options) -> CaseOutcome:
-    """The aggregator killed by itself before, inside and after each numbered step of the commit."""
+    """The aggregator kills itself before, inside and after each numbered step of the commit."""
     points = [failpoint for failpoint in COMMIT_POINTS for _ in range(options.count(2))]
     with options.cluster("commit-points", batches=2_000, meters=40) as cluster:
         cluster.start()
         cluster.rng.shuffle(points)
         hit = 0
         for moment, failpoint in zip(cluster.moments(len(points)), points, strict=True):
-            cluster.after(moment // 2)  # a point needs traffic behind it to be reached
+            cluster.after(moment // 2)  # a point is only reached with further traffic
             passage = cluster.rng.randrange(2, 5) * (10 if failpoint.endswith("each") else 1)
             cluster.kill_aggregator(fault_point=f"{failpoint}:{passage}")
             died = cluster.reaches(lambda: not cluster.aggregator.running, 20.0)
@@ -85,9 +85,9 @@ def commit_points(options: Options) -> CaseOutcome:
 
 
 def _ready_again(options: Options, outcome: CaseOutcome) -> CaseOutcome:
-    """The outcome, with a fault more where a full run's aggregator took too long to be ready again.
+    """The outcome, with a further fault if a full run's aggregator took too long to restart.
 
-    A short run has too few kills for a p99: there one slow start of a busy machine is all of it.
+    A short run has too few kills for a p99: one slow start on a busy machine would decide it.
     """
     p99_s = outcome.figures["recovery_p99"]
     return options.require(

@@ -1,4 +1,4 @@
-"""Meters die, between any two steps of a batch's life."""
+"""Meters are killed between any two steps of a batch."""
 
 import hashlib
 
@@ -26,14 +26,14 @@ _DEVICE_ONLY = {"meter.1.read"}  # only a device keeps a journal
 
 
 class _Bytes:
-    """Every envelope that was seen on the wire: one (plan, meter, window) has one form for ever."""
+    """Every envelope on the broker: a (plan, meter, window) must always have the same bytes."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, str, int], bytes] = {}
         self.differing: list[tuple[str, str, int]] = []
         self.repeats = 0
 
-    def hear(self, topic: str, payload: bytes) -> None:
+    def on_message(self, topic: str, payload: bytes) -> None:
         header = open_envelope(payload, 1 << 24).header
         name = (header.plan, header.meter, header.window)
         digest = hashlib.sha256(payload).digest()
@@ -44,7 +44,7 @@ class _Bytes:
 
 
 def meter_kills(options: Options) -> CaseOutcome:
-    """A fleet and a lone device with a journal, 50 times in all, half at random and half at each step."""
+    """A fleet and a single device with a journal, 50 times in all, half at random and half at each step."""
     wire = _Bytes()
     kills = options.count(50)
     points = [METER_POINTS[i % len(METER_POINTS)] for i in range(kills // 2)]
@@ -55,7 +55,7 @@ def meter_kills(options: Options) -> CaseOutcome:
         fleets=2,
         device=True,
         listens_to=(f"{PREFIX}/batch/#",),
-        hear=wire.hear,
+        on_message=wire.on_message,
         **SLOW,
     ) as cluster:
         cluster.start()

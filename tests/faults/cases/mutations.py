@@ -1,4 +1,4 @@
-"""The other way round: with a safeguard taken out, the faults must be noticed."""
+"""With a safeguard removed, a fault case must fail."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ __all__ = ["MUTANTS", "is_red", "mutants"]
 
 
 def mutants(options: Options) -> CaseOutcome:
-    """Each safeguard taken out in turn: it is a fault if that is not noticed."""
+    """Each safeguard removed in turn; it is a fault if no case fails."""
     begun = time.monotonic()
     red: dict[str, str] = {}
     faults = []
@@ -48,7 +48,7 @@ def mutants(options: Options) -> CaseOutcome:
 
 
 def is_red(name: str, outcome: CaseOutcome) -> bool:
-    """Whether the outcome shows what this mutation does, and not only that a run was slow."""
+    """Whether the outcome shows the effect of this mutation, and not only a slow run."""
     said = " ".join(outcome.faults)
     if name == "dedup":
         return outcome.duplicated > 0 or "counted twice" in said
@@ -58,7 +58,7 @@ def is_red(name: str, outcome: CaseOutcome) -> bool:
 
 
 def dedup(options: Options) -> CaseOutcome:
-    """Without (a): a killed broker makes meters repeat themselves."""
+    """Without (a): after a killed broker, repeated batches are counted twice."""
     with options.cluster(
         "without-dedup", batches=300, meters=20, whole=True, mutate={"aggregator": "dedup"}, **SLOW
     ) as cluster:
@@ -70,7 +70,7 @@ def dedup(options: Options) -> CaseOutcome:
 
 
 def early_receipt(options: Options) -> CaseOutcome:
-    """Without (b): what was receipted and not committed dies with the process."""
+    """Without (b): batches with a receipt and without a commit are lost with the process."""
     with options.cluster(
         "early-receipt",
         batches=600,
@@ -88,7 +88,7 @@ def early_receipt(options: Options) -> CaseOutcome:
 
 
 def no_outbox(options: Options) -> CaseOutcome:
-    """Without (c), the control run: a broker killed without a memory must cost batches."""
+    """Without (c), the control run: a killed broker without persistence must lose batches."""
     with options.cluster(
         "without-outbox",
         batches=800,
@@ -118,18 +118,18 @@ def two_steps(options: Options) -> CaseOutcome:
         try:
             cluster.kill_aggregator()
             return cluster.finish(timeout_s=2, quiet_s=2)
-        except ProgramFailed as failed:  # it will not go on with a state that contradicts itself
+        except ProgramFailed as failed:  # it refuses an inconsistent state
             return cluster.outcome([str(failed)])
 
 
 def no_sync(options: Options) -> CaseOutcome:
-    """Without synchronous=FULL: only a power cut shows it."""
+    """Without synchronous=FULL: only a power cut detects it."""
     with installed(), mutated("no-sync"):
         return aggregator_disk(replace(options, scale=0.04))
 
 
 def no_count(options: Options) -> CaseOutcome:
-    """Without the second count: a damaged log is taken for a short one."""
+    """Without the second count: a damaged log looks like a shorter one."""
     with mutated("no-count"):
         return flipped_bytes(replace(options, scale=0.05, batches=None))
 

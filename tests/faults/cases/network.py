@@ -77,7 +77,7 @@ def _memory(cluster: Cluster) -> dict[str, float]:
 
 
 def reconnect_storm(options: Options) -> CaseOutcome:
-    """1,000 agents cut off at once: how their connections come back, and that none starves."""
+    """1,000 agents cut off at once: how they reconnect, and that all make progress."""
     meters = options.count(1_000)
     with options.cluster(
         "reconnect-storm",

@@ -1,4 +1,4 @@
-"""An aggregator that is slow, stopped or away for longer than anybody's queue holds."""
+"""An aggregator that is slow, stopped or offline for longer than the queues last."""
 
 import signal
 
@@ -10,7 +10,7 @@ __all__ = ["outbox_bound", "slow_aggregator"]
 
 
 def slow_aggregator(options: Options) -> CaseOutcome:
-    """Frozen, then away, while meters publish far more than the broker's queue of 1 MB takes."""
+    """Stopped, then offline, while meters publish far more than the broker's queue of 1 MB holds."""
     frozen_s = 20.0 if options.scale >= 1 else 5.0
     with options.cluster(
         "slow-aggregator",
@@ -47,7 +47,7 @@ def outbox_bound(options: Options) -> CaseOutcome:
         batches=meters * windows,
         meters=meters,
         whole=True,
-        speed=windows * meters / 4,  # simulated seconds a second: all windows in four seconds
+        speed=windows * meters / 4,  # simulated seconds per second: all windows in four seconds
         meter=MeterSettings(
             unreceipted_max=2,
             outbox_max_batches=most,

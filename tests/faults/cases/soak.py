@@ -1,4 +1,4 @@
-"""Everything at once, for as long as asked: random faults of all kinds under a steady stream of batches."""
+"""All faults at once, for a given time: random faults of all kinds under a steady stream of batches."""
 
 import signal
 import statistics
@@ -16,8 +16,11 @@ from gridhe.config.settings import AggregatorSettings, MeterSettings
 __all__ = ["soak"]
 
 _METERS = 40
-_FLAT_MB, _FLAT_FILES = 1.15, 3  # the last third against the first: this many times, and so many more
-_SETTLED_S = 6.0  # a process this old has grown as far as starting makes it grow
+_FLAT_MB, _FLAT_FILES = (
+    1.15,
+    3,
+)  # limits for the last third of the run: times the first third; files more than it
+_SETTLED_S = 6.0  # a process of this age has finished the growth of its start
 
 
 def soak(options: Options) -> CaseOutcome:
@@ -55,7 +58,7 @@ def soak(options: Options) -> CaseOutcome:
     return options.require(outcome, watch.flat(), f"not flat: {watch.figures()}")
 
 
-# Kind -> weight. Restarts are rarer than what a process lives through, so that growth could show.
+# Kind -> weight. Restarts are rarer than faults that a process survives, so that growth is visible.
 _FAULTS = {
     "kill aggregator": 1.0,
     "kill fleet": 1.0,
@@ -89,7 +92,7 @@ def _strike(kind: str, cluster: Cluster, proxy: Proxy) -> None:
         cluster.aggregator.signal(signal.SIGCONT)
     elif kind == "rotate":
         world = cluster.world
-        # 40 s ahead: longer than anybody here is cut off, so that all know it in time.
+        # 40 s ahead: longer than any outage here, so that every process learns it in time.
         first = max(world.first_window, cluster.backlog.sealed_until_s() // world.window_s) + 40
         if first < world.first_window + world.windows and first > world.key.plan.first_window:
             world.add_key(first)
@@ -138,7 +141,7 @@ class _Watch:
         return found[0], found[1]
 
     def flat(self) -> bool:
-        """Whether our processes hold no more at the end than at the beginning."""
+        """Whether memory and files did not grow."""
         for name in self.samples:
             (memory, files), (memory_then, files_then) = self._thirds(name)
             if name != "broker" and (memory_then > memory * _FLAT_MB or files_then > files + _FLAT_FILES):

@@ -1,4 +1,4 @@
-"""Receipts that never come, batches that come twice, and in any order."""
+"""Lost receipts, duplicated batches, and batches in any order."""
 
 import time
 from dataclasses import replace
@@ -47,7 +47,7 @@ def traffic(options: Options) -> CaseOutcome:
             crooked.send(shuffled[at : at + 100])
             crooked.commit()
             if rng.random() < 0.05:
-                crooked.start()  # a crash now and then, between commits
+                crooked.start()  # an occasional crash, between commits
         crooked.drain()
         straight.drain()
         same_state = crooked.digest() == straight.digest()

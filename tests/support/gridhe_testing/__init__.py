@@ -1,1 +1,1 @@
-"""What tests share and no user needs: real grids in small."""
+"""Helpers for tests: small grids with real keys, commands and clocks."""

@@ -21,7 +21,7 @@ def free_port() -> int:
 
 
 def wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    """Return once this server takes connections on its loopback port."""
+    """Return when this server accepts connections on its loopback port."""
     for _ in range(200):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -33,7 +33,7 @@ def wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
 
 
 class Shell:
-    """Runs commands in one folder with one environment; `said` keeps all that they ever printed."""
+    """Runs commands in one folder with one environment; `said` collects their output."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class Shell:
     def running(
         self, *command: str, log: str, variables: Mapping[str, str] = {}
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A process beside the others; SIGTERM at the end, its output in the file `log`."""
+        """Start a background process; it gets SIGTERM at the end, its output in the file `log`."""
         with (self.folder / log).open("ab") as out:
             process = start_process(
                 command, cwd=self.folder, env={**self.environment, **variables}, stdout=out, stderr=out

@@ -42,7 +42,7 @@ _RUN_S = 3
 
 
 def _import_everything() -> None:
-    """What a command imports late, too: the user that runs it may not be able to read the checkout."""
+    """Import late imports now, because the command's user may not be able to read the checkout."""
     for room in _ROOMS:
         package = importlib.import_module(f"gridhe.{room}")
         for module in pkgutil.walk_packages(package.__path__, f"gridhe.{room}."):
@@ -51,7 +51,7 @@ def _import_everything() -> None:
 
 
 def _become(command: list[str], job: dict[str, object], stderr: Path) -> None:
-    """In the fork: stand where the command is to run, as its user, and be it."""
+    """In the fork: change to the command's folder and user, and run it."""
     if os.environ.get("CONDITION_KEEPS_STDERR") != "1":
         handle = os.open(stderr, os.O_WRONLY | os.O_CREAT, 0o644)
         os.dup2(handle, 2)

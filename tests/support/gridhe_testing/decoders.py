@@ -1,4 +1,4 @@
-"""What each decoder may do with any bytes: return, or raise its own error. For fuzzing and its quick form.
+"""For any bytes a decoder must return or raise its own error. For fuzzing and its quick form.
 
 Signatures and tags would stop a fuzzer at the door. So the first byte of an input chooses how far inside
 the rest begins: as it came, or sealed again with the real key, as only an authentic but hostile sender could.
@@ -57,7 +57,7 @@ class Decoder:
     feeders: tuple[Callable[[bytes], object], ...]
     errors: tuple[type[Exception], ...]
     seeds: tuple[bytes, ...]
-    close: Callable[[], object] = field(default=lambda: None)  # when no more is fed
+    close: Callable[[], object] = field(default=lambda: None)  # called after the last input
 
     def feed(self, data: bytes) -> None:
         if data:
@@ -235,7 +235,7 @@ def credential(directory: Path) -> Decoder:
 
 
 def state(directory: Path) -> Decoder:
-    """Rows as a damaged disk could give them back: those that pass their checksum, and those that don't."""
+    """Rows as a damaged disk could return them, with and without a valid checksum."""
     database = Database(directory / "state", authority="a", aggregator="main")
     totals, key = Totals(database), TotalKey("p" + "0" * 16, "north", 7, 0)
     row = TotalRow(

@@ -26,7 +26,7 @@ FIRST_WINDOW = 480_000
 
 @dataclass
 class Grid(MadeUpAuthority):
-    """An authority's whole world, for tests that stand in for every role but the aggregator."""
+    """An authority and meters, for tests that play every role except the aggregator."""
 
     directory: Path
     minimum_meters: int = 3
@@ -72,7 +72,7 @@ class Grid(MadeUpAuthority):
         return float(self.plan.window_start_s(FIRST_WINDOW + 1) + 1)
 
     def start(self) -> Engine:
-        """A new engine on the state directory; what the last one did not commit is gone."""
+        """A new engine on the state directory; uncommitted batches of the last one are lost."""
         self.stop()
         self.database = Database(
             self.directory, authority=self.credential.authority, aggregator=self.credential.aggregator

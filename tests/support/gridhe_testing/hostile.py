@@ -1,4 +1,4 @@
-"""Hostile envelopes against the real engine: junk, mutations, and authentic senders that lie.
+"""Hostile envelopes against the real engine: junk, mutations, and enrolled senders with false content.
 
     make hostile      # a million; HOSTILE="--count 1000 --seed 7" gives other flags
 
@@ -30,7 +30,7 @@ ROGUE = "rogue"
 
 
 class Attacker:
-    """Has a meter's credential (`rogue`) and has overheard every neighbour's envelope."""
+    """Has a meter's credential (`rogue`) and a copy of every neighbour's envelope."""
 
     def __init__(self, grid: Grid, seed: int) -> None:
         self.grid, self.rng = grid, random.Random(seed)
@@ -131,7 +131,7 @@ class Attacker:
         data[at + 1] ^= self.rng.randint(1, 255)
         return topic, bytes(data)
 
-    # with the rogue's own key: authentic, and lying
+    # with the rogue's own key: authentic, with false content
 
     def _forged(self, ciphertext: bytes, **changes: object) -> tuple[str, bytes]:
         return self._topic(ROGUE), self.grid.forged(ROGUE, ciphertext=ciphertext, **changes)
@@ -148,7 +148,7 @@ class Attacker:
         return self._forged(planes.pack(residues))
 
     def transparent(self) -> tuple[str, bytes]:
-        """An all-zero second component: a plaintext that says it is a ciphertext."""
+        """An all-zero second component: a plaintext in the format of a ciphertext."""
         residues = self.grid.planes.unpack(self.sound)
         residues[1] = 0
         if self.rng.random() < 0.3:
@@ -186,7 +186,7 @@ def resident_mb() -> float:
 def attack(
     grid: Grid, count: int, seed: int, *, tell: Callable[[int], None] = lambda sent: None
 ) -> dict[str, object]:
-    """Send `count` hostile envelopes between the neighbours' own; what came of it."""
+    """Send `count` hostile envelopes between the neighbours' own; return the result."""
     attacker = Attacker(grid, seed)
     neighbours = [meter for meter in grid.meters if meter != ROGUE]
     arrivals: dict[int, str] = {
@@ -212,7 +212,7 @@ def attack(
                 settled_mb = now_mb
             tell(sent + 1)
     seconds = time.perf_counter() - started
-    totals |= grid.totals(grid.engine.commit(grid.now + 10_000))  # the rogue never sent a sound one
+    totals |= grid.totals(grid.engine.commit(grid.now + 10_000))  # the rogue never sent a valid one
     counters = grid.engine.counters
     exact = all(
         np.array_equal(

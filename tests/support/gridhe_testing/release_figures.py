@@ -1,4 +1,4 @@
-"""What release promises, measured: the noise's deviation, the rounding, and kills in the middle.
+"""Measures the promises of release: the noise's deviation, the rounding, and kills in the middle.
 
 make hostile      # runs this too, at full size
 
@@ -102,7 +102,7 @@ def rounding(slots: int, seed: int) -> dict[str, object]:
 
 
 class _Spied:
-    """Writes down each noise draw before it is used, so that a killed process has left it too."""
+    """Logs each noise draw before it is used, so that draws of a killed process are known too."""
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -116,7 +116,7 @@ class _Spied:
 
 
 def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
-    """`count` releases, each killed at a random moment, then asked for again twice."""
+    """`count` releases, each killed at a random moment, then requested twice again."""
     rng, settings = random.Random(seed), _small_settings()
     home = AuthorityHome.init(folder / "home", settings, b"correct horse", kdf=Kdf(n=2**14))
     credential = load_aggregator(home.enrol_aggregator("agg1", settings))
@@ -148,7 +148,7 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
         expected.append(sums)
 
     def release(window: int) -> list[int]:
-        """In a process of its own, from opening the ledger on; its answer."""
+        """Release in a new process, from opening the ledger; return its answer."""
         with Releaser(
             home.paths,
             plans={plan.plan_id: plan},

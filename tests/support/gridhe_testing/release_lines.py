@@ -1,4 +1,4 @@
-"""What `release --follow --out` promises, measured: SIGKILL at random moments loses and doubles no line.
+"""Measures the promises of `release --follow --out`: SIGKILL at random moments loses and doubles no line.
 
 make hostile      # runs this too, with 200 kills
 
@@ -113,7 +113,7 @@ class _Child:
             os.dup2(writing, 1)
             with self._log.open("ab") as log:
                 os.dup2(log.fileno(), 2)
-            # Our own objects remember what kind of file theirs was, and whether it can seek.
+            # Python's file objects cache the type of the old file, and whether it can seek.
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             os.environ |= {"GRIDHE_PASSPHRASE": PASSPHRASE, "GRIDHE_RELEASE__PUBLISH": "true"}
             command = ["release", "--home", str(folder / "home"), "--out", str(folder / "released.jsonl")]
@@ -129,7 +129,7 @@ class _Child:
         os.close(writing)
 
     def read(self, lines: int) -> float:
-        """Wait until so many lines have come on stdout; seconds since the start."""
+        """Wait until this many lines are on stdout; return the seconds since the start."""
         deadline = self.started + PATIENCE_S
         while self._lines < lines:
             if not select.select([self.out], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -159,7 +159,7 @@ class _Child:
 
 
 def lines_of(path: Path) -> tuple[list[dict[str, object]], int]:
-    """The file's whole lines, and how many are torn."""
+    """The file's complete lines, and the number of torn ones."""
     whole: list[dict[str, object]] = []
     torn = 0
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
@@ -172,7 +172,7 @@ def lines_of(path: Path) -> tuple[list[dict[str, object]], int]:
 
 
 def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
-    """Kill so many followers, and count the lines."""
+    """Kill this many `release --follow` processes, and count the lines."""
     mosquitto = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
     if mosquitto is None:
         raise AssertionError("there is no mosquitto here; apt install mosquitto")
@@ -247,7 +247,7 @@ def _judged(world: _World, path: Path) -> dict[str, object]:
 
 
 def _retained(world: _World, url: str) -> dict[str, int]:
-    """The window that stands on release/<group>, as the operator reads it."""
+    """The window published on release/<group>, read as the operator."""
     password = (world.folder / "home" / "credentials" / "operator.password").read_text().strip()
     found: dict[str, int] = {}
 

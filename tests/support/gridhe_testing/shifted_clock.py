@@ -1,4 +1,4 @@
-"""A gridhe command whose wall clock is off by the seconds in a file; a step is believed after a second.
+"""A gridhe command whose wall clock is off by the seconds in a file; a step is accepted after a second.
 
 python -m gridhe_testing.shifted_clock FILE gridhe.meter_agent.cli run --credential ...
 """
