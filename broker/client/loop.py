@@ -77,6 +77,7 @@ class EventLoop:
         self._stopping = False
         self._predicate: Callable[[], bool] | None = None
         self._fulfilled = False
+        self._runs = 0  # calls of run_until that have turned
 
     # -- members -------------------------------------------------------------------------------
 
@@ -189,6 +190,7 @@ class EventLoop:
             if self._stopping or (timeout_s is not None and timeout_s <= 0):
                 return False
             self._predicate, self._fulfilled = predicate, False
+            self._runs += 1
             deadline = None if timeout_s is None else self.asyncio.call_later(timeout_s, self.asyncio.stop)
             try:
                 self.asyncio.run_forever()
@@ -226,7 +228,12 @@ class EventLoop:
     def _evaluate(self, predicate: Callable[[], bool]) -> None:
         if not self._fulfilled and predicate():
             self._fulfilled = True
-            self.asyncio.call_soon(self.asyncio.stop)  # after callbacks scheduled with `soon`, such as writes
+            # After callbacks scheduled with `soon`, such as writes.
+            self.asyncio.call_soon(self._end_run, self._runs)
+
+    def _end_run(self, run: int) -> None:
+        if run == self._runs:  # otherwise that run has ended already, at its deadline
+            self.asyncio.stop()
 
     def _stop_if_asked(self) -> None:
         if self._stopping:  # False if an earlier run has ended with this `stop`

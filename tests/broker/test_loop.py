@@ -343,3 +343,18 @@ def test_a_low_hard_limit_of_open_files_is_refused_with_the_way_out() -> None:
     assert "refused:" in said
     assert "250 are allowed" in said
     assert "ulimit" in said
+
+
+def test_repro_a_run_that_was_fulfilled_at_its_deadline_ended_the_next_run_at_once() -> None:
+    done: list[bool] = []
+    with EventLoop() as loop:
+
+        def at_the_deadline() -> None:
+            done.append(True)  # fulfils the predicate in the turn in which the deadline stops the run
+            loop.asyncio.stop()
+
+        loop.call_later(0.01, at_the_deadline)
+        assert loop.run_until(lambda: bool(done), 5)
+        later: list[bool] = []
+        loop.call_later(0.2, lambda: later.append(True))
+        assert loop.run_until(lambda: bool(later), 5)

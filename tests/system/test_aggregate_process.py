@@ -199,20 +199,27 @@ def test_a_second_process_on_the_same_state_is_refused(grid, outside, aggregate,
     assert "is in use by process" in (tmp_path / "aggregate-1.log").read_text()
 
 
+def set_shift(file: Path, seconds: float) -> None:
+    """Replace the file at once: a process reads it at every look at its clock."""
+    new = file.with_name("shift.new")
+    new.write_text(str(seconds))
+    new.replace(file)
+
+
 @pytest.mark.parametrize("ahead_s", [-1.7e9, 900 * 86_400.0])
 def test_repro_an_aggregator_accepted_a_wrong_clock(
     grid, aggregate, outside: Outside, tmp_path: Path, ahead_s: float
 ) -> None:
     """It refuses for now, closes nothing and survives a hang-up; when the clock is set it goes on."""
     shift = tmp_path / "shift"
-    shift.write_text("0")
+    set_shift(shift, 0.0)
     batches = {(meter, WINDOW): grid.envelope(meter) for meter in grid.meters}
     counted = {key: batches[key] for key in list(batches)[:3]}
     first = aggregate(shift=shift)
     outside.send(counted)
     first.kill()
     first.wait()
-    shift.write_text(str(ahead_s))
+    set_shift(shift, ahead_s)
     outside.receipted.clear()
     process = aggregate(shift=shift)
     outside.send(counted)  # what is counted is receipted, whatever the clock says
@@ -221,13 +228,15 @@ def test_repro_an_aggregator_accepted_a_wrong_clock(
     outside.until(lambda: bool(outside.refused))
     assert (outside.refused, outside.totals) == ({"clock"}, {})
     process.send_signal(signal.SIGHUP)
-    shift.write_text("0")
+    set_shift(shift, 0.0)
+    log = tmp_path / "aggregate-1.log"
+    outside.until(lambda: "the clock is believed again" in log.read_text())
     outside.send(batches)
     outside.until(lambda: ("grid", WINDOW, 0) in outside.totals)
     total = outside.totals["grid", WINDOW, 0]
     assert np.array_equal(grid.decrypted(total), grid.expected(grid.meters))
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    said = (tmp_path / "aggregate-1.log").read_text()
+    said = log.read_text()
     assert said.count("the clock says") == 1
     assert "SIGHUP is ignored" in said
