@@ -1,12 +1,18 @@
 """Conditions under which a decrypted total is the exact integer sum, and the limits of a ring.
 
-K is the largest number of meters in a total, v the largest slot value of one meter, Q the product of the
-data primes. `bound` is the slot error that is exceeded with probability below 2^-64 (`gridhe.plan.noise`).
-A total is exact if
+K is the largest number of meters in a total, v the largest number that one meter puts in a slot (a guard
+included), Q the product of the data primes. `bound` is the slot error that is exceeded with probability below
+2^-64 (`gridhe.plan.noise`). A total is exact if
 
     bound / scale + K * v * 2^-50 <= 1/2           noise, and the rounding of doubles in encoding and decoding
     scale * K * v + noise < Q / 2                  no wrap-around: a wrapped total is garbage without an error
     K * v <= 2^46                                  the range in which doubles are precise enough
+
+Before flooding and rounding, a slot of a total of K meters is a whole number to within the tolerance
+
+    tol(K) = 32 t sqrt(K) sqrt(N/2) / scale + K * v * 2^-50
+
+which is the first line's bound without the flooding (t: `gridhe.plan.noise.fresh_error_sigma`).
 """
 
 import math
@@ -16,11 +22,47 @@ from gridhe.config.settings import CkksSettings
 from gridhe.errors import PlanError
 from gridhe.plan.noise import FLOODING_TAIL, flooding_sigma, fresh_error_sigma, slot_error_bound
 from gridhe.plan.parameters import CkksParameters
+from gridhe.plan.plan import Plan
 
-__all__ = ["capacity", "check_exact", "largest_slot", "limit", "rounding_room", "scale_range"]
+__all__ = [
+    "capacity",
+    "check_exact",
+    "grid_tolerance",
+    "guard_bits_for",
+    "largest_slot",
+    "limit",
+    "rounding_room",
+    "scale_range",
+    "slot_tolerance",
+]
 
 _DOUBLE_BITS = 46  # K * v may reach 2^46
 _DOUBLES_LOSE_BITS = 50  # encoding and decoding lose up to max * 2^-50.7 (measured, N = 32768)
+_GUARD_BITS, _SHORT_GUARD_BITS = 16, 14
+
+
+def guard_bits_for(largest: int) -> int:
+    """Bits of a guard: 16, or 14 where guards of 16 would be larger than the largest slot of the plan."""
+    return _GUARD_BITS if largest >= 2**_GUARD_BITS else _SHORT_GUARD_BITS
+
+
+def slot_tolerance(parameters: CkksParameters, scale_bits: int, meters: int, largest: int) -> float:
+    """tol(K) in units of the reading, for totals of `meters` slots of up to `largest`, without flooding."""
+    return (
+        slot_error_bound(parameters.ring_degree, meters) / 2.0**scale_bits
+        + meters * largest * 2.0**-_DOUBLES_LOSE_BITS
+    )
+
+
+def grid_tolerance(plan: Plan, meters: int) -> float:
+    """tol(K): how far a slot of an honest total may be from a whole number, in units of the reading.
+
+    `meters` is the number of batches in the total. A slot that was neither flooded nor rounded exceeds this
+    with probability below 2^-64, in its real or in its imaginary part.
+    """
+    largest = max(quantity.largest_slot for quantity in plan.quantities)
+    largest = max(largest, 2 ** guard_bits_for(largest))
+    return slot_tolerance(plan.parameters, plan.scale_bits, meters, largest)
 
 
 def rounding_room(meters: int, largest: int) -> float:

@@ -1,6 +1,7 @@
 """Capacities: exact at them with real ciphertexts, refused one step beyond, garbage where a sum wraps."""
 
 import functools
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,15 @@ from numpy.typing import NDArray
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
 from gridhe.keyring.release.decrypt import Decryptor
-from gridhe.plan.exactness import capacity, check_exact, largest_slot, limit, rounding_room, scale_range
+from gridhe.plan.exactness import (
+    capacity,
+    check_exact,
+    grid_tolerance,
+    largest_slot,
+    limit,
+    rounding_room,
+    scale_range,
+)
 from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import choose, make_plan
@@ -239,3 +248,20 @@ def test_what_tenseals_doubles_lose_stays_below_what_the_room_allows_for(paramet
         found = np.array(ts.ckks_vector(context, slots.astype(float).tolist(), scale).decrypt())
         lost = np.abs(found - slots).max()
         assert lost < 0.5 - rounding_room(1, 2**46)
+
+
+def test_the_tolerance_is_the_bound_on_the_slot_error_without_flooding() -> None:
+    choice = choose(Settings())
+    plan = make_plan(Settings(), choice, authority="a" + "0" * 16, key_id="k" + "0" * 16, first_window=0)
+    assert (plan.scale_bits, plan.parameters.ring_degree) == (51, 4096)
+    for meters in (1, 5, 1_000):
+        fresh = 32 * math.sqrt((1 + 2 * 4096 / 3) / 12) * math.sqrt(meters) * math.sqrt(2048) / 2**51
+        assert grid_tolerance(plan, meters) == pytest.approx(fresh + meters * 20_000**2 / 2**50, rel=1e-12)
+    assert math.log2(grid_tolerance(plan, 5)) == pytest.approx(-19.1, abs=0.05)
+    assert math.log2(grid_tolerance(plan, 1_000)) == pytest.approx(-11.5, abs=0.05)
+
+
+def test_guards_count_in_the_tolerance_of_a_plan_with_small_readings() -> None:
+    wanted = Settings(plan=PlanSettings(quantities=(QuantitySettings(largest=1, statistics=("sum",)),)))
+    plan = make_plan(wanted, choose(wanted), authority="a" + "0" * 16, key_id="k" + "0" * 16, first_window=0)
+    assert grid_tolerance(plan, 1_000) > 1_000 * 2**14 / 2**50
