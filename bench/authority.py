@@ -3,6 +3,7 @@
 Benchmarks, tests and fault cases build their grids on it and add meters and readings.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from gridhe.config.settings import Settings
 from gridhe.meter_agent.sealing import Encryptor
+from gridhe.plan.guards import GUARD_KEY_BYTES, guard_key, home_key
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import Choice, choose, make_plan
@@ -87,6 +89,7 @@ class MadeUpAuthority:
         self.choice = choose(settings) if choice is None else choice
         self.authority = SigningKey.generate()
         self.secret = new_ingest_secret()
+        self.guard_secret = os.urandom(GUARD_KEY_BYTES)
         self.aggregator_key = SigningKey.generate()
         self.keys: dict[str, PlanKey] = {}
         self.add_key(first_window)
@@ -161,6 +164,8 @@ class MadeUpAuthority:
             group=group,
             password=_PASSWORD,
             ingest_key=self.ingest_key_of(meter),
+            guard_key=guard_key(self.guard_secret, meter),
+            home_key=home_key(self.guard_secret),
             authority_key=self.authority.verify_key,
         )
 

@@ -13,9 +13,12 @@ from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.quantity import Quantity
 from gridhe.plan.slots import SlotLayout
 
-__all__ = ["Plan"]
+__all__ = ["PROOF_SIV_BYTES", "TAGS", "Plan"]
 
-_VERSION = 1
+_VERSION = 2
+TAGS = 8  # tag slots: the last of the guards (gridhe.plan.guards)
+PROOF_SIV_BYTES = 8  # of a batch's proof; the sealed presence follows
+GUARD_BITS = (14, 16)
 
 
 # The exact types in the msgpack record: a float in place of an integer (4096.0) would pass every comparison.
@@ -23,6 +26,7 @@ _PLAN_TYPES: dict[str, type[Any]] = {
     **dict.fromkeys(("authority", "key"), str),
     **dict.fromkeys(("first_window", "window_s", "interval_s", "largest_group", "largest_rollup"), int),
     **dict.fromkeys(("minimum_meters", "ring_degree", "scale_bits", "flooding_bits", "decryptions"), int),
+    "guard_bits": int,
     **dict.fromkeys(("grace_s", "late_s", "early_s", "horizon_s"), float),
     **dict.fromkeys(("quantities", "prime_bits"), list),
 }
@@ -84,6 +88,7 @@ class Plan:
     scale_bits: int
     flooding_bits: int
     decryptions: int
+    guard_bits: int
 
     def __post_init__(self) -> None:
         for name, largest in _LARGEST.items():
@@ -110,10 +115,12 @@ class Plan:
             raise PlanError(f"first_window {self.first_window} is out of range")
         if not 1 <= self.scale_bits <= 120 or self.flooding_bits < 0 or self.decryptions < 1:
             raise PlanError("scale_bits, flooding_bits or decryptions is out of range")
-        if self.layout.used > self.parameters.slots:
+        if self.guard_bits not in GUARD_BITS:
+            raise PlanError(f"guard_bits {self.guard_bits} must be one of {GUARD_BITS}")
+        if self.guards < TAGS:
             raise PlanError(
-                f"{self.layout.used} slots are needed, {self.parameters} has {self.parameters.slots}: "
-                "fewer bins, longer intervals or a larger ring"
+                f"{self.layout.used} slots and {TAGS} tag slots are needed, {self.parameters} has "
+                f"{self.parameters.slots}: fewer bins, longer intervals or a larger ring"
             )
 
     @property
@@ -135,6 +142,16 @@ class Plan:
     def layout(self) -> SlotLayout:
         """The slots of this plan's ciphertexts."""
         return SlotLayout(self.quantities, self.intervals)
+
+    @property
+    def guards(self) -> int:
+        """Guard slots: all slots that the layout does not use, G. The last `TAGS` are tag slots."""
+        return self.parameters.slots - self.layout.used
+
+    @property
+    def proof_bytes(self) -> int:
+        """Size of a batch's proof: 8 bytes of siv, and a bit for each quantity and interval."""
+        return PROOF_SIV_BYTES + -(-len(self.quantities) * self.intervals // 8)
 
     @property
     def flooding_sigma(self) -> float:
@@ -188,6 +205,7 @@ class Plan:
             "scale_bits": self.scale_bits,
             "flooding_bits": self.flooding_bits,
             "decryptions": self.decryptions,
+            "guard_bits": self.guard_bits,
         }
         encoded: bytes = msgpack.packb(record)
         return encoded

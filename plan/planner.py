@@ -13,7 +13,7 @@ from gridhe.errors import PlanError
 from gridhe.plan.exactness import capacity, check_exact, largest_slot, limit, rounding_room, scale_range
 from gridhe.plan.noise import flooding_sigma, slot_error_sigma, slot_failure_log2
 from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
-from gridhe.plan.plan import Plan
+from gridhe.plan.plan import TAGS, Plan
 from gridhe.plan.quantity import Quantity
 from gridhe.plan.slots import SlotLayout
 
@@ -31,6 +31,7 @@ class Choice:
     scale_bits: int
     quantities: tuple[Quantity, ...]
     slots_used: int
+    guard_bits: int
     meters: int  # K: meters in the widest roll-up
     capacity: int  # the largest number of meters that this ring sums exactly, at any scale
     limit: str  # the limit that one more meter exceeds: "doubles" or "noise against wrap"
@@ -79,6 +80,11 @@ def _largest_slot_of(quantity: Quantity, square_shift: int) -> int:
     return max(quantity.largest, (quantity.largest >> square_shift) ** 2 if quantity.squares else 0)
 
 
+def guard_bits_of(quantities: Iterable[Quantity]) -> int:
+    """Bits of a guard: no more than the largest slot has anyway, so that guards cost no exactness."""
+    return 16 if max(q.largest_slot for q in quantities) >= 2**16 else 14
+
+
 def _shifted(quantities: Iterable[Quantity], bound: int) -> tuple[Quantity, ...] | None:
     """The quantities with the smallest square shifts that keep every slot within `bound`; None if none do."""
     shifted = []
@@ -105,8 +111,8 @@ def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity,
     """A choice in this ring, or the reason why there is none."""
     plan, ckks = settings.plan, settings.ckks
     used = _slots_used(plan, wanted)
-    if used > parameters.slots:
-        return f"{parameters}: the plan needs {used} slots, the ring has {parameters.slots}"
+    if used + TAGS > parameters.slots:
+        return f"{parameters}: the plan needs {used + TAGS} slots, the ring has {parameters.slots}"
     bound = largest_slot(parameters, plan.largest_rollup, ckks)
     quantities = _shifted(wanted, bound)
     if quantities is None:
@@ -114,7 +120,8 @@ def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity,
             f"{parameters}: {plan.largest_rollup} meters leave room for slots up to {bound}, "
             f"the plan needs {max(_largest_slot_of(q, _SHIFT_MAX) for q in wanted)}"
         )
-    largest = max(q.largest_slot for q in quantities)
+    guard_bits = guard_bits_of(quantities)
+    largest = max(2**guard_bits, *(q.largest_slot for q in quantities))
     minimum, greatest = scale_range(parameters, plan.largest_rollup, largest, ckks)
     # Half of the spare bits lower the failure probability, the other half keep distance from a wrap-around.
     scale_bits = (minimum + greatest) // 2
@@ -127,6 +134,7 @@ def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity,
         scale_bits=scale_bits,
         quantities=quantities,
         slots_used=used,
+        guard_bits=guard_bits,
         meters=plan.largest_rollup,
         capacity=maximum,
         limit=limit(parameters, maximum + 1, largest, ckks) or "none",
@@ -201,11 +209,14 @@ def _smaller_plans(settings: Settings) -> Iterator[tuple[str, Settings]]:
     """Plans that collect less, so that they fit the slots and the scale of the allowed rings."""
     wanted = quantities_of(settings.plan)
     slots = max(parameters.slots for parameters in _rings(settings.ckks))
-    if _slots_used(settings.plan, wanted) <= slots:
+    if _slots_used(settings.plan, wanted) + TAGS <= slots:
         yield from _smaller(settings)
         return
     blocks = sum(len(SlotLayout.kinds(q)) for q in wanted)
-    for text, fitting in (*_longer_intervals(settings, slots // blocks), *_fewer_bins(settings, slots)):
+    for text, fitting in (
+        *_longer_intervals(settings, (slots - TAGS) // blocks),
+        *_fewer_bins(settings, slots),
+    ):
         yield text, fitting
         for more, changed in _smaller(fitting):
             yield f"{text} and {more}", changed
@@ -276,7 +287,7 @@ def _fewer_bins(settings: Settings, slots: int) -> Iterator[tuple[str, Settings]
 
     def fit(bins: int) -> bool:
         fewer = with_bins(bins).plan
-        return _slots_used(fewer, quantities_of(fewer)) <= slots
+        return _slots_used(fewer, quantities_of(fewer)) + TAGS <= slots
 
     bins = _last(2, max(q.bins for q in plan.quantities), fit)
     if bins is not None:
@@ -286,7 +297,7 @@ def _fewer_bins(settings: Settings, slots: int) -> Iterator[tuple[str, Settings]
 def make_plan(settings: Settings, choice: Choice, *, authority: str, key_id: str, first_window: int) -> Plan:
     """The plan record of a choice. Raises PlanError unless its totals are exact."""
     plan = settings.plan
-    largest = max(q.largest_slot for q in choice.quantities)
+    largest = max(2**choice.guard_bits, *(q.largest_slot for q in choice.quantities))
     check_exact(choice.parameters, choice.scale_bits, plan.largest_rollup, largest, settings.ckks)
     return Plan(
         authority=authority,
@@ -306,4 +317,5 @@ def make_plan(settings: Settings, choice: Choice, *, authority: str, key_id: str
         scale_bits=choice.scale_bits,
         flooding_bits=settings.ckks.flooding_bits,
         decryptions=settings.ckks.decryptions,
+        guard_bits=choice.guard_bits,
     )

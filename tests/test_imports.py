@@ -137,6 +137,12 @@ def test_a_role_that_must_not_decrypt_loads_nothing_of_the_authoritys(role: str)
     assert not {module for module in loaded if room(module) == "gridhe.keyring"}
 
 
+def test_the_aggregator_does_not_load_guards() -> None:
+    # With the meters' guard keys it could make up members.
+    own = [module for module in MODULES if module.startswith("gridhe.aggregator")]
+    assert "gridhe.plan.guards" not in loaded_by(*own)
+
+
 def test_the_aggregator_does_not_load_tenseal() -> None:
     loaded = loaded_by(*(module for module in MODULES if module.startswith("gridhe.aggregator")))
     assert not {"tenseal", "tenseal.tensors"} & loaded

@@ -48,8 +48,10 @@ def _load(path: Path, kind: str, read: Callable[[dict[str, Any]], T]) -> T:
         record = json.loads(data)
         if not isinstance(record, dict) or record.get("kind") != kind:
             actual = record.get("kind") if isinstance(record, dict) else type(record).__name__
-            raise CredentialError(f"{path} is not a credential of kind {kind!r} (it is {actual!r})")
+            raise CredentialError(f"this is not a credential of kind {kind!r} (it is {actual!r})")
         return read(record)
+    except CredentialError as error:
+        raise CredentialError(f"{path}: {error}") from None
     # Without the exception's own text, which may quote the secret.
     except (ValueError, TypeError, KeyError, RecursionError, ConfigError) as error:
         raise CredentialError(
@@ -59,12 +61,17 @@ def _load(path: Path, kind: str, read: Callable[[dict[str, Any]], T]) -> T:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceCredential:
-    """Secrets of one meter (password, ingest key), its group, and the authority's verify key."""
+    """Secrets of one meter, its group, and the authority's verify key.
+
+    `guard_key` is the meter's own, `home_key` that of all meters (gridhe.plan.guards).
+    """
 
     meter: str
     group: str
     password: str = field(repr=False)
     ingest_key: bytes = field(repr=False)
+    guard_key: bytes = field(repr=False)
+    home_key: bytes = field(repr=False)
     authority_key: bytes
 
     @property
@@ -78,15 +85,24 @@ class DeviceCredential:
             "group": self.group,
             "password": self.password,
             "ingest_key": self.ingest_key.hex(),
+            "guard_key": self.guard_key.hex(),
+            "home_key": self.home_key.hex(),
         }
 
     @classmethod
     def _read(cls, record: dict[str, Any], authority_key: bytes) -> "DeviceCredential":
+        if not {"guard_key", "home_key"} <= record.keys():
+            raise CredentialError(
+                f"the credential of {check_meter(record['meter'])} has no guard keys; make a new one with: "
+                f"gridhe-keyring enrol {record['meter']} --group {check_group(record['group'])}"
+            )
         return cls(
             meter=check_meter(record["meter"]),
             group=check_group(record["group"]),
             password=_text(record, "password"),
             ingest_key=_hex_key(record, "ingest_key"),
+            guard_key=_hex_key(record, "guard_key"),
+            home_key=_hex_key(record, "home_key"),
             authority_key=authority_key,
         )
 

@@ -1,7 +1,8 @@
 """Receipts: from the aggregator to a meter, and from the authority to an aggregator.
 
-msgpack array of two byte strings [body, tag]; the tag is HMAC-SHA256 over the body with the
-receiver's ingest key, so that nobody else can make a meter delete a batch.
+msgpack array of two byte strings [body, tag]; the tag is HMAC-SHA256 over a domain and the body with the
+receiver's ingest key, so that nobody else can make a meter delete a batch. The domain, `gridhe/v2/receipt/`,
+the kind (`batches` or `totals`) and a zero byte, keeps one kind of receipt from passing for the other.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ __all__ = [
     "TotalReceipt",
 ]
 
-VERSION = 1
+VERSION = 2
 RECEIPT_BYTES_MAX = 1 << 20
 # Refusals with a cause that can pass: a clock moves on or is set, the aggregator receives the plan or the
 # roster, a full part closes. With `after_plan` the meter waits for the next plan and seals the window again.
@@ -32,20 +33,20 @@ LATE, MOVED = "late", "group"
 TRANSIENT_REASONS = frozenset({"after_plan", "capacity", "clock", "early", LATE, "not_enrolled", "plan"})
 # The same for totals. This refusal is not final, because a forged total can cause it.
 TRANSIENT_TOTAL_REASONS = frozenset({"signature"})
-_BATCHES, _TOTALS = "batches", "totals"  # `kind`, so that one receipt cannot pass for the other
+_BATCHES, _TOTALS = b"gridhe/v2/receipt/batches\0", b"gridhe/v2/receipt/totals\0"
 
 
-def _seal(body: bytes, ingest_key: bytes) -> bytes:
-    return pack([body, tag(ingest_key, body)])
+def _seal(domain: bytes, body: bytes, ingest_key: bytes) -> bytes:
+    return pack([body, tag(ingest_key, domain, body)])
 
 
-def _open(data: bytes, ingest_key: bytes, kind: str) -> dict[str, object]:
+def _open(data: bytes, ingest_key: bytes, domain: bytes) -> dict[str, object]:
     body, received_tag = unpack_bins(data, 2, RECEIPT_BYTES_MAX)
-    if not tag_matches(received_tag, ingest_key, body):
+    if not tag_matches(received_tag, ingest_key, domain, body):
         raise EnvelopeError("tag", "the receipt's tag does not match")
     record = unpack(body)
-    if field(record, "v", int) != VERSION or field(record, "kind", str) != kind:
-        raise EnvelopeError("version", f"not a version {VERSION} receipt for {kind}")
+    if field(record, "v", int) != VERSION:
+        raise EnvelopeError("version", f"receipt version {record['v']}, this is version {VERSION}")
     return dict(record)
 
 
@@ -73,13 +74,12 @@ class Receipt:
         refused = [[window, reason] for window, reason in self.refused]
         body = {
             "v": VERSION,
-            "kind": _BATCHES,
             "plan": self.plan,
             "meter": self.meter,
             "committed": list(self.committed),
             "refused": refused,
         }
-        return _seal(pack(body), ingest_key)
+        return _seal(_BATCHES, pack(body), ingest_key)
 
     @classmethod
     def decode(cls, data: bytes, ingest_key: bytes) -> "Receipt":
@@ -109,9 +109,10 @@ RefusedTotal = tuple[str, str, int, int, str]  # the fields of its TotalKey, and
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalReceipt:
-    """Totals that the authority has stored, and totals that it refused, each with its reason.
+    """Totals that the authority has opened (`stored`), and totals that it refused, each with its reason.
 
-    An empty `refused` is not encoded, because the field was added later.
+    The reason is the name of a rule. `unsound` stands for every check of the decrypted slots, so that a
+    receipt does not show which one failed.
     """
 
     aggregator: str
@@ -120,11 +121,13 @@ class TotalReceipt:
 
     def encode(self, ingest_key: bytes) -> bytes:
         """The receipt's bytes, tagged for this aggregator."""
-        stored = [list(entry) for entry in self.stored]
-        body = {"v": VERSION, "kind": _TOTALS, "aggregator": self.aggregator, "stored": stored}
-        if self.refused:
-            body["refused"] = [list(entry) for entry in self.refused]
-        return _seal(pack(body), ingest_key)
+        body = {
+            "v": VERSION,
+            "aggregator": self.aggregator,
+            "stored": [list(entry) for entry in self.stored],
+            "refused": [list(entry) for entry in self.refused],
+        }
+        return _seal(_TOTALS, pack(body), ingest_key)
 
     @classmethod
     def decode(cls, data: bytes, ingest_key: bytes) -> "TotalReceipt":
@@ -132,7 +135,7 @@ class TotalReceipt:
         record = _open(data, ingest_key, _TOTALS)
         stored = tuple(_total_key(entry) for entry in field(record, "stored", tuple))
         refused = []
-        for entry in field({"refused": (), **record}, "refused", tuple):
+        for entry in field(record, "refused", tuple):
             if not (isinstance(entry, tuple) and len(entry) == 5 and type(entry[4]) is str):
                 raise EnvelopeError("malformed", "refused must be lists of a total and a reason")
             refused.append((*_total_key(entry[:4]), entry[4]))

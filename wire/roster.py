@@ -1,5 +1,9 @@
 """The roster: the meters with their groups, and all plans. Signed by the authority, read by aggregators.
 
+It also names the former meters of each group: a part may hold the batch of a meter that was moved or revoked
+afterwards, and the total must be able to name it. The group's meters, present and former, in ascending order
+of name are what the bitmaps of member lists refer to (gridhe.wire.total).
+
 A `Roster` has all entries in memory. A `RosterReader` reads them from the bytes one by one, so that an
 aggregator of a million meters does not need memory for all.
 """
@@ -15,7 +19,7 @@ from gridhe.plan.names import ancestors, check_group, check_meter
 from gridhe.wire.codec import plan_id
 from gridhe.wire.signing import SigningKey, open_record, sign_record
 
-__all__ = ["Roster", "RosterEntry", "RosterPlan", "RosterReader"]
+__all__ = ["FormerPlace", "Roster", "RosterEntry", "RosterPlan", "RosterReader"]
 
 _KIND = "roster"
 _READ = 1 << 16
@@ -34,6 +38,14 @@ class RosterEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class FormerPlace:
+    """A meter that was in `group` and is not any more."""
+
+    meter: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
 class RosterPlan:
     """A plan that starts at `start_s` (UTC epoch seconds). Retired: its totals can no longer be decrypted."""
 
@@ -43,8 +55,8 @@ class RosterPlan:
 
 
 def _plans(rows: object) -> tuple[RosterPlan, ...]:
-    if type(rows) is not list or not 0 < len(rows) <= _PLANS_MAX:
-        raise ValueError(f"the plans are not a list of 1 to {_PLANS_MAX}")
+    if type(rows) is not list or len(rows) > _PLANS_MAX:
+        raise ValueError(f"the plans are not a list of up to {_PLANS_MAX}")
     plans = []
     for row in rows:
         if type(row) is not list or [type(part) for part in row] != [str, int, bool]:
@@ -58,12 +70,17 @@ def _plans(rows: object) -> tuple[RosterPlan, ...]:
     return tuple(plans)
 
 
-def _entry(groups: list[str], meter: str, at: int, from_s: int) -> RosterEntry:
+def _group(groups: list[str], meter: str, at: int) -> str:
     if type(at) is not int or not 0 <= at < len(groups):
         raise ValueError(f"{meter!r} is in group number {at!r} of {len(groups)}")
+    return groups[at]
+
+
+def _entry(groups: list[str], meter: str, at: int, from_s: int) -> RosterEntry:
+    group = _group(groups, meter, at)
     if type(from_s) is not int or not 0 <= from_s < _FROM_S_MAX:
         raise ValueError(f"{meter!r} counts from {from_s!r}")
-    return RosterEntry(check_meter(meter), groups[at], from_s)
+    return RosterEntry(check_meter(meter), group, from_s)
 
 
 def _check_leaves(leaves: set[str]) -> None:
@@ -79,7 +96,8 @@ class Roster:
 
     version: int
     entries: tuple[RosterEntry, ...]
-    plans: tuple[RosterPlan, ...] = ()  # all plans ever made; empty: the roster has no list of plans
+    plans: tuple[RosterPlan, ...] = ()  # all plans ever made
+    former: tuple[FormerPlace, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ConfigError if a group has both meters and narrower groups, or if a meter occurs twice."""
@@ -88,29 +106,44 @@ class Roster:
             raise ConfigError("a meter occurs twice in the roster")
 
     def encode(self, key: SigningKey) -> bytes:
-        """The signed roster: version, groups, plans if any, and a row [meter, group index, from_s] each."""
-        groups = sorted({entry.group for entry in self.entries})
+        """The signed roster: version, groups, plans, rows [meter, group index, from_s], and former meters.
+
+        Former meters are rows [meter, group index].
+        """
+        groups = sorted({place.group for place in (*self.entries, *self.former)})
         index = {group: i for i, group in enumerate(groups)}
         rows = [[entry.meter, index[entry.group], entry.from_s] for entry in self.entries]
         plans = [[plan.plan_id, plan.start_s, plan.retired] for plan in self.plans]
-        body = [self.version, groups, plans, rows] if plans else [self.version, groups, rows]
-        return sign_record(key, _KIND, msgpack.packb(body))
+        former = [[place.meter, index[place.group]] for place in self.former]
+        return sign_record(key, _KIND, msgpack.packb([self.version, groups, plans, rows, former]))
 
     @classmethod
     def decode(cls, data: bytes, verify_key: bytes) -> "Roster":
         """The roster in these bytes. Raises BundleError if not valid or not signed by this authority."""
         reader = RosterReader(data, verify_key)
-        return cls(version=reader.version, entries=tuple(reader.entries()), plans=reader.plans)
+        return cls(
+            version=reader.version,
+            entries=tuple(reader.entries()),
+            plans=reader.plans,
+            former=tuple(reader.former()),
+        )
 
     @classmethod
-    def of(cls, version: int, entries: Iterable[RosterEntry], plans: Iterable[RosterPlan] = ()) -> "Roster":
-        """A roster with its entries sorted by meter."""
+    def of(
+        cls,
+        version: int,
+        entries: Iterable[RosterEntry],
+        plans: Iterable[RosterPlan] = (),
+        former: Iterable[FormerPlace] = (),
+    ) -> "Roster":
+        """A roster with its entries and former meters sorted by meter."""
         rows = tuple(sorted(entries, key=lambda entry: entry.meter))
-        return cls(version=version, entries=rows, plans=tuple(plans))
+        places = tuple(sorted(former, key=lambda place: (place.meter, place.group)))
+        return cls(version=version, entries=rows, plans=tuple(plans), former=places)
 
 
 class RosterReader:
-    """A signed roster's `version` and `plans`; `entries` reads its entries one by one."""
+    """A signed roster's `version` and `plans`; `entries` and `former` read its rows one by one."""
 
     def __init__(self, data: bytes, verify_key: bytes) -> None:
         """Check the signature, read version and plans. Raises BundleError."""
@@ -125,15 +158,14 @@ class RosterReader:
         unpacker = msgpack.Unpacker(
             BytesIO(self._body), read_size=_READ, max_buffer_size=_READ + len(self._body)
         )
-        length = unpacker.read_array_header()
-        if length not in (3, 4):
-            raise ValueError("not a list of version, groups, plans and rows")
+        if unpacker.read_array_header() != 5:
+            raise ValueError("not a list of version, groups, plans, meters and former meters")
         version, groups = unpacker.unpack(), unpacker.unpack()
         if type(version) is not int or type(groups) is not list:
             raise ValueError("the version is not an integer, or the groups are not a list")
         for group in groups:
             check_group(group)
-        plans = _plans(unpacker.unpack()) if length == 4 else ()
+        plans = _plans(unpacker.unpack())
         return unpacker, version, groups, plans, unpacker.read_array_header()
 
     def entries(self) -> Iterator[RosterEntry]:
@@ -155,11 +187,27 @@ class RosterReader:
                 sorted_so_far = sorted_so_far and entry.meter > before
                 before = entry.meter
                 yield entry
-            if unpacker.tell() != len(self._body):
-                raise ValueError("bytes after the last row")
             _check_leaves({groups[at] for at in used})
             if not sorted_so_far:
                 self._check_names(rows)
+        except _FAULTS as error:
+            raise _invalid(error) from None
+
+    def former(self) -> Iterator[FormerPlace]:
+        """Every former meter, in the order of the bytes.
+
+        Raises BundleError at a row that is not valid, and at the end if bytes follow. So make no permanent
+        change before the end.
+        """
+        try:
+            unpacker, _, groups, _, rows = self._begin()
+            for _ in range(rows):
+                unpacker.skip()
+            for _ in range(unpacker.read_array_header()):
+                meter, at = unpacker.unpack()
+                yield FormerPlace(check_meter(meter), _group(groups, meter, at))
+            if unpacker.tell() != len(self._body):
+                raise ValueError("bytes after the last row")
         except _FAULTS as error:
             raise _invalid(error) from None
 

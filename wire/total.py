@@ -1,10 +1,14 @@
 """Totals: the encrypted sum of a part, signed by the aggregator. Same shape as a batch.
 
 msgpack array of three byte strings [header, ciphertext, signature]; the header is a msgpack map
-{v, plan, key, aggregator, group, window, part, meters, members, pieces}. `pieces` lists the leaf
-parts in the sum, [(group, part, meters), ...]; `members` is the digest of the member list.
+{v, plan, key, aggregator, group, window, part, meters, roster, pieces}. `pieces` lists the leaf parts in
+the sum: [group, part, meters] for a part whose own total was opened, [group, part, meters, bitmap, proofs]
+for one that brings its member list. Bit i of a bitmap (1 << (i & 7) of byte i >> 3) is the group's i-th
+meter in ascending order of name, of all meters that the roster with version `roster` names in the group,
+now or formerly. `proofs` holds the members' proofs in that order, without separators.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,20 +19,23 @@ from gridhe.wire.envelope import WINDOW_MAX
 from gridhe.wire.signing import SIGNATURE_BYTES, SigningKey, verify
 
 __all__ = [
-    "DIGEST_BYTES",
     "TOTAL_HEADER_BYTES_MAX",
+    "MemberList",
     "Piece",
     "Total",
     "TotalHeader",
     "TotalKey",
+    "bitmap_of",
     "open_total",
+    "positions_of",
     "seal_total",
 ]
 
-VERSION = 1
-DIGEST_BYTES = 32
-TOTAL_HEADER_BYTES_MAX = 8 << 20  # a roll-up lists each of its leaf parts: about 30 bytes each
-_DOMAIN = b"gridhe/v1/total\0"
+VERSION = 2
+# A roll-up lists each of its leaf parts, about 30 bytes each; a leaf its members, 9 to 1,032 bytes each.
+TOTAL_HEADER_BYTES_MAX = 16 << 20
+_DOMAIN = b"gridhe/v2/total\0"
+_ROSTER_MAX = 2**48
 
 
 class TotalKey(NamedTuple):
@@ -44,12 +51,42 @@ class TotalKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class MemberList:
+    """The members of a leaf part: a bitmap over the group's meters, and their proofs in that order."""
+
+    bitmap: bytes
+    proofs: bytes
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Piece:
-    """One leaf part: a disjoint set of `meters` meters' batches of one leaf group."""
+    """One leaf part: a disjoint set of `meters` meters' batches of one leaf group.
+
+    `members` is None if the part's own total was opened, and has brought the list.
+    """
 
     group: str
     part: int
     meters: int
+    members: MemberList | None = None
+
+    def record(self) -> list[object]:
+        """The piece as it is encoded."""
+        listed = () if self.members is None else (self.members.bitmap, self.members.proofs)
+        return [self.group, self.part, self.meters, *listed]
+
+
+def bitmap_of(positions: Iterable[int]) -> bytes:
+    """The bitmap with these bits, without trailing zero bytes."""
+    bits = 0
+    for position in positions:
+        bits |= 1 << position
+    return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+
+
+def positions_of(bitmap: bytes) -> list[int]:
+    """The bits of a bitmap, ascending."""
+    return [8 * at + bit for at, byte in enumerate(bitmap) if byte for bit in range(8) if byte >> bit & 1]
 
 
 def _check_total_group(group: str) -> None:
@@ -59,7 +96,7 @@ def _check_total_group(group: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalHeader:
-    """The identity of a total, and its members."""
+    """The identity of a total, and its members. `roster`: the version that the bitmaps refer to."""
 
     plan: str
     key: str
@@ -68,7 +105,7 @@ class TotalHeader:
     window: int
     part: int
     meters: int
-    members: bytes  # 32 bytes: the digest of the member list (docs/wire.md)
+    roster: int
     pieces: tuple[Piece, ...]
 
     def encode(self) -> bytes:
@@ -83,8 +120,8 @@ class TotalHeader:
                 "window": self.window,
                 "part": self.part,
                 "meters": self.meters,
-                "members": self.members,
-                "pieces": [[piece.group, piece.part, piece.meters] for piece in self.pieces],
+                "roster": self.roster,
+                "pieces": [piece.record() for piece in self.pieces],
             }
         )
 
@@ -101,9 +138,9 @@ class TotalHeader:
             raise EnvelopeError(
                 "malformed", f"window {window}, part {part} or meters {meters} is out of range"
             )
-        members = field(record, "members", bytes)
-        if len(members) != DIGEST_BYTES:
-            raise EnvelopeError("malformed", f"a member digest has {DIGEST_BYTES} bytes, not {len(members)}")
+        roster = field(record, "roster", int)
+        if not 0 <= roster < _ROSTER_MAX:
+            raise EnvelopeError("malformed", f"roster version {roster} is out of range")
         return cls(
             plan=field(record, "plan", str, check=plan_id),
             key=field(record, "key", str, check=key_id),
@@ -112,7 +149,7 @@ class TotalHeader:
             window=window,
             part=part,
             meters=meters,
-            members=members,
+            roster=roster,
             pieces=_pieces(field(record, "pieces", tuple), meters),
         )
 
@@ -120,9 +157,12 @@ class TotalHeader:
 def _pieces(entries: tuple[object, ...], meters: int) -> tuple[Piece, ...]:
     pieces = []
     for entry in entries:
-        if not isinstance(entry, tuple) or [type(part) for part in entry] != [str, int, int]:
-            raise EnvelopeError("malformed", "a piece must be a group, a part and a number of meters")
-        group, part, count = entry
+        types = [type(part) for part in entry] if isinstance(entry, tuple) else []
+        if types not in ([str, int, int], [str, int, int, bytes, bytes]):
+            raise EnvelopeError(
+                "malformed", "a piece must be a group, a part, a number of meters, and a member list or none"
+            )
+        group, part, count, *listed = entry  # type: ignore[misc]  # the types were just checked
         try:
             check_group(group)
         except ConfigError as error:
@@ -131,7 +171,7 @@ def _pieces(entries: tuple[object, ...], meters: int) -> tuple[Piece, ...]:
             raise EnvelopeError(
                 "malformed", f"part {part} or meters {count} of piece {group} is out of range"
             )
-        pieces.append(Piece(group, part, count))
+        pieces.append(Piece(group, part, count, MemberList(*listed) if listed else None))
     if len({(piece.group, piece.part) for piece in pieces}) != len(pieces):
         raise EnvelopeError("malformed", "a piece occurs twice")
     if sum(piece.meters for piece in pieces) != meters:
@@ -165,7 +205,7 @@ class Total:
 
 
 def seal_total(header: TotalHeader, ciphertext: bytes, key: SigningKey) -> bytes:
-    """The total's bytes; the signature covers `gridhe/v1/total`, a zero byte, header and ciphertext."""
+    """The total's bytes; the signature covers `gridhe/v2/total`, a zero byte, header and ciphertext."""
     header_bytes = header.encode()
     return pack([header_bytes, ciphertext, key.sign(_DOMAIN + header_bytes + ciphertext)])
 

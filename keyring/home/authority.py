@@ -27,6 +27,7 @@ from gridhe.keyring.home.limits import Limit, limits_in_force
 from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.rotation import check_retirement, read_counted
 from gridhe.keyring.home.vault import Kdf, Secrets, Vault, check_private_dir
+from gridhe.plan.guards import GUARD_KEY_BYTES, guard_key, home_key
 from gridhe.plan.planner import Choice, choose, make_plan
 from gridhe.plan.succession import check_start, notice_start_s
 from gridhe.wire.bundle import Bundle, key_id_of
@@ -37,7 +38,7 @@ from gridhe.wire.signing import SigningKey, authority_id
 
 __all__ = ["AuthorityHome"]
 
-_PAYLOAD_MINIMUM = 16 << 20  # generated mosquitto.conf: room for totals' headers and larger rosters
+_PAYLOAD_MINIMUM = 24 << 20  # generated mosquitto.conf: room for totals' headers and larger rosters
 _SAVERS = 16
 _AUTHORITY_GENERATION = _OPERATOR_GENERATION = 1
 
@@ -84,6 +85,7 @@ class AuthorityHome:
                 ingest_secret=new_ingest_secret(),
                 noise_key=os.urandom(32),
                 broker_secret=os.urandom(32),
+                guard_secret=os.urandom(GUARD_KEY_BYTES),
             )
             vault = Vault.create(paths.vault, passphrase, secrets, kdf=kdf)
             write_private(paths.verify_key, key.verify_key.hex().encode() + b"\n")
@@ -195,7 +197,8 @@ class AuthorityHome:
             self.vault.reload()  # a plan's key is in the vault before its bundle is in the home
         keys = self.vault.secrets.contexts
         named = [RosterPlan(plan.plan_id, plan.start_s, plan.key_id not in keys) for plan in plans]
-        return Roster.of(version, self.enrolment.entries(), named).encode(self.signing_key)
+        former = self.enrolment.former_places()
+        return Roster.of(version, self.enrolment.entries(), named, former).encode(self.signing_key)
 
     # -- enrolment -------------------------------------------------------------------------------
 
@@ -243,6 +246,8 @@ class AuthorityHome:
             group=meter.group,
             password=self._password(meter.name, meter.generation),
             ingest_key=derive_key(self.vault.secrets.ingest_secret, meter.name),
+            guard_key=guard_key(self.vault.secrets.guard_secret, meter.name),
+            home_key=home_key(self.vault.secrets.guard_secret),
             authority_key=self.verify_key,
         )
 

@@ -20,7 +20,7 @@ from gridhe.base.sqlite import SqliteDatabase
 from gridhe.errors import ConfigError
 from gridhe.keyring.home.limits import Limit
 from gridhe.plan.names import ancestors, check_group, check_meter, check_name
-from gridhe.wire.roster import RosterEntry
+from gridhe.wire.roster import FormerPlace, RosterEntry
 
 __all__ = ["EnrolledAggregator", "EnrolledMeter", "Enrolment", "derive_password", "read_meters_csv"]
 
@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS meters (
 CREATE TABLE IF NOT EXISTS aggregators (
     name TEXT PRIMARY KEY, verify_key BLOB NOT NULL, generation INTEGER NOT NULL, revoked INTEGER NOT NULL
     DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS places (
+    meter TEXT NOT NULL, grp TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (grp, meter)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS former_keys (
     name TEXT NOT NULL, verify_key BLOB NOT NULL, PRIMARY KEY (name, verify_key)
@@ -167,6 +170,22 @@ class Enrolment:
         """The roster's entries."""
         return [RosterEntry(meter.name, meter.group, meter.from_s) for meter in self.meters()]
 
+    def former_places(self) -> list[FormerPlace]:
+        """The former meters of each group: moved to another group, or revoked."""
+        query = (
+            "SELECT meter, places.grp FROM places LEFT JOIN meters"
+            " ON name = meter AND meters.grp = places.grp AND NOT revoked WHERE name IS NULL"
+        )
+        return [FormerPlace(meter, group) for meter, group in self._db.query(query)]
+
+    def group_meters(self, group: str, version: int) -> list[str]:
+        """All meters that the roster of this version names in the group, now or formerly, in order of name.
+
+        The bitmaps of member lists refer to this list (gridhe.wire.total).
+        """
+        query = "SELECT meter FROM places WHERE grp = ? AND version <= ? ORDER BY meter"
+        return [meter for (meter,) in self._db.query(query, group, version)]
+
     # -- changing --------------------------------------------------------------------------------
 
     def raise_version(self) -> None:
@@ -225,6 +244,12 @@ class Enrolment:
             self._db.write_many(
                 "INSERT OR REPLACE INTO meters (name, grp, from_s, generation, fleet) VALUES (?, ?, ?, ?, ?)",
                 [(m.name, m.group, m.from_s, m.generation, m.fleet) for m in changed.values()],
+            )
+            # The first roster that names a meter in a group; `_change` raises the version at its end.
+            version = self.version + 1
+            self._db.write_many(
+                "INSERT OR IGNORE INTO places VALUES (?, ?, ?)",
+                [(m.name, m.group, version) for m in changed.values()],
             )
             if fleet and renew:
                 self._db.write("UPDATE meta SET value = value + 1 WHERE name = 'fleet_generation'")

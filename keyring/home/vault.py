@@ -37,7 +37,7 @@ _FILE_MAX = 1 << 30  # a ring of degree 32768 has a secret of some 6 MB; this ho
 _KEY_BYTES = 32
 _SALT_BYTES = 16
 _NONCE_BYTES = 12
-_KEYS = ("signing_key", "ingest_secret", "noise_key", "broker_secret")
+_KEYS = ("signing_key", "ingest_secret", "noise_key", "broker_secret", "guard_secret")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,7 @@ class Secrets:
     ingest_secret: bytes = field(repr=False)  # 32 bytes
     noise_key: bytes = field(repr=False)  # 32 bytes, see gridhe.keyring.release.decrypt
     broker_secret: bytes = field(repr=False)  # 32 bytes, all broker passwords derive from it
+    guard_secret: bytes = field(repr=False)  # 32 bytes, see gridhe.plan.guards; nobody else has it
     contexts: dict[str, bytes] = field(
         repr=False, default_factory=dict
     )  # TenSEAL contexts with secret key, by key id
