@@ -24,7 +24,7 @@ from gridhe.wire.bundle import Bundle, key_id_of
 from gridhe.wire.credential import AggregatorCredential, DeviceCredential
 from gridhe.wire.ingest import derive_key, new_ingest_secret
 from gridhe.wire.planes import Planes
-from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.roster import FormerPlace, Roster, RosterEntry
 from gridhe.wire.signing import SigningKey, authority_id
 from gridhe.wire.tenseal_format import to_tenseal
 
@@ -69,13 +69,17 @@ class PlanKey:
         """The encryptor that meters use."""
         return Encryptor(self.bundle)
 
-    def decrypted(self, ciphertext: bytes) -> NDArray[np.int64]:
-        """The decrypted used slots, int64[used], by plain TenSEAL."""
+    def all_slots(self, ciphertext: bytes) -> NDArray[np.int64]:
+        """The decrypted slots, int64[N/2], guards included, by plain TenSEAL."""
         residues = self.planes.unpack(ciphertext)
         sealed = to_tenseal(residues, self.plan.parameters, self.plan.scale)
         slots = np.array(ts.ckks_vector_from(self.context, sealed).decrypt(), np.float64)
         whole: NDArray[np.int64] = np.rint(slots).astype(np.int64)
-        return whole[: self.plan.layout.used]
+        return whole
+
+    def decrypted(self, ciphertext: bytes) -> NDArray[np.int64]:
+        """The decrypted used slots, int64[used]."""
+        return self.all_slots(ciphertext)[: self.plan.layout.used]
 
 
 class MadeUpAuthority:
@@ -169,9 +173,11 @@ class MadeUpAuthority:
             authority_key=self.authority.verify_key,
         )
 
-    def signed_roster(self, entries: Iterable[RosterEntry], version: int = 1) -> bytes:
-        """The signed roster of these meters."""
-        return Roster.of(version, entries).encode(self.authority)
+    def signed_roster(
+        self, entries: Iterable[RosterEntry], version: int = 1, former: Iterable[FormerPlace] = ()
+    ) -> bytes:
+        """The signed roster of these meters and former meters."""
+        return Roster.of(version, entries, former=former).encode(self.authority)
 
     def signed_bundle(self) -> bytes:
         """The newest bundle, signed."""

@@ -171,7 +171,8 @@ class Guards:
     def _checksum(self, window: int, used: NDArray[np.int64], home_key: bytes) -> NDArray[np.int64]:
         """sum_j alpha_ji x_j mod p_i, int64[8]. Both factors are below 2^16, so the sum fits an int64."""
         reduced = np.tile(used[:, None] % self._primes[:2], TAGS // 2)
-        return (reduced * self._coefficients(window, home_key)).sum(0) % self._primes
+        checksum: NDArray[np.int64] = (reduced * self._coefficients(window, home_key)).sum(0) % self._primes
+        return checksum
 
     def _coefficients(self, window: int, home_key: bytes) -> NDArray[np.int64]:
         if self._alpha is None or self._alpha[:2] != (window, home_key):

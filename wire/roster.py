@@ -110,7 +110,7 @@ class Roster:
 
         Former meters are rows [meter, group index].
         """
-        groups = sorted({place.group for place in (*self.entries, *self.former)})
+        groups = sorted({e.group for e in self.entries} | {place.group for place in self.former})
         index = {group: i for i, group in enumerate(groups)}
         rows = [[entry.meter, index[entry.group], entry.from_s] for entry in self.entries]
         plans = [[plan.plan_id, plan.start_s, plan.retired] for plan in self.plans]

@@ -10,7 +10,7 @@ now or formerly. `proofs` holds the members' proofs in that order, without separ
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from gridhe.errors import BundleError, ConfigError, EnvelopeError
 from gridhe.plan.names import ROOT_GROUP, check_group, check_name
@@ -162,7 +162,7 @@ def _pieces(entries: tuple[object, ...], meters: int) -> tuple[Piece, ...]:
             raise EnvelopeError(
                 "malformed", "a piece must be a group, a part, a number of meters, and a member list or none"
             )
-        group, part, count, *listed = entry  # type: ignore[misc]  # the types were just checked
+        group, part, count, *listed = cast("tuple[Any, ...]", entry)
         try:
             check_group(group)
         except ConfigError as error:

@@ -1,5 +1,6 @@
 """gridhe itself: sealed envelopes, opened, checked and folded."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,31 +26,37 @@ class GridhePeer:
 
     def __init__(self, seed: int) -> None:
         self._grid = BenchGrid(RINGS[96], groups=1, meters=64, seed=seed, intervals=READINGS)
-        self._key = self._grid.ingest_key(0)
+        self._credential = self._grid.credential_of(self._grid.meter(0), self._grid.group(0))
+        self._key = self._grid.envelope_key(0)
         self._header = self._grid.header(0, FIRST_WINDOW)
         self._limit = OVERHEAD_BYTES + self._grid.planes.size
         secret = self._grid.context.serialize(save_secret_key=True)
         self._decryptor = Decryptor(self._grid.plan, secret, bytes(32))
 
-    def encrypt(self, numbers: NDArray[np.int64]) -> bytes:
-        """The ciphertext's planes. Raises ValueError if the slots would not be these numbers."""
+    def encrypt(self, numbers: NDArray[np.int64]) -> tuple[bytes, bytes]:
+        """The ciphertext's planes, and the proof. Raises ValueError if the slots would be other numbers."""
         readings = {QUANTITY: np.where(numbers[READINGS:] == 1, numbers[:READINGS], MISSING)}
         # This check takes some microseconds of a millisecond, counted in gridhe's time.
-        if not np.array_equal(self._grid.plan.layout.encode(readings), numbers):
+        used = self._grid.plan.layout.encode(readings)
+        if not np.array_equal(used, numbers):
             raise ValueError("the numbers are not those of a batch of readings in this plan")
-        return self._grid.encryptor.encrypt(readings)
+        credential, encryptor = self._credential, self._grid.encryptor
+        slots, proof = encryptor.guards.fill(
+            FIRST_WINDOW, used, guard_key=credential.guard_key, home_key=credential.home_key
+        )
+        return encryptor.encrypt(slots), proof
 
-    def serialize(self, batch: bytes) -> bytes:
-        """The envelope, with its tag."""
-        return seal_envelope(self._header, batch, self._key)
+    def serialize(self, batch: tuple[bytes, bytes]) -> bytes:
+        """The envelope, encrypted to the aggregator."""
+        ciphertext, proof = batch
+        return seal_envelope(replace(self._header, proof=proof), ciphertext, self._key)
 
     def add(self, total: Any, data: bytes) -> Accumulator:
         """Open, check everything, fold."""
         planes = self._grid.planes
         running = Accumulator(planes) if total is None else total
         envelope = open_envelope(data, self._limit)
-        envelope.check_tag(self._key)
-        views = planes.views(envelope.ciphertext)
+        views = planes.views(envelope.open(self._key))
         planes.check(views)
         running.fold(views)
         assert isinstance(running, Accumulator)  # noqa: S101 - for the type checker

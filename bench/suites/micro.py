@@ -1,7 +1,7 @@
 """Each step of a batch alone, side by side with what it is compared with.
 
-    sample, encode, encrypt, seal                  at the meter
-    open, check tag, check range, fold             at the aggregator, per batch
+    sample, encode, fill guards, encrypt, seal     at the meter
+    parse, open (decrypt), check range, fold       at the aggregator, per batch
     commit, receipt                                at the aggregator, per commit and per meter
     release                                        at the authority, per total
 
@@ -12,6 +12,7 @@ addition over the same bytes, which is as fast as memory gets.
 import os
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -66,16 +67,16 @@ def run(setup: Setup) -> None:
 def _meter_steps(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
     sealer, layout, scale = grid.sealer(0), grid.plan.layout, grid.plan.scale
     readings = {"import_wh": grid.readings(0)}
-    padded = np.zeros(grid.plan.parameters.slots)
-    padded[: layout.used] = layout.encode(readings)
-    slots = padded.tolist()
+    numbers, _ = grid.filled(0)
+    slots = numbers.astype(np.float64).tolist()
     seal = _seal_python()
-    numbers = padded.astype(np.int64)
+    windows = count(FIRST_WINDOW)  # a meter computes the tags' coefficients anew in each window
     rival = {} if seal is None else {_SEAL_ENCRYPT: lambda: seal.serialize(seal.encrypt(numbers))}
     samples = side_by_side(
         {
             "encode": lambda: layout.encode(readings),
-            "encrypt": lambda: grid.encryptor.encrypt(readings),
+            "fill guards": lambda: grid.filled(0, next(windows)),
+            "encrypt": lambda: grid.encryptor.encrypt(numbers),
             "seal": lambda: sealer.seal(FIRST_WINDOW, readings),
             "tenseal encrypt+serialize": lambda: ts.ckks_vector(grid.context, slots, scale).serialize(),
             **(rival if grid.plan.parameters == RINGS[96] else {}),
@@ -94,9 +95,10 @@ def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
     payloads = [grid.envelope(i) for i in range(POOL)]
     limit = OVERHEAD_BYTES + grid.planes.size
     envelopes = [open_envelope(payload, limit) for payload in payloads]
-    keys = [grid.ingest_key(i) for i in range(POOL)]
-    views = [grid.planes.views(envelope.ciphertext) for envelope in envelopes]
-    words = [np.frombuffer(envelope.ciphertext, np.uint64) for envelope in envelopes]
+    keys, receipt_keys = ([key(i) for i in range(POOL)] for key in (grid.envelope_key, grid.ingest_key))
+    opened = [envelope.open(key) for envelope, key in zip(envelopes, keys, strict=True)]
+    views = [grid.planes.views(ciphertext) for ciphertext in opened]
+    words = [np.frombuffer(ciphertext, np.uint64) for ciphertext in opened]
     total, bare = Accumulator(grid.planes), np.zeros_like(words[0])
     sealed = [_tenseal_bytes(grid, i) for i in range(POOL)]
     summed: list[Any] = [ts.ckks_vector_from(grid.context, sealed[0])]
@@ -112,9 +114,8 @@ def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
         rival[_SEAL_ADD] = _each(lambda i: seal.add(running, data[i]))
 
     def open_and_check(i: int) -> None:
-        envelope = open_envelope(payloads[i], limit)
-        envelope.check_tag(keys[i])
-        grid.planes.check(grid.planes.views(envelope.ciphertext))
+        ciphertext = open_envelope(payloads[i], limit).open(keys[i])
+        grid.planes.check(grid.planes.views(ciphertext))
 
     def open_check_fold(i: int) -> None:
         open_and_check(i)
@@ -122,8 +123,8 @@ def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
 
     samples = side_by_side(
         {
-            "open": _each(lambda i: open_envelope(payloads[i], limit)),
-            "check tag": _each(lambda i: envelopes[i].check_tag(keys[i])),
+            "parse": _each(lambda i: open_envelope(payloads[i], limit)),
+            "open": _each(lambda i: envelopes[i].open(keys[i])),
             "check range": _each(lambda i: grid.planes.check(views[i])),
             "open+check": _each(open_and_check),
             "fold": _each(_slowed(lambda i: total.fold(views[i]))),
@@ -134,7 +135,7 @@ def measure_aggregator(setup: Setup, grid: BenchGrid, budget_s: float) -> None:
             "receipt": _each(
                 lambda i: Receipt(
                     plan=grid.plan.plan_id, meter=grid.meter(i), committed=(FIRST_WINDOW,)
-                ).encode(keys[i])
+                ).encode(receipt_keys[i])
             ),
         },
         budget_s=budget_s,
@@ -173,9 +174,10 @@ def _seal_python() -> SealPeer | None:
 
 
 def _tenseal_bytes(grid: BenchGrid, number: int) -> bytes:
-    slots = np.zeros(grid.plan.parameters.slots)
-    slots[: grid.plan.layout.used] = grid.plan.layout.encode({"import_wh": grid.readings(number)})
-    sealed: bytes = ts.ckks_vector(grid.context, slots.tolist(), grid.plan.scale).serialize()
+    slots, _ = grid.filled(number)
+    sealed: bytes = ts.ckks_vector(
+        grid.context, slots.astype(np.float64).tolist(), grid.plan.scale
+    ).serialize()
     return sealed
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgpack
 import numpy as np
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gridhe.aggregator.fold.rows import TotalRow
 from gridhe.aggregator.state.database import Database
@@ -39,13 +40,23 @@ from gridhe.wire.credential import (
 from gridhe.wire.envelope import Header, open_envelope, seal_envelope
 from gridhe.wire.planes import Planes
 from gridhe.wire.receipt import Receipt, TotalReceipt
-from gridhe.wire.roster import Roster, RosterEntry, RosterPlan
+from gridhe.wire.roster import FormerPlace, Roster, RosterEntry, RosterPlan
 from gridhe.wire.signing import SigningKey, authority_id, sign_record
 from gridhe.wire.status import Status
-from gridhe.wire.total import Piece, TotalHeader, TotalKey, open_total, seal_total
+from gridhe.wire.total import (
+    MemberList,
+    Piece,
+    TotalHeader,
+    TotalKey,
+    bitmap_of,
+    open_total,
+    positions_of,
+    seal_total,
+)
 
 MAX_BYTES = 1 << 20
 KEY = bytes(range(32))
+NONCE = bytes(12)
 SIGNER = SigningKey.from_private_bytes(KEY)  # fixed, so that an input means the same in every run
 PUBLIC_KEY = b"a public key is any bytes to a bundle's decoder"
 
@@ -97,21 +108,28 @@ def _seeds(*inside: bytes | tuple[bytes, ...]) -> tuple[bytes, ...]:
 def envelope() -> Decoder:
     plan = small_plan()
     planes = Planes(plan.parameters)
-    header = Header(plan=plan.plan_id, key=plan.key_id, meter="m1", group="north/f1", window=7)
+    header = Header(
+        plan=plan.plan_id,
+        key=plan.key_id,
+        meter="m1",
+        group="north/f1",
+        window=7,
+        proof=bytes(range(plan.proof_bytes)),
+    )
     ones = planes.pack(np.ones(planes.shape, np.uint64))
 
     def inside(data: bytes) -> None:
-        """A header of the fuzzer's, and a ciphertext that repeats the fuzzer's bytes; a right tag."""
+        """A header of the fuzzer's, and a ciphertext that repeats the fuzzer's bytes, validly sealed."""
         size = data[0] if data else 0
         head, rest = data[1 : 1 + size], data[1 + size :] or b"\0"
         ciphertext = (rest * (planes.size // len(rest) + 1))[: planes.size]
-        found = open_envelope(pack([head, ciphertext, tag(KEY, head, ciphertext)]), MAX_BYTES)
-        found.check_tag(KEY)
-        planes.check(planes.views(found.ciphertext))
+        sealed = NONCE + AESGCM(KEY).encrypt(NONCE, ciphertext, head)
+        found = open_envelope(pack([head, sealed]), MAX_BYTES)
+        planes.check(planes.views(found.open(KEY)))
 
     encoded = header.encode()
     return Decoder(
-        feeders=(lambda data: open_envelope(data, MAX_BYTES).check_tag(KEY), Header.decode, inside),
+        feeders=(lambda data: open_envelope(data, MAX_BYTES).open(KEY), Header.decode, inside),
         errors=(EnvelopeError,),
         seeds=_seeds(
             (seal_envelope(header, b"c" * 40, KEY), seal_envelope(header, ones, KEY)),
@@ -127,15 +145,19 @@ def receipt() -> Decoder:
     totals = TotalReceipt(aggregator="main", stored=(total,), refused=((*total, "size"),)).encode(KEY)
     status = Status(online=True, version="1", incarnation="abc", backlog=3).encode()
 
-    def either(data: bytes) -> None:
-        for kind in (Receipt, TotalReceipt):
-            with suppress(EnvelopeError):
-                kind.decode(data, KEY)
+    def tagged(domain: bytes, body: bytes) -> bytes:
+        return pack([body, tag(KEY, domain, body)])
 
     return Decoder(
-        feeders=(either, lambda body: either(pack([body, tag(KEY, body)])), Status.decode),
+        feeders=(
+            lambda data: Receipt.decode(data, KEY),
+            lambda data: TotalReceipt.decode(data, KEY),
+            lambda body: Receipt.decode(tagged(b"gridhe/v2/receipt/batches\0", body), KEY),
+            lambda body: TotalReceipt.decode(tagged(b"gridhe/v2/receipt/totals\0", body), KEY),
+            Status.decode,
+        ),
         errors=(EnvelopeError,),
-        seeds=_seeds((batches, totals), (msgpack.unpackb(batches)[0], msgpack.unpackb(totals)[0]), status),
+        seeds=_seeds(batches, totals, msgpack.unpackb(batches)[0], msgpack.unpackb(totals)[0], status),
     )
 
 
@@ -149,13 +171,20 @@ def total() -> Decoder:
         window=7,
         part=0,
         meters=9,
-        members=bytes(32),
-        pieces=(Piece("north/f1", 0, 4), Piece("north/f2", 1, 5)),
+        roster=3,
+        pieces=(
+            Piece("north/f1", 0, 4),
+            Piece("north/f2", 1, 5, MemberList(bitmap_of((0, 2, 3, 8, 11)), bytes(5 * plan.proof_bytes))),
+        ),
     )
 
     def inside(data: bytes) -> None:
-        signature = SIGNER.sign(b"gridhe/v1/total\0" + data + b"c")
-        open_total(pack([data, b"c", signature]), MAX_BYTES).check_signature(SIGNER.verify_key)
+        signature = SIGNER.sign(b"gridhe/v2/total\0" + data + b"c")
+        found = open_total(pack([data, b"c", signature]), MAX_BYTES)
+        found.check_signature(SIGNER.verify_key)
+        for piece in found.header.pieces:
+            if piece.members is not None:
+                positions_of(piece.members.bitmap)
 
     return Decoder(
         feeders=(
@@ -190,7 +219,8 @@ def bundle() -> Decoder:
 def roster() -> Decoder:
     key = SIGNER.verify_key
     entries = [RosterEntry("m1", "north/f1"), RosterEntry("m2", "south/f1", 60)]
-    whole = Roster.of(3, entries, [RosterPlan("p" + "0" * 16, 60, retired=True)]).encode(SIGNER)
+    former = [FormerPlace("m1", "south/f1"), FormerPlace("m0", "east/f9")]
+    whole = Roster.of(3, entries, [RosterPlan("p" + "0" * 16, 60, retired=True)], former).encode(SIGNER)
     return Decoder(
         feeders=(
             lambda data: Roster.decode(data, key),
@@ -213,7 +243,13 @@ def credential(directory: Path) -> Decoder:
         return feed
 
     device = DeviceCredential(
-        meter="m1", group="north/f1", password="p", ingest_key=KEY, authority_key=SIGNER.verify_key
+        meter="m1",
+        group="north/f1",
+        password="p",
+        ingest_key=KEY,
+        guard_key=KEY,
+        home_key=KEY,
+        authority_key=SIGNER.verify_key,
     )
     fleet = FleetCredential(devices=(device,), password="p")
     aggregator = AggregatorCredential(

@@ -15,10 +15,11 @@ from gridhe.config.settings import AggregatorSettings, CkksSettings, PlanSetting
 from gridhe.meter_agent.sealing import Sealer
 from gridhe.wire import topics
 from gridhe.wire.credential import DeviceCredential
-from gridhe.wire.envelope import Header, seal_envelope
+from gridhe.wire.envelope import Header, envelope_key, seal_envelope
 from gridhe.wire.receipt import Receipt, TotalReceipt
-from gridhe.wire.roster import RosterEntry
+from gridhe.wire.roster import FormerPlace, RosterEntry
 from gridhe.wire.total import Total, TotalKey, open_total
+from gridhe_testing.totals import Batch, make_batch
 
 WINDOW_S = 3_600
 FIRST_WINDOW = 480_000
@@ -61,6 +62,7 @@ class Grid(MadeUpAuthority):
         )
         super().__init__(settings, FIRST_WINDOW)
         self.roster_version = 0
+        self.places: set[tuple[str, str]] = set()  # all (meter, group) that a roster named
         self.database: Database | None = None
         self.engine = self.start()
         self.engine.take_bundle(self.signed_bundle())
@@ -97,7 +99,10 @@ class Grid(MadeUpAuthority):
         entries = [
             RosterEntry(meter, group) for group, meters in (groups or self.groups).items() for meter in meters
         ]
-        roster = self.signed_roster([*entries, *extra], self.roster_version)
+        here = {(entry.meter, entry.group) for entry in (*entries, *extra)}
+        former = [FormerPlace(*place) for place in sorted(self.places - here)]
+        self.places |= here
+        roster = self.signed_roster([*entries, *extra], self.roster_version, former)
         self.engine.take_roster(roster, self.now if now is None else now)
 
     def group_of(self, meter: str) -> str:
@@ -119,11 +124,16 @@ class Grid(MadeUpAuthority):
             window, {"import_wh": self.readings(meter, window)}
         )
 
+    def batch(self, meter: str, window: int = FIRST_WINDOW, group: str | None = None) -> Batch:
+        """The meter's batch, newly encrypted; the same slots at every call."""
+        readings = {"import_wh": self.readings(meter, window)}
+        return make_batch(self.encryptor, self.device(meter, group), window, readings)
+
     def ciphertext(self, meter: str) -> bytes:
-        return self.encryptor.encrypt({"import_wh": self.readings(meter)})
+        return self.batch(meter).ciphertext
 
     def forged(self, meter: str, *, ciphertext: bytes, **changes: Any) -> bytes:
-        """An envelope with a valid tag around any header and ciphertext."""
+        """An envelope of this meter around any ciphertext, with any header."""
         header = Header(
             **{
                 "plan": self.plan.plan_id,
@@ -131,10 +141,11 @@ class Grid(MadeUpAuthority):
                 "meter": meter,
                 "group": self.group_of(meter),
                 "window": FIRST_WINDOW,
+                "proof": bytes(self.plan.proof_bytes),
                 **changes,
             }
         )
-        return seal_envelope(header, ciphertext, self.ingest_key_of(header.meter))
+        return seal_envelope(header, ciphertext, envelope_key(self.ingest_key_of(header.meter)))
 
     def send(self, meter: str, window: int = FIRST_WINDOW, now: float | None = None) -> bytes:
         payload = self.envelope(meter, window)
