@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from gridhe.wire.total import DIGEST_BYTES, Piece, TotalHeader, TotalKey
+from gridhe.wire.total import Piece, TotalHeader, TotalKey
 
 __all__ = ["PartStore", "TotalRow"]
 
@@ -36,7 +36,7 @@ class TotalRow:
             window=key.window,
             part=key.part,
             meters=self.meters,
-            members=self.digest.to_bytes(DIGEST_BYTES, "big"),
+            roster=0,
             pieces=tuple(sorted(self.pieces)) or (Piece(key.group, key.part, self.meters),),
         )
 
