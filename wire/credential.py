@@ -90,7 +90,9 @@ class DeviceCredential:
         }
 
     @classmethod
-    def _read(cls, record: dict[str, Any], authority_key: bytes) -> "DeviceCredential":
+    def _read(cls, record: object, authority_key: bytes) -> "DeviceCredential":
+        if not isinstance(record, dict):
+            raise TypeError("a device must be a map")
         if not {"guard_key", "home_key"} <= record.keys():
             raise CredentialError(
                 f"the credential of {check_meter(record['meter'])} has no guard keys; make a new one with: "

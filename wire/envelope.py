@@ -22,6 +22,7 @@ __all__ = [
     "HEADER_BYTES_MAX",
     "NONCE_BYTES",
     "OVERHEAD_BYTES",
+    "PROOF_BYTES_MAX",
     "WINDOW_MAX",
     "Envelope",
     "Header",

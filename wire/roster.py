@@ -100,21 +100,24 @@ class Roster:
     former: tuple[FormerPlace, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if a group has both meters and narrower groups, or if a meter occurs twice."""
+        """Raise ConfigError if a group has both meters and narrower groups, or if a row occurs twice."""
         _check_leaves({entry.group for entry in self.entries})
         if len({entry.meter for entry in self.entries}) != len(self.entries):
             raise ConfigError("a meter occurs twice in the roster")
+        if len(set(self.former)) != len(self.former):
+            raise ConfigError("a former meter occurs twice in the roster")
 
     def encode(self, key: SigningKey) -> bytes:
         """The signed roster: version, groups, plans, rows [meter, group index, from_s], and former meters.
 
-        Former meters are rows [meter, group index].
+        Former meters are rows [meter, group index], sorted by meter and group.
         """
         groups = sorted({e.group for e in self.entries} | {place.group for place in self.former})
         index = {group: i for i, group in enumerate(groups)}
         rows = [[entry.meter, index[entry.group], entry.from_s] for entry in self.entries]
         plans = [[plan.plan_id, plan.start_s, plan.retired] for plan in self.plans]
-        former = [[place.meter, index[place.group]] for place in self.former]
+        places = sorted((place.meter, place.group) for place in self.former)
+        former = [[meter, index[group]] for meter, group in places]
         return sign_record(key, _KIND, msgpack.packb([self.version, groups, plans, rows, former]))
 
     @classmethod
@@ -158,7 +161,10 @@ class RosterReader:
         unpacker = msgpack.Unpacker(
             BytesIO(self._body), read_size=_READ, max_buffer_size=_READ + len(self._body)
         )
-        if unpacker.read_array_header() != 5:
+        length = unpacker.read_array_header()
+        if length in (3, 4):
+            raise ValueError("it is of wire version 1, this is version 2; upgrade the authority")
+        if length != 5:
             raise ValueError("not a list of version, groups, plans, meters and former meters")
         version, groups = unpacker.unpack(), unpacker.unpack()
         if type(version) is not int or type(groups) is not list:
@@ -196,16 +202,21 @@ class RosterReader:
     def former(self) -> Iterator[FormerPlace]:
         """Every former meter, in the order of the bytes.
 
-        Raises BundleError at a row that is not valid, and at the end if bytes follow. So make no permanent
-        change before the end.
+        Raises BundleError at a row that is not valid or not in order, and at the end if bytes follow. So make
+        no permanent change before the end.
         """
         try:
             unpacker, _, groups, _, rows = self._begin()
             for _ in range(rows):
                 unpacker.skip()
+            before = ("", "")
             for _ in range(unpacker.read_array_header()):
                 meter, at = unpacker.unpack()
-                yield FormerPlace(check_meter(meter), _group(groups, meter, at))
+                place = FormerPlace(check_meter(meter), _group(groups, meter, at))
+                if (place.meter, place.group) <= before:
+                    raise ConfigError("the roster's former meters are not in order, or one occurs twice")
+                before = (place.meter, place.group)
+                yield place
             if unpacker.tell() != len(self._body):
                 raise ValueError("bytes after the last row")
         except _FAULTS as error:

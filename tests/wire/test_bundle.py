@@ -35,6 +35,7 @@ PLAN = Plan(
     scale_bits=20,
     flooding_bits=0,
     decryptions=1,
+    guard_bits=14,
 )
 BUNDLE = Bundle(plan=PLAN, public_key=PUBLIC_KEY)
 
@@ -66,6 +67,14 @@ def test_another_public_key_than_the_plans_is_refused() -> None:
         replace(BUNDLE, public_key=b"other").encode(KEY)
     data = sign_record(KEY, "bundle", msgpack.packb([PLAN.encode(), b"other"]))
     with pytest.raises(BundleError, match="is for key"):
+        Bundle.decode(data, KEY.verify_key)
+
+
+def test_a_bundle_with_a_plan_of_version_1_is_refused() -> None:
+    record = msgpack.unpackb(PLAN.encode())
+    del record["guard_bits"]
+    data = sign_record(KEY, "bundle", msgpack.packb([msgpack.packb({**record, "v": 1}), PUBLIC_KEY]))
+    with pytest.raises(BundleError, match="of another version of gridhe"):
         Bundle.decode(data, KEY.verify_key)
 
 

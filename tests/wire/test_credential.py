@@ -23,7 +23,13 @@ from gridhe.wire.signing import authority_id
 AUTHORITY = b"A" * 32
 PASSWORD = "pass-" + "w" * 20
 DEVICE = DeviceCredential(
-    meter="m1", group="north/f1", password=PASSWORD, ingest_key=b"\x11" * 32, authority_key=AUTHORITY
+    meter="m1",
+    group="north/f1",
+    password=PASSWORD,
+    ingest_key=b"\x11" * 32,
+    guard_key=b"\x55" * 32,
+    home_key=b"\x66" * 32,
+    authority_key=AUTHORITY,
 )
 FLEET = FleetCredential(
     devices=(DEVICE, replace(DEVICE, meter="m2", ingest_key=b"\x22" * 32)), password="fleet-" + PASSWORD
@@ -40,7 +46,7 @@ KINDS = [
     pytest.param(FLEET, load_fleet, id="fleet"),
     pytest.param(AGGREGATOR, load_aggregator, id="aggregator"),
 ]
-SECRETS = [PASSWORD, "11" * 16, "22" * 16, "33" * 16, "44" * 16]
+SECRETS = [PASSWORD, *(f"{number}{number}" * 16 for number in range(1, 7))]
 Loader = Callable[[Path], Any]
 
 
@@ -113,6 +119,25 @@ def test_every_missing_or_wrong_field_is_refused_without_quoting_a_secret(
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("missing", ["guard_key", "home_key"])
+@pytest.mark.parametrize(("credential", "load"), KINDS[:2])
+def test_a_credential_without_guard_keys_is_refused_with_the_command_that_makes_a_new_one(
+    tmp_path: Path, credential: Any, load: Loader, missing: str
+) -> None:
+    path = tmp_path / "credential.json"
+    credential.save(path)
+    record = json.loads(path.read_text())
+    for device in record.get("devices", [record]):
+        del device[missing]
+    path.write_text(json.dumps(record))
+    with pytest.raises(CredentialError) as caught:
+        load(path)
+    assert str(caught.value) == (
+        f"{path}: the credential of m1 has no guard keys; make a new one with: "
+        "gridhe-keyring enrol m1 --group north/f1"
+    )
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'"text"', PASSWORD.encode()])
 @pytest.mark.parametrize("load", [load_device, load_fleet, load_aggregator])
 def test_a_file_that_is_no_credential_is_refused(tmp_path: Path, load: Loader, content: bytes) -> None:
@@ -158,7 +183,7 @@ def test_a_fleet_is_of_one_authority(tmp_path: Path) -> None:
 def test_a_credential_does_not_print_its_secrets(credential: Any) -> None:
     shown = f"{credential!r} {credential}"
     assert PASSWORD not in shown
-    for byte in (0x11, 0x22, 0x33, 0x44):
+    for byte in (0x11, 0x22, 0x33, 0x44, 0x55, 0x66):
         assert repr(bytes([byte]) * 4)[2:-1] not in shown
 
 
