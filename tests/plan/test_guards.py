@@ -181,6 +181,8 @@ def test_tags_of_the_largest_sums_fit(guard_bits: int, meters: int) -> None:
     plan = plan_of(
         guard_bits=guard_bits,
         intervals=8_000,
+        window_s=8_000 * 300,
+        interval_s=300,
         parameters=CkksParameters(32_768, (60, 60)),
     )
     guards, used = Guards(plan), plan.layout.used
