@@ -33,7 +33,7 @@ from gridhe.plan.succession import check_start, notice_start_s
 from gridhe.wire.bundle import Bundle, key_id_of
 from gridhe.wire.credential import AggregatorCredential, DeviceCredential, FleetCredential
 from gridhe.wire.ingest import derive_key, new_ingest_secret
-from gridhe.wire.roster import Roster, RosterPlan
+from gridhe.wire.roster import Roster, RosterEntry, RosterPlan
 from gridhe.wire.signing import SigningKey, authority_id
 
 __all__ = ["AuthorityHome"]
@@ -332,7 +332,8 @@ class AuthorityHome:
             self.paths.broker,
             settings=settings,
             passwords=passwords,
-            entries=self.enrolment.entries(),
+            # An excluded meter too: the aggregator answers it that it is not enrolled.
+            entries=[RosterEntry(meter.name, meter.group, meter.from_s) for meter in meters],
             aggregators=[each.name for each in aggregators],
             fleets={FLEET_USER: fleet} if fleet else None,
             largest_payload=largest,

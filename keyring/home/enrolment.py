@@ -4,6 +4,11 @@ The file holds no secret. Broker passwords derive from the vault's broker secret
 generation that a renewal raises; ingest keys derive from the ingest secret and the name
 (`gridhe.wire.ingest`). So repeating an enrolment writes the same credential: after a crash, or if a
 credential file is lost, enrol the meter again.
+
+A meter that spoilt a total is excluded: it stays enrolled, and the roster leaves it out. The ledger decides
+which meters are excluded (`gridhe.keyring.release.stops`); table `excluded` is a copy for the roster. Table
+`resumes` has the names that `gridhe-keyring resume` was called with, until the release service, which has
+the ledger locked, takes them up.
 """
 
 import base64
@@ -41,6 +46,8 @@ CREATE TABLE IF NOT EXISTS places (
 CREATE TABLE IF NOT EXISTS former_keys (
     name TEXT NOT NULL, verify_key BLOB NOT NULL, PRIMARY KEY (name, verify_key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS excluded (meter TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS resumes (name TEXT PRIMARY KEY) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('roster_version', 1);
 INSERT OR IGNORE INTO meta VALUES ('fleet_generation', 1);
 """
@@ -166,15 +173,25 @@ class Enrolment:
             keys.setdefault(name, []).append(key)
         return keys
 
+    def excluded(self) -> frozenset[str]:
+        """The names of the excluded meters."""
+        return frozenset(name for (name,) in self._db.query("SELECT meter FROM excluded"))
+
     def entries(self) -> list[RosterEntry]:
-        """The roster's entries."""
-        return [RosterEntry(meter.name, meter.group, meter.from_s) for meter in self.meters()]
+        """The roster's entries: all meters that are not excluded."""
+        excluded = self.excluded()
+        return [
+            RosterEntry(meter.name, meter.group, meter.from_s)
+            for meter in self.meters()
+            if meter.name not in excluded
+        ]
 
     def former_places(self) -> list[FormerPlace]:
-        """The former meters of each group: moved to another group, or revoked."""
+        """The former meters of each group: moved to another group, revoked, or excluded."""
         query = (
             "SELECT meter, places.grp FROM places LEFT JOIN meters"
-            " ON name = meter AND meters.grp = places.grp AND NOT revoked WHERE name IS NULL"
+            " ON name = meter AND meters.grp = places.grp AND NOT revoked"
+            " AND name NOT IN (SELECT meter FROM excluded) WHERE name IS NULL"
         )
         return [FormerPlace(meter, group) for meter, group in self._db.query(query)]
 
@@ -185,6 +202,10 @@ class Enrolment:
         """
         query = "SELECT meter FROM places WHERE grp = ? AND version <= ? ORDER BY meter"
         return [meter for (meter,) in self._db.query(query, group, version)]
+
+    def resumes(self) -> list[str]:
+        """The names that wait to be resumed."""
+        return [name for (name,) in self._db.query("SELECT name FROM resumes ORDER BY name")]
 
     # -- changing --------------------------------------------------------------------------------
 
@@ -286,6 +307,34 @@ class Enrolment:
                 self._db.write(f"UPDATE {table} SET revoked = 1 WHERE name = ?", name)  # noqa: S608
                 self._db.write("DELETE FROM former_keys WHERE name = ?", name)
         return len(wanted)
+
+    def exclude(self, meters: Iterable[str], *, returned: Mapping[str, int]) -> bool:
+        """Make these the excluded meters; return whether that changed the roster.
+
+        A meter that returns counts in windows that start at `returned[meter]` (UTC epoch seconds) or
+        later, because the batches that it sealed before may have the fault.
+        """
+        wanted, before = frozenset(meters), self.excluded()
+        if wanted == before:
+            return False
+        with self._change():
+            self._db.write_many("INSERT INTO excluded VALUES (?)", [(name,) for name in wanted - before])
+            for name in before - wanted:
+                self._db.write("DELETE FROM excluded WHERE meter = ?", name)
+                self._db.write(
+                    "UPDATE meters SET from_s = MAX(from_s, ?) WHERE name = ?", returned.get(name, 0), name
+                )
+        return True
+
+    def ask_resume(self, names: Iterable[str]) -> None:
+        """Note names to be resumed by the release service."""
+        with self._db.transaction():
+            self._db.write_many("INSERT OR IGNORE INTO resumes VALUES (?)", [(name,) for name in names])
+
+    def forget_resumes(self, names: Iterable[str]) -> None:
+        """Delete names that were taken up."""
+        with self._db.transaction():
+            self._db.write_many("DELETE FROM resumes WHERE name = ?", [(name,) for name in names])
 
     @contextmanager
     def _change(self) -> Iterator[None]:
