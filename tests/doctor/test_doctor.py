@@ -27,6 +27,8 @@ DEVICE = DeviceCredential(
     group="north/f1",
     password="the password of m1",
     ingest_key=bytes(32),
+    guard_key=bytes(32),
+    home_key=bytes(32),
     authority_key=SigningKey.generate().verify_key,
 )
 

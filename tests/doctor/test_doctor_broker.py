@@ -23,6 +23,8 @@ DEVICE = DeviceCredential(
     group="north/f1",
     password="the password of m1",
     ingest_key=bytes(32),
+    guard_key=bytes(32),
+    home_key=bytes(32),
     authority_key=SigningKey.generate().verify_key,
 )
 
@@ -74,6 +76,8 @@ def test_a_login_is_tried_and_no_login_is_no_fault(
         group="north/f1",
         password="another password",
         ingest_key=bytes(32),
+        guard_key=bytes(32),
+        home_key=bytes(32),
         authority_key=DEVICE.authority_key,
     )
     wrong.save(tmp_path / "wrong.json")

@@ -14,19 +14,20 @@ from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Message, Session
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings
+from gridhe.plan.guards import guard_key, home_key
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.plan import Plan
 from gridhe.plan.quantity import Quantity
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle, key_id_of
 from gridhe.wire.credential import DeviceCredential
-from gridhe.wire.envelope import Header, open_envelope
+from gridhe.wire.envelope import Header, envelope_key, open_envelope
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.receipt import Receipt
 from gridhe.wire.signing import SigningKey, authority_id
 from gridhe.wire.status import Status
 
-INGEST_SECRET = bytes(range(32))
+INGEST_SECRET, GUARD_SECRET = bytes(range(32)), bytes(range(32, 64))
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,13 +56,19 @@ class SmallAuthority:
             group=group,
             password="not checked by this broker",
             ingest_key=derive_key(INGEST_SECRET, meter),
+            guard_key=guard_key(GUARD_SECRET, meter),
+            home_key=home_key(GUARD_SECRET),
             authority_key=self.signing_key.verify_key,
         )
 
+    def opened(self, payload: bytes) -> bytes:
+        """The ciphertext in an envelope, opened as the aggregator does."""
+        envelope = open_envelope(payload, 1 << 22)
+        return envelope.open(envelope_key(derive_key(INGEST_SECRET, envelope.header.meter)))
+
     def slots_of(self, payload: bytes) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """The decrypted slots of an envelope that are in use, rounded."""
-        key = PlanKey(bundle=self.bundle, context=self.context)
-        return key.decrypted(open_envelope(payload, 1 << 22).ciphertext)
+        """All decrypted slots of an envelope, rounded."""
+        return PlanKey(bundle=self.bundle, context=self.context).all_slots(self.opened(payload))
 
     def readings_of(self, payload: bytes) -> list[int]:
         """The first quantity's readings in an envelope, -1 where missing."""
@@ -94,6 +101,7 @@ def make_authority(
         scale_bits=scale_bits,
         flooding_bits=0,
         decryptions=1,
+        guard_bits=14,
     )
     return SmallAuthority(signing_key=signing_key, context=context, public_key=public_key, plan=plan)
 
@@ -139,14 +147,15 @@ class Receiver:
             return
         envelope = open_envelope(payload, 1 << 22)
         header = envelope.header
-        key = derive_key(INGEST_SECRET, header.meter)
-        envelope.check_tag(key)
+        self.authority.opened(payload)  # raises unless the meter sealed it
         assert topics.parse_batch(topic) == (header.group, header.meter)
         self.payloads.setdefault((header.meter, header.window), []).append(payload)
         assert self.plans.setdefault((header.meter, header.window), header.plan) == header.plan
         receipt = self.answer(header)
         if receipt is not None:
-            self.publish(topics.receipt(header.meter), receipt.encode(key))
+            self.publish(
+                topics.receipt(header.meter), receipt.encode(derive_key(INGEST_SECRET, header.meter))
+            )
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         assert self.session.publish(Message(topic=topic, payload=payload, retain=retain))

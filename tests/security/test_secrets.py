@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from gridhe.wire.credential import (
     load_device,
     load_fleet,
 )
+from gridhe.wire.envelope import envelope_key
 from gridhe.wire.signing import SigningKey
 
 WINDOW_BYTES = 48  # of a secret key: any stretch this long stands for it
@@ -50,7 +52,7 @@ def wanted(folder: Path) -> dict[str, list[tuple[str, bytes]]]:
     passphrase = (folder / "passphrase").read_text().strip()
     secrets = Vault.open(folder / "authority/vault", passphrase.encode()).secrets
     found: dict[str, list[tuple[str, bytes]]] = {"": [], "passphrase": list(forms("passphrase", passphrase))}
-    for name in ("signing_key", "noise_key", "broker_secret"):
+    for name in ("signing_key", "noise_key", "broker_secret", "guard_secret"):
         found[""] += forms(name, getattr(secrets, name))
     for key, context in secrets.contexts.items():
         assert len(context) > 10_000
@@ -66,6 +68,9 @@ def wanted(folder: Path) -> dict[str, list[tuple[str, bytes]]]:
     own += forms("the fleet's password", fleet.password or "")
     for device in fleet.devices:
         own += forms(f"{device.meter}'s ingest key", device.ingest_key)
+        own += forms(f"{device.meter}'s envelope key", envelope_key(device.ingest_key))
+        own += forms(f"{device.meter}'s guard key", device.guard_key)
+        own += forms("the home key", device.home_key)
         own += forms(f"{device.meter}'s password", device.password)
     return found
 
@@ -174,18 +179,28 @@ def check_permissions(folder: Path, secrets: dict[str, Any]) -> None:
 
 KEY = bytes(range(200, 232))
 CREDENTIALS = (
-    DeviceCredential(meter="m1", group="n", password="hush-hush", ingest_key=KEY, authority_key=bytes(32)),
+    DeviceCredential(
+        meter="m1",
+        group="n",
+        password="hush-hush",
+        ingest_key=KEY,
+        guard_key=KEY,
+        home_key=KEY,
+        authority_key=bytes(32),
+    ),
     AggregatorCredential(
         aggregator="main", password="hush-hush", ingest_secret=KEY, signing_key=KEY, authority_key=bytes(32)
     ),
 )
+
+SECRETS = Secrets(signing_key=KEY, ingest_secret=KEY, noise_key=KEY, broker_secret=KEY, guard_secret=KEY)
 
 
 SHOWN = (
     *CREDENTIALS,
     FleetCredential(devices=CREDENTIALS[:1], password="hush-hush"),
     SigningKey.from_private_bytes(KEY),
-    Secrets(signing_key=KEY, ingest_secret=KEY, noise_key=KEY, broker_secret=KEY, contexts={"k": KEY}),
+    replace(SECRETS, contexts={"k": KEY}),
 )
 
 
@@ -240,8 +255,7 @@ def test_no_command_leaves_a_core_file() -> None:
 def test_a_wrong_passphrase_is_slow_and_says_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
-    secrets = Secrets(signing_key=KEY, ingest_secret=KEY, noise_key=KEY, broker_secret=KEY)
-    Vault.create(home / "vault", b"correct horse battery", secrets)  # at the cost that users get
+    Vault.create(home / "vault", b"correct horse battery", SECRETS)  # at the cost that users get
     says = set()
     for wrong in (b"", b"correct horse batterx", b"CORRECT HORSE BATTERY", b"x" * 10_000):
         started = time.process_time()
