@@ -31,9 +31,9 @@ def test_repro_a_credential_without_guard_keys_is_refused_at_start_with_the_comm
         cwd=tmp_path,
     )
     assert done.returncode == 4
-    assert done.stderr.splitlines() == [
+    assert done.stderr == (
         f"gridhe-meter: {path}: the credential of m1 has no guard keys; make a new one with: "
-        "gridhe-keyring enrol m1 --group north/f1"
-    ]
+        "gridhe-keyring enrol m1 --group north/f1\n"
+    )
     assert done.stdout == ""
     assert not (tmp_path / "state").exists()
