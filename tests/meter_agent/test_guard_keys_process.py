@@ -32,7 +32,7 @@ def test_repro_a_credential_without_guard_keys_is_refused_at_start_with_the_comm
     )
     assert done.returncode == 4
     assert done.stderr == (
-        f"gridhe-meter: {path}: the credential of m1 has no guard keys; make a new one with: "
+        f"error: {path}: the credential of m1 has no guard keys; make a new one with: "
         "gridhe-keyring enrol m1 --group north/f1\n"
     )
     assert done.stdout == ""
