@@ -20,6 +20,7 @@ from gridhe.keyring.cli.ca import ca
 from gridhe.keyring.cli.enrol import enrol
 from gridhe.keyring.cli.passphrase import passphrase
 from gridhe.keyring.cli.release import release
+from gridhe.keyring.cli.resume import resume
 from gridhe.keyring.cli.shared import broker_option, home_option, open_home, passphrase_option
 
 __all__ = ["cli", "main"]
@@ -222,6 +223,7 @@ cli.add_command(ca)
 cli.add_command(enrol)
 cli.add_command(passphrase)
 cli.add_command(release)
+cli.add_command(resume)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """`gridhe-keyring inspect`: the contents of a home and a check of its ledger, without the passphrase."""
 
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 from gridhe.base.times import iso
@@ -10,9 +10,12 @@ from gridhe.keyring.home.vault import check_private_dir
 from gridhe.keyring.release.answers import Answers
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.ledger import Head, LedgerRecord, verify_ledger
+from gridhe.keyring.release.stops import FAILURES_OF_KEY, Stops
 from gridhe.wire.signing import authority_id
 
 __all__ = ["inspect_home", "lines_of"]
+
+_ALARMS = 10  # the newest failed totals that are shown
 
 
 def inspect_home(paths: HomePaths) -> dict[str, Any]:
@@ -23,15 +26,19 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
     used: Counter[str] = Counter()
     rules: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
+    stops, failed = Stops(), deque[LedgerRecord](maxlen=_ALARMS)
 
     def count(record: LedgerRecord) -> None:
         counts[record["kind"]] += 1
+        stops.record(record)
         if record["kind"] == "decided":
             used[record["key"]] += 1
         elif record["kind"] == "refused":
             rules[record["rule"]] += 1
         elif record["kind"] == "dropped":
             dropped.update(record["reasons"])
+        elif record["kind"] == "unsound":
+            failed.append(record)
 
     heads: dict[str, Head] = {}
     if paths.answers.exists():
@@ -57,10 +64,18 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
                 "minimum_meters": bundle.plan.minimum_meters,
                 "decryptions_used": used[bundle.plan.key_id],
                 "decryptions": bundle.plan.decryptions,
+                "failed_totals": stops.failures.get(bundle.plan.key_id, 0),
             }
             for plan_id, (bundle, _) in paths.read_bundles().items()
         ],
         **_enrolled(paths),
+        "stopped": {
+            "aggregators": sorted(stops.aggregators),
+            "groups": sorted(stops.groups),
+            "keys": stops.stopped_keys(),
+            "meters": sorted(stops.excluded),
+        },
+        "alarms": [_alarm(record) for record in failed],
         "inbox": _inbox(paths),
         "ledger": {
             "records": head.count,
@@ -70,6 +85,11 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
             "dropped": dict(sorted(dropped.items())),
         },
     }
+
+
+def _alarm(record: LedgerRecord) -> dict[str, Any]:
+    names = ("at", "group", "window", "part", "aggregator", "check", "suspects", "excluded")
+    return {name: record[name] for name in names}
 
 
 def _enrolled(paths: HomePaths) -> dict[str, Any]:
@@ -125,13 +145,24 @@ def lines_of(inspection: dict[str, Any]) -> list[str]:
             f"{plan['ring']}, up to {plan['largest_rollup']} meters, at least {plan['minimum_meters']}"
         )
         lines.append(
-            f"  key       {plan['key']}  {plan['decryptions_used']} of {plan['decryptions']} decryptions used"
+            f"  key       {plan['key']}  {plan['decryptions_used']} of {plan['decryptions']} decryptions used, "
+            f"{plan['failed_totals']} of {FAILURES_OF_KEY} totals failed"
         )
     groups = ", ".join(f"{group} {count}" for group, count in inspection["groups"].items())
     lines.append(f"meters      {inspection['meters']}" + (f"  ({groups})" if groups else ""))
     lines.append(f"aggregators {', '.join(inspection['aggregators']) or 'none'}")
     if inspection["revoked"]:
         lines.append(f"revoked     {', '.join(inspection['revoked'])}")
+    for kind, names in inspection["stopped"].items():
+        if names:
+            how = {"keys": "stopped, rotate", "meters": "excluded"}.get(kind, "suspended")
+            lines.append(f"STOPPED     {kind} {how}: {', '.join(names)}")
+    for each in inspection["alarms"]:
+        suspects = ", ".join(f"{meter} of {group}: {fault}" for meter, group, fault in each["suspects"])
+        lines.append(
+            f"ALARM       {each['at']}  {each['group']} window {each['window']} part {each['part']} of "
+            f"aggregator {each['aggregator']} failed ({each['check']}); suspects: {suspects or 'none named'}"
+        )
     inbox, ledger = inspection["inbox"], inspection["ledger"]
     lines.append(
         f"inbox       {inbox['waiting']} waiting, {inbox['released']} released, "

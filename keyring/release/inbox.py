@@ -130,6 +130,15 @@ class Inbox:
         rows = self._db.query("SELECT plan, grp, win, part FROM totals WHERE state = 'released'")
         return [TotalKey(*row) for row in rows]
 
+    def retry(self, rule: str) -> None:
+        """Set the totals that this rule refused back to waiting."""
+        with self._db.transaction():
+            self._db.write(
+                "UPDATE totals SET state = 'waiting', rule = '', message = '' WHERE state = 'refused' AND"
+                " rule = ?",
+                rule,
+            )
+
     def mark(self, digest: bytes, state: str, head: Head, *, rule: str = "", message: str = "") -> None:
         """Set a total's state and store the ledger's head; delete the bytes of a released total."""
         with self._db.transaction():

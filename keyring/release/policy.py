@@ -11,6 +11,7 @@ ReleaseRefused with one of these rules:
     minimum          fewer meters than the minimum of the plan or of the settings
     capacity         more meters than the plan's ring sums exactly
     pieces           the pieces do not add up, lie outside the group, or contradict earlier ones
+    suspended        failed totals have stopped its aggregator, its group or its key (release.stops)
     changed_content  this total was released before, with other content
     overlap          it shares pieces with a released total, and neither contains the other
     isolates         together with released totals it would isolate fewer meters than the minimum
@@ -49,6 +50,7 @@ RULES = (
     "minimum",
     "capacity",
     "pieces",
+    "suspended",
     "changed_content",
     "overlap",
     "isolates",

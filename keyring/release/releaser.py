@@ -26,6 +26,7 @@ than the others (gridhe.keyring.release.consistency).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from gridhe.base.failpoints import failpoint
 from gridhe.config.settings import ReleaseSettings
@@ -36,6 +37,7 @@ from gridhe.keyring.release.answers import Answer, Answers, digest_of
 from gridhe.keyring.release.decrypt import Decryptor, noise_label
 from gridhe.keyring.release.ledger import START, Head, Ledger, LedgerRecord
 from gridhe.keyring.release.policy import Claim, ReleasePolicy
+from gridhe.keyring.release.stops import Stops
 from gridhe.plan.names import ancestors
 from gridhe.plan.plan import Plan
 from gridhe.wire.total import Total, TotalKey
@@ -117,6 +119,7 @@ class Releaser:
         self._plans, self._secrets, self._aggregators = plans, secrets, aggregators
         self._former_keys = former_keys
         self.policy = ReleasePolicy(plans=plans, minimum_meters=settings.minimum_meters)
+        self.stops = Stops()
         self._digests: dict[TotalKey, str] = {}
         self._refusals: dict[TotalKey, str] = {}  # the last one in the ledger, so that a retry adds no line
         self._unloaded: dict[
@@ -147,7 +150,12 @@ class Releaser:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _write(self, kind: str, **fields: Any) -> None:
+        """Append a record that stops depend on."""
+        self.stops.record(self.ledger.append(kind, **fields))
+
     def _replay(self, record: LedgerRecord) -> None:
+        self.stops.record(record)
         if record["kind"] == "decided":
             claim = claim_of_record(record)
             if claim.plan not in self._plans:
@@ -182,7 +190,7 @@ class Releaser:
             self._unloaded.setdefault((total.plan, total.window), []).append(total)
 
     def _close_answer(self, total: TotalKey, digest: str) -> None:
-        self.ledger.append("answered", **_fields(total), answer=digest)
+        self._write("answered", **_fields(total), answer=digest)
         self._digests[total] = digest
 
     def _body(self, total: TotalKey) -> bytes | None:
@@ -223,6 +231,11 @@ class Releaser:
         for plan_id in gone:
             del self._decryptors[plan_id]
 
+    def resume(self, name: str) -> None:
+        """Resume what is stopped under this name, if anything. Raises StateError."""
+        for kind in self.stops.kinds(name):
+            self._write("resumed", **{kind: name})
+
     def note_dropped(self, reasons: Mapping[str, int]) -> None:
         """Record in the ledger how many totals were dropped for each reason. Raises StateError."""
         self.ledger.append("dropped", reasons=dict(sorted(reasons.items())))
@@ -236,6 +249,8 @@ class Releaser:
         if plan is None:
             raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, whose bundle is missing")
         self._load(claim.plan, claim.window)
+        if not self.answered(claim.total):
+            self.stops.check(aggregator=claim.aggregator, group=claim.group, key=claim.key)
         failpoint("release.1.checked")
         if fresh:
             self.ledger.append(

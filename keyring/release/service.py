@@ -25,6 +25,7 @@ from gridhe.keyring.release.receiver import Receiver
 from gridhe.keyring.release.released_lines import ReleasedLines
 from gridhe.keyring.release.releaser import Releaser
 from gridhe.keyring.release.report import parse_window
+from gridhe.keyring.release.resuming import take_up_exclusions, take_up_resumes
 from gridhe.plan.plan import Plan
 from gridhe.wire import topics
 from gridhe.wire.ingest import derive_key
@@ -78,6 +79,7 @@ class ReleaseService:
         asked = bool(groups or windows)
         self._first_states = ("waiting", "refused", *(("released",) if asked or released_too else ()))
         self._worked_on = 0  # totals stored when the queue was last worked on
+        self._resumed = False  # since the queue was last worked on
         self._publisher: ReleasePublisher | None = None
         self._lines: ReleasedLines | None = None
         self._dropped: Counter[str] = Counter()  # dropped totals that the ledger has
@@ -93,6 +95,7 @@ class ReleaseService:
                     record_of=self._record_of,
                 )
                 stack.callback(self._lines.close)
+            self._take_up_stops()
             self._open = stack.pop_all()
 
     def _open_files(self, stack: ExitStack) -> None:
@@ -154,7 +157,18 @@ class ReleaseService:
 
     def offline(self) -> list[ReleaseOutcome]:
         """Release totals of the inbox, without a broker."""
-        return self._queue.work(states=self._first_states, give=self._give)
+        outcomes = self._queue.work(states=self._first_states, give=self._give)
+        self._take_up_stops()
+        return outcomes
+
+    def _take_up_stops(self) -> None:
+        """Resume what `gridhe-keyring resume` asked for, and exclude the meters that the ledger excludes."""
+        enrolment = self._authority.enrolment
+        if take_up_resumes(
+            enrolment, resume=self._releaser.resume, retry=lambda: self._inbox.retry("suspended")
+        ):
+            self._resumed = True
+        take_up_exclusions(enrolment, self._releaser.stops)
 
     def _give(self, outcome: ReleaseOutcome) -> None:
         """Do steps 7 and 8 of a release and start step 10 (gridhe.keyring.release.releaser)."""
@@ -184,14 +198,17 @@ class ReleaseService:
                 loop.run_until(lambda: bool(stopping) or receiver.idle_for_s() >= idle_s, longest_s)
                 if stopping:
                     break
-                self._worked_on = receiver.stored
+                self._worked_on, self._resumed = receiver.stored, False
                 done = self._queue.work(states=states, give=self._give)
+                self._take_up_changes(receiver)
                 states = ("waiting",)
                 if not follow:
                     outcomes += done
                     break
-                # Wait for the next total.
-                loop.run_until(lambda: bool(stopping) or receiver.stored > self._worked_on, None)
+                # Wait for the next total, or for totals that may be tried again.
+                loop.run_until(
+                    lambda: bool(stopping) or self._resumed or receiver.stored > self._worked_on, None
+                )
             receiver.flush(_FLUSH_S)
             self._finish_publishing(loop, receiver, follow=follow)
             receiver.close()
@@ -259,7 +276,11 @@ class ReleaseService:
         return None if record is None else json.dumps(record, separators=(",", ":")).encode()
 
     def _take_up_changes(self, receiver: Receiver) -> None:
-        """Load and publish the changes of another gridhe-keyring: enrolments, new keys, retired keys."""
+        """Load and publish the changes of another gridhe-keyring, and the exclusions of this one.
+
+        Such changes are enrolments, new keys, retired keys, and names to resume.
+        """
+        self._take_up_stops()
         authority = self._authority
         version, known = authority.enrolment.version, len(self._bundles)
         if len(list(authority.paths.plans.glob("*.bundle"))) == known and version == self._version:
