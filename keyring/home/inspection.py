@@ -145,8 +145,8 @@ def lines_of(inspection: dict[str, Any]) -> list[str]:
             f"{plan['ring']}, up to {plan['largest_rollup']} meters, at least {plan['minimum_meters']}"
         )
         lines.append(
-            f"  key       {plan['key']}  {plan['decryptions_used']} of {plan['decryptions']} decryptions used, "
-            f"{plan['failed_totals']} of {FAILURES_OF_KEY} totals failed"
+            f"  key       {plan['key']}  {plan['decryptions_used']} of {plan['decryptions']} decryptions "
+            f"used, {plan['failed_totals']} of {FAILURES_OF_KEY} totals failed"
         )
     groups = ", ".join(f"{group} {count}" for group, count in inspection["groups"].items())
     lines.append(f"meters      {inspection['meters']}" + (f"  ({groups})" if groups else ""))
