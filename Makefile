@@ -35,7 +35,7 @@ demo: $(VENV)/installed
 	$(BIN)/gridhe demo $(DEMO)
 
 # Each room has the bound of its own, so that none can lean on another. A run of chosen TESTS has none.
-COVERED := aggregator broker keyring meter_agent plan wire
+COVERED := aggregator broker custody keyring meter_agent plan wire
 test: $(VENV)/installed-dev
 	$(BIN)/coverage erase
 	$(BIN)/pytest --cov --cov-report= $(TESTS)

@@ -14,7 +14,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 __all__ = ["ROOMS", "__version__"]
 
-ROOMS = ("config", "plan", "wire", "broker", "meter_agent", "aggregator", "keyring", "bench")
+ROOMS = ("config", "plan", "wire", "broker", "custody", "meter_agent", "aggregator", "keyring", "bench")
 
 
 class _CheckoutFinder:

@@ -57,7 +57,11 @@ class Quantity:
         return max(0, len(self.bin_edges) - 1)
 
     @property
+    def largest_square(self) -> int:
+        """The largest number that one meter can have in a `square` slot."""
+        return (self.largest >> self.square_shift) ** 2
+
+    @property
     def largest_slot(self) -> int:
         """The largest number that one meter can have in a slot."""
-        square = (self.largest >> self.square_shift) ** 2 if self.squares else 0
-        return max(self.largest, square)
+        return max(self.largest, self.largest_square if self.squares else 0)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gridhe.errors import EnvelopeError
 from gridhe.plan.parameters import CkksParameters
 
-__all__ = ["from_tenseal", "to_tenseal"]
+__all__ = ["from_tenseal", "protobuf_fields", "seal_body", "to_tenseal"]
 
 _SEAL_HEADER = struct.Struct("<HBBBBHQ")  # magic, header bytes, major, minor, compression, reserved, size
 _MAGIC, _MAJOR, _MINOR = 0xA15E, 4, 3
@@ -91,7 +91,8 @@ def to_tenseal(residues: NDArray[np.uint64], parameters: CkksParameters, scale: 
     )
 
 
-def _fields(data: memoryview) -> dict[int, memoryview]:
+def protobuf_fields(data: memoryview) -> dict[int, memoryview]:
+    """The values of a protobuf's fields of fixed or given size, by number. Raises EnvelopeError `tenseal`."""
     fields: dict[int, memoryview] = {}
     at = 0
     while at < len(data):
@@ -103,10 +104,36 @@ def _fields(data: memoryview) -> dict[int, memoryview]:
         else:
             raise EnvelopeError("tenseal", f"unexpected protobuf wire type {key & 7}")
         if at + size > len(data) or key >> 3 in fields:
-            raise EnvelopeError("tenseal", "the protobuf is truncated, or has more than one ciphertext")
+            raise EnvelopeError("tenseal", "the protobuf is truncated, or a field occurs twice")
         fields[key >> 3] = data[at : at + size]
         at += size
     return fields
+
+
+def seal_body(seal: memoryview, body_bytes: int) -> memoryview | bytes:
+    """What follows the header of an object in SEAL's save format, decompressed: at most `body_bytes`.
+
+    Raises EnvelopeError `tenseal`. Never decompresses more than `body_bytes`.
+    """
+    if len(seal) < 16:
+        raise EnvelopeError("tenseal", "the protobuf has no SEAL object")
+    magic, header_bytes, _, _, compression, _, size = _SEAL_HEADER.unpack_from(seal)
+    if magic != _MAGIC or header_bytes != 16 or size != len(seal):
+        raise EnvelopeError("tenseal", "the SEAL header is not valid")
+    body = seal[16:]
+    if compression == _PLAIN:
+        return body
+    if compression != _ZSTD:
+        raise EnvelopeError(
+            "tenseal", f"compression {compression} is not supported: use zstd (2) or none (0)"
+        )
+    try:
+        # A frame may declare any size, and the decompressor would allocate it: check first.
+        if zstandard.frame_content_size(body) > body_bytes:
+            raise EnvelopeError("tenseal", f"the SEAL object unpacks to more than {body_bytes} bytes")
+        return zstandard.ZstdDecompressor().decompress(body, max_output_size=body_bytes)
+    except zstandard.ZstdError as error:
+        raise EnvelopeError("tenseal", f"the SEAL object does not decompress: {error}") from None
 
 
 def from_tenseal(data: bytes, parameters: CkksParameters, scale: float | None = None) -> NDArray[np.uint64]:
@@ -115,27 +142,10 @@ def from_tenseal(data: bytes, parameters: CkksParameters, scale: float | None = 
     If `scale` is given, it must be the ciphertext's. Raises EnvelopeError `tenseal` for any other bytes.
     Never decompresses more than one ciphertext of this ring.
     """
-    seal = _fields(memoryview(data)).get(2, memoryview(b""))
+    seal = protobuf_fields(memoryview(data)).get(2, memoryview(b""))
     array_bytes = 2 * len(parameters.primes) * parameters.ring_degree * 8
     body_bytes = _BODY.size + _SEAL_HEADER.size + _COUNT.size + array_bytes
-    if len(seal) < 16:
-        raise EnvelopeError("tenseal", "the protobuf has no SEAL ciphertext")
-    magic, header_bytes, _, _, compression, _, size = _SEAL_HEADER.unpack_from(seal)
-    if magic != _MAGIC or header_bytes != 16 or size != len(seal):
-        raise EnvelopeError("tenseal", "the SEAL header is not valid")
-    body: memoryview | bytes = seal[16:]
-    if compression == _ZSTD:
-        try:
-            # A frame may declare any size, and the decompressor would allocate it: check first.
-            if zstandard.frame_content_size(body) > body_bytes:
-                raise EnvelopeError("tenseal", f"the ciphertext unpacks to more than {body_bytes} bytes")
-            body = zstandard.ZstdDecompressor().decompress(body, max_output_size=body_bytes)
-        except zstandard.ZstdError as error:
-            raise EnvelopeError("tenseal", f"the SEAL ciphertext does not decompress: {error}") from None
-    elif compression != _PLAIN:
-        raise EnvelopeError(
-            "tenseal", f"compression {compression} is not supported: use zstd (2) or none (0)"
-        )
+    body = seal_body(seal, body_bytes)
     if len(body) != body_bytes:
         raise EnvelopeError("tenseal", f"the ciphertext has {len(body)} bytes, {parameters} has {body_bytes}")
     parms_id, ntt, components, degree, primes, actual_scale, _ = _BODY.unpack_from(body)

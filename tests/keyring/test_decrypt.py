@@ -3,7 +3,9 @@
 import functools
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +13,21 @@ import tenseal as ts
 from numpy.typing import NDArray
 
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
+from gridhe.custody.ring import embed
 from gridhe.errors import EnvelopeError, VaultError
-from gridhe.keyring.release.decrypt import Decryptor, embed, gaussian, noise_label
+from gridhe.keyring.release.decrypt import Decryptor, Unsound, gaussian, noise_label
+from gridhe.plan.guards import Guards, GuardSums, guard_key, home_key
 from gridhe.plan.noise import fresh_error_sigma
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import choose, make_plan
+from gridhe.plan.slots import MISSING
 from gridhe.wire.planes import Planes
 from gridhe.wire.tenseal_format import from_tenseal, to_tenseal
 
 NOISE_KEY = bytes(range(32))
+GUARD_SECRET = bytes(range(100, 132))
+HOME_KEY = home_key(GUARD_SECRET)
+WINDOW = 7
 
 
 @functools.cache
@@ -60,14 +68,107 @@ def total_of(plan: Plan, context: ts.Context, rows: NDArray[np.int64]) -> bytes:
     return Planes(plan.parameters).pack(total)
 
 
+def decrypted(decryptor: Decryptor, total: bytes) -> NDArray[np.int64]:
+    """The used slots of a total without guards, which `open` would refuse."""
+    return decryptor.flood(decryptor.decode(total), total)
+
+
+def no_sums(plan: Plan, meters: int) -> GuardSums:
+    return GuardSums(
+        meters=meters, present=np.zeros((1, plan.intervals), np.int64), guards=np.zeros(plan.guards, np.int64)
+    )
+
+
+def sealed_total(
+    plan: Plan, context: ts.Context, meters: int
+) -> tuple[NDArray[np.int64], GuardSums, NDArray[np.int64]]:
+    """The slots of a total, the sums of its members, and the used slots' sum."""
+    guards, rng, rows, members = Guards(plan), np.random.default_rng(meters), [], []
+    for number in range(meters):
+        readings = rng.integers(0, 4001, plan.intervals)
+        readings[rng.random(plan.intervals) < 0.2] = MISSING
+        used = plan.layout.encode({plan.quantities[0].name: readings})
+        key = guard_key(GUARD_SECRET, f"m{number}")
+        slots, proof = guards.fill(WINDOW, used, guard_key=key, home_key=HOME_KEY)
+        rows.append(slots)
+        members.append((key, proof))
+    return np.stack(rows), guards.sums(WINDOW, members), np.stack(rows).sum(0)[: plan.layout.used]
+
+
+@pytest.mark.parametrize(("flooding_bits", "ring_degree"), [(40, None), (0, 2048)])
+@pytest.mark.parametrize("meters", [1, 5, 40])
+def test_a_total_of_sealed_batches_opens_as_their_sum(
+    flooding_bits: int, ring_degree: int | None, meters: int
+) -> None:
+    plan, context, secret = world(flooding_bits, ring_degree)
+    rows, sums, expected = sealed_total(plan, context, meters)
+    decryptor = Decryptor(plan, secret, NOISE_KEY, HOME_KEY)
+    found = decryptor.open(total_of(plan, context, rows), window=WINDOW, sums=sums)
+    np.testing.assert_array_equal(found, expected)
+
+
+def spoil(kind: str, plan: Plan, slots: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The summed slots of five meters with one fault."""
+    spoilt, used = slots.astype(np.float64), plan.layout.used
+    if kind == "off_grid":
+        spoilt[3] += 0.25
+    elif kind == "guards":
+        spoilt[used] += 1
+    elif kind == "tags":
+        spoilt[0] += 1
+    return spoilt
+
+
+@pytest.mark.parametrize("check", ["off_grid", "guards", "tags", "presence", "range"])
+def test_each_check_refuses_its_fault_and_without_it_the_total_opens(
+    check: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, context, secret = world(40)
+    rows, sums, _ = sealed_total(plan, context, 5)
+    decryptor = Decryptor(plan, secret, NOISE_KEY, HOME_KEY)
+    whole = Decryptor.decode(decryptor, total_of(plan, context, rows))
+    slots = spoil(check, plan, rows.sum(0)) - rows.sum(0) + whole
+    if check == "presence":
+        present = sums.present.copy()
+        present[0, 2] += 1
+        sums = replace(sums, present=present)
+    elif check == "range":  # by somebody who knows the tags' key
+        slots = slots.copy()
+        slots[0] += 5 * 4001
+        alpha = Guards(plan)._coefficients(WINDOW, HOME_KEY)[0]
+        slots[-8:] += (5 * 4001 * alpha) % Guards(plan)._primes
+    with pytest.raises(Unsound) as refused:
+        decryptor.check(slots, window=WINDOW, sums=sums)
+    assert refused.value.check == check
+    assert str(refused.value) == f"the decrypted slots fail the check {check!r}"
+    checks = Decryptor._checks
+
+    def without(self: Decryptor, *arguments: Any) -> Iterator[tuple[str, bool]]:
+        return ((name, failed and name != check) for name, failed in checks(self, *arguments))
+
+    monkeypatch.setattr(Decryptor, "_checks", without)
+    decryptor.check(slots, window=WINDOW, sums=sums)  # the mutant takes it
+
+
+def test_an_imaginary_part_is_off_the_grid() -> None:
+    plan, context, secret = world(40)
+    rows, sums, _ = sealed_total(plan, context, 5)
+    decryptor = Decryptor(plan, secret, NOISE_KEY, HOME_KEY)
+    slots = decryptor.decode(total_of(plan, context, rows)).copy()
+    decryptor.check(slots, window=WINDOW, sums=sums)
+    slots[5] += 0.01j
+    with pytest.raises(Unsound, match="off_grid"):
+        decryptor.check(slots, window=WINDOW, sums=sums)
+
+
 @pytest.mark.parametrize(("flooding_bits", "ring_degree"), [(40, None), (0, 2048)])
 def test_totals_come_out_as_the_integer_sums(flooding_bits: int, ring_degree: int | None) -> None:
     plan, context, secret = world(flooding_bits, ring_degree)
     rng = np.random.default_rng(1)
-    decryptor = Decryptor(plan, secret, NOISE_KEY)
+    decryptor = Decryptor(plan, secret, NOISE_KEY, HOME_KEY)
     for _ in range(3):
         rows = rng.integers(0, 4001, (20, plan.layout.used))
-        found = decryptor.decrypt(total_of(plan, context, rows))
+        found = decrypted(decryptor, total_of(plan, context, rows))
         assert found.dtype == np.int64
         np.testing.assert_array_equal(found, rows.sum(axis=0))
 
@@ -77,7 +178,7 @@ def test_rounding_hides_every_draw_of_the_noise() -> None:
     rows = np.random.default_rng(2).integers(0, 4001, (5, plan.layout.used))
     total = total_of(plan, context, rows)
     for i in range(20):
-        found = Decryptor(plan, secret, bytes([i]) * 32).decrypt(total)
+        found = decrypted(Decryptor(plan, secret, bytes([i]) * 32, HOME_KEY), total)
         np.testing.assert_array_equal(found, rows.sum(axis=0))
 
 
@@ -89,7 +190,7 @@ def test_embedding_is_what_evaluating_the_polynomial_at_seals_roots_gives() -> N
         powers.append(power)
         power = power * 3 % (2 * n)
     roots = np.exp(1j * math.pi * np.array(powers) / n)
-    direct = (roots[:, None] ** np.arange(n)[None, :] @ coefficients).real
+    direct = roots[:, None] ** np.arange(n)[None, :] @ coefficients
     np.testing.assert_allclose(embed(coefficients), direct, atol=1e-10)
 
 
@@ -126,13 +227,13 @@ def test_embedding_is_what_a_polynomial_added_to_a_ciphertext_does_to_tenseals_s
     x[1] = 1.0
     error = math.sqrt(plan.parameters.ring_degree / 2) * fresh_error_sigma(plan.parameters.ring_degree)
     # A slot's fresh error has Laplace tails (gridhe.plan.noise): 20 sigmas come once in 10^12 slots.
-    np.testing.assert_allclose(found, embed(x), atol=20 * error / plan.scale)
+    np.testing.assert_allclose(found, embed(x).real, atol=20 * error / plan.scale)
     assert 20 * error / plan.scale < 0.05
 
 
 def test_slot_noise_has_the_standard_deviation_of_n_gaussian_coefficients() -> None:
     n, sigma_f, draws = 1024, 3.0, 400
-    slots = np.stack([embed(gaussian(NOISE_KEY, str(i).encode(), n) * sigma_f) for i in range(draws)])
+    slots = np.stack([embed(gaussian(NOISE_KEY, str(i).encode(), n) * sigma_f).real for i in range(draws)])
     expected = math.sqrt(n / 2) * sigma_f
     assert slots.std() == pytest.approx(expected, rel=0.01)  # 204,800 numbers
     assert np.abs(slots.std(axis=0) / expected - 1).max() < 0.2  # each slot, 400 numbers
@@ -170,7 +271,7 @@ def test_flooding_is_added_before_rounding(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         "gridhe.keyring.release.decrypt.gaussian", lambda key, label, n: gaussian(key, label, n) * 100 / sigma
     )
-    found = Decryptor(plan, secret, NOISE_KEY).decrypt(total)
+    found = decrypted(Decryptor(plan, secret, NOISE_KEY, HOME_KEY), total)
     assert (found - 21).std() == pytest.approx(100, rel=0.25)
 
 
@@ -182,22 +283,25 @@ def test_a_total_of_another_key_is_garbage_but_never_a_crash() -> None:
         coeff_mod_bit_sizes=list(plan.parameters.prime_bits),
         n_threads=1,
     )
-    found = Decryptor(plan, secret, NOISE_KEY).decrypt(
-        total_of(plan, other, np.ones((2, plan.layout.used), np.int64))
-    )
+    decryptor = Decryptor(plan, secret, NOISE_KEY, HOME_KEY)
+    total = total_of(plan, other, np.ones((2, plan.layout.used), np.int64))
+    found = decrypted(decryptor, total)
     assert found.shape == (plan.layout.used,)
     assert np.abs(found).min() > 1000
+    with pytest.raises(Unsound) as refused:
+        decryptor.open(total, window=WINDOW, sums=no_sums(plan, 2))
+    assert refused.value.check == "off_grid"
 
 
 def test_bytes_that_are_no_ciphertext_of_the_ring_are_refused() -> None:
     plan, _, secret = world(40)
-    decryptor = Decryptor(plan, secret, NOISE_KEY)
+    decryptor = Decryptor(plan, secret, NOISE_KEY, HOME_KEY)
     with pytest.raises(EnvelopeError, match="bytes"):
-        decryptor.decrypt(b"short")
+        decryptor.open(b"short", window=WINDOW, sums=no_sums(plan, 2))
     with pytest.raises(EnvelopeError, match="zero"):
-        decryptor.decrypt(bytes(Planes(plan.parameters).size))
+        decryptor.open(bytes(Planes(plan.parameters).size), window=WINDOW, sums=no_sums(plan, 2))
     with pytest.raises(EnvelopeError, match="not below"):
-        decryptor.decrypt(b"\xff" * Planes(plan.parameters).size)
+        decryptor.open(b"\xff" * Planes(plan.parameters).size, window=WINDOW, sums=no_sums(plan, 2))
 
 
 def test_a_context_without_its_secret_key_is_refused() -> None:
@@ -206,5 +310,5 @@ def test_a_context_without_its_secret_key_is_refused() -> None:
         save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
     )
     for data in (public, b"junk", b""):
-        with pytest.raises(VaultError, match="not a secret key"):
-            Decryptor(plan, data, NOISE_KEY)
+        with pytest.raises(VaultError, match="secret key is not one of"):
+            Decryptor(plan, data, NOISE_KEY, HOME_KEY)

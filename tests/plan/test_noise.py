@@ -9,7 +9,8 @@ import pytest
 import tenseal as ts
 from numpy.typing import NDArray
 
-from gridhe.keyring.release.decrypt import embed, gaussian
+from gridhe.custody.ring import embed
+from gridhe.keyring.release.decrypt import gaussian
 from gridhe.plan.noise import (
     FLOODING_TAIL,
     FRESH_TAIL,

@@ -24,10 +24,11 @@ import tenseal as ts
 
 from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.config.settings import PlanSettings, QuantitySettings, ReleaseSettings, Settings
+from gridhe.custody.ring import embed
 from gridhe.keyring.home.authority import AuthorityHome
 from gridhe.keyring.home.vault import Kdf
 from gridhe.keyring.release import decrypt
-from gridhe.keyring.release.decrypt import Decryptor, embed, gaussian
+from gridhe.keyring.release.decrypt import Decryptor, gaussian
 from gridhe.keyring.release.ledger import verify_ledger
 from gridhe.keyring.release.releaser import Releaser
 from gridhe.meter_agent.sealing import Encryptor
