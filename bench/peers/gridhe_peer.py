@@ -31,7 +31,7 @@ class GridhePeer:
         self._header = self._grid.header(0, FIRST_WINDOW)
         self._limit = OVERHEAD_BYTES + self._grid.planes.size
         secret = self._grid.context.serialize(save_secret_key=True)
-        self._decryptor = Decryptor(self._grid.plan, secret, bytes(32))
+        self._decryptor = Decryptor(self._grid.plan, secret, bytes(32), bytes(32))
 
     def encrypt(self, numbers: NDArray[np.int64]) -> tuple[bytes, bytes]:
         """The ciphertext's planes, and the proof. Raises ValueError if the slots would be other numbers."""
@@ -64,7 +64,8 @@ class GridhePeer:
 
     def decrypt(self, total: Accumulator) -> NDArray[np.int64]:
         """The sums of the readings, and the number of meters in each sum."""
-        return self._decryptor.decrypt(total.pack())
+        packed = total.pack()
+        return self._decryptor.flood(self._decryptor.decode(packed), packed)
 
 
 def make(seed: int) -> GridhePeer:

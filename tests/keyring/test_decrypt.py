@@ -37,8 +37,8 @@ def world(flooding_bits: int, ring_degree: int | None = None) -> tuple[Plan, ts.
     settings = Settings(
         ckks=CkksSettings.model_validate({"flooding_bits": flooding_bits, **own}),
         plan=PlanSettings(
-            largest_group=200,
-            largest_rollup=200,
+            largest_group=60,
+            largest_rollup=60,
             quantities=(QuantitySettings(largest=4000, statistics=("sum",)),),
         ),
     )

@@ -74,7 +74,8 @@ class World:
         return from_tenseal(vector.serialize(), self.plan.parameters, self.plan.scale)
 
     def released(self, residues: NDArray[np.uint64]) -> NDArray[np.int64]:
-        return self.decryptor.decrypt(Planes(self.plan.parameters).pack(residues))
+        ciphertext = Planes(self.plan.parameters).pack(residues)
+        return self.decryptor.flood(self.decryptor.decode(ciphertext), ciphertext)
 
 
 @functools.cache
@@ -95,7 +96,7 @@ def world_at(parameters: CkksParameters, flooding_bits: int, largest: int, squar
     secret = context.serialize(
         save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
     )
-    return World(plan, context, Decryptor(plan, secret, bytes(32)))
+    return World(plan, context, Decryptor(plan, secret, bytes(32), bytes(32)))
 
 
 @pytest.mark.parametrize(("parameters", "flooding_bits", "largest", "squares"), FOUR)
@@ -162,7 +163,7 @@ def test_the_greatest_scale_does_not_wrap_and_one_bit_more_does(
         if wraps:  # the largest sum below the next limit: between once and twice what is allowed
             whole = np.full(parameters.slots, (parameters.modulus // 2 ** (scale_bits + 1) + 8) // 4 * 4)
         there = replace(world.plan, scale_bits=scale_bits)
-        other = World(there, world.context, Decryptor(there, secret_of(world.context), bytes(32)))
+        other = World(there, world.context, Decryptor(there, secret_of(world.context), bytes(32), bytes(32)))
         total = np.sum([other.encrypt(whole // 4) for _ in range(4)], axis=0) % primes
         found = other.released(total)
         assert np.array_equal(found, whole[: there.layout.used]) is not wraps

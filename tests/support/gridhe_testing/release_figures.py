@@ -53,7 +53,7 @@ def noise(draws: int) -> dict[str, float]:
     for i in range(draws):
         drawn = gaussian(key, i.to_bytes(32, "big"), n)
         coefficient[i] = drawn[i % n]
-        slot[i] = embed(drawn)[i % (n // 2)]
+        slot[i] = embed(drawn).real[i % (n // 2)]
     return {
         "draws": draws,
         "coefficient_by_planned": float(coefficient.std()),
@@ -82,7 +82,7 @@ def rounding(slots: int, seed: int) -> dict[str, object]:
     )
     plan = make_plan(settings, choice, authority="a" * 17, key_id=key_id_of(public), first_window=0)
     encryptor, planes = Encryptor(Bundle(plan=plan, public_key=public)), Planes(parameters)
-    decryptor = Decryptor(plan, secret, os.urandom(32))
+    decryptor = Decryptor(plan, secret, os.urandom(32), bytes(32))
     quantity = plan.quantities[0]
     batches = []
     for _ in range(64):
@@ -95,7 +95,8 @@ def rounding(slots: int, seed: int) -> dict[str, object]:
             encoded, views = batches[at]
             total.fold(views)
             expected += encoded
-        found = decryptor.decrypt(total.pack())
+        packed = total.pack()
+        found = decryptor.flood(decryptor.decode(packed), packed)
         wrong += int((found != expected).sum())
         compared += len(expected)
         totals += 1
