@@ -132,7 +132,7 @@ class Ring:
         """The integers in -Q/2..Q/2 with these residues uint64[primes][N], float64[N].
 
         Garner's mixed radix with digits in -q_i/2..q_i/2: an integer of at most 53 bits comes out exact,
-        a larger one within 2^-51 of its size.
+        a larger one within 2^-50 of its size for up to three primes, 2^-47 for up to nineteen.
         """
         digits: list[NDArray[np.int64]] = []
         for row, prime in enumerate(self.primes):
