@@ -11,16 +11,14 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
-import tenseal as ts
 from cryptography.exceptions import InvalidSignature
 
+from gridhe.aggregator.engine import Outgoing
 from gridhe.plan.parameters import CkksParameters
 from gridhe.wire import topics
-from gridhe.wire.envelope import open_envelope
+from gridhe.wire.envelope import envelope_key, open_envelope
 from gridhe.wire.planes import Planes
 from gridhe.wire.receipt import TRANSIENT_REASONS
-from gridhe.wire.tenseal_format import to_tenseal
-from gridhe.wire.total import Total
 from gridhe_testing.grid import FIRST_WINDOW, Grid
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "wire.md"
@@ -31,6 +29,7 @@ ALLOWED = {
     "numpy",
     "msgpack",
     "hmac",
+    "os",
     "hashlib",
     "struct",
     "tempfile",
@@ -111,19 +110,22 @@ def seal(
     return made
 
 
-def slots_by_plain_tenseal(grid: Grid, total: Total) -> np.ndarray:
-    """Every slot of a total, all N/2 of them, by plain TenSEAL after to_tenseal."""
-    data = to_tenseal(grid.planes.unpack(total.ciphertext), grid.plan.parameters, grid.plan.scale)
-    decrypted: np.ndarray = np.rint(ts.ckks_vector_from(grid.context, data).decrypt()).astype(np.int64)
-    assert decrypted.shape == (grid.plan.parameters.slots,)
-    return decrypted
-
-
 def all_slots(grid: Grid, meters: list[str]) -> np.ndarray:
-    """What every slot must be: the used ones' sums, and zeros."""
-    expected = np.zeros(grid.plan.parameters.slots, np.int64)
-    expected[: grid.plan.layout.used] = grid.expected(meters)
+    """What every slot must be: the sums of readings and guards."""
+    expected: np.ndarray = np.sum([grid.batch(meter).slots for meter in meters], axis=0)
+    assert expected.shape == (grid.plan.parameters.slots,)
+    np.testing.assert_array_equal(expected[: grid.plan.layout.used], grid.expected(meters))
     return expected
+
+
+def answered(grid: Grid, outgoing: list[Outgoing]) -> list[Outgoing]:
+    """These messages and all that follow: the authority opens every total."""
+    everything, rest = list(outgoing), outgoing
+    while keys := list(grid.totals(rest)):
+        grid.acknowledge(*keys)
+        rest = grid.engine.commit(grid.now)
+        everything += rest
+    return everything
 
 
 def test_batches_sealed_by_the_pages_example_are_accepted_and_fold_exactly(
@@ -138,7 +140,7 @@ def test_batches_sealed_by_the_pages_example_are_accepted_and_fold_exactly(
             grid.engine.receive(topic, payload, grid.now)
     assert grid.engine.counters.folded == len(grid.meters)
     assert not grid.engine.counters.rejected
-    outgoing = grid.engine.commit(grid.now)
+    outgoing = answered(grid, grid.engine.commit(grid.now))
 
     receipts = {one.topic: one.payload for one in outgoing if "/receipt/" in one.topic}
     for meter in grid.meters:
@@ -153,43 +155,102 @@ def test_batches_sealed_by_the_pages_example_are_accepted_and_fold_exactly(
     assert {group for group, _, _ in totals} == members.keys()
     for (group, window, part), total in totals.items():
         assert (window, part, total.header.meters) == (FIRST_WINDOW, 0, len(members[group]))
-        np.testing.assert_array_equal(slots_by_plain_tenseal(grid, total), all_slots(grid, members[group]))
+        np.testing.assert_array_equal(grid.key.all_slots(total.ciphertext), all_slots(grid, members[group]))
 
 
-def test_totals_are_read_and_decrypted_by_the_pages_example(
+def test_totals_are_read_decrypted_and_checked_by_the_pages_example(
     peer: types.ModuleType, grid: Grid, seal: Callable[..., tuple[str, bytes]]
 ) -> None:
     for meter in grid.meters:
         grid.engine.receive(*seal(meter), grid.now)
-    bundle = grid.bundle.encode(grid.authority)
-    seen = set()
-    for one in grid.engine.commit(grid.now):
+    bundle, plan = grid.bundle.encode(grid.authority), msgpack.unpackb(grid.plan.encode())
+    roster = grid.roster
+    home_key = grid.device("a0").home_key
+    lists: dict[str, dict[str, bytes]] = {}
+    for one in answered(grid, grid.engine.commit(grid.now)):
         if "/total/" not in one.topic:
             continue
         peer.check_total(one.payload, grid.aggregator_key.verify_key)
         header, slots = peer.decrypt_total(one.payload, bundle, grid.context)
+        members: dict[str, bytes] = {}
+        for piece in header["pieces"]:
+            members |= lists[piece[0]] if len(piece) == 3 else peer.members_of(piece, roster, plan)
+        lists[header["group"]] = members
         inside = [
             m
             for m in grid.meters
             if header["group"] in ("grid", grid.group_of(m), grid.group_of(m).split("/")[0])
         ]
-        assert header["members"] == peer.member_digest(inside)
-        assert header["meters"] == len(inside) == sum(count for _, _, count in header["pieces"])
+        assert sorted(members) == sorted(inside)
+        assert header["meters"] == len(inside) == sum(piece[2] for piece in header["pieces"])
+        assert members == {meter: grid.batch(meter).proof for meter in inside}
         np.testing.assert_array_equal(slots, all_slots(grid, inside))
-        seen.add(header["group"])
-    assert seen == {"grid", "north", "south", *grid.groups}
+
+        def check(slots: np.ndarray, members: dict[str, bytes], window: int = header["window"]) -> np.ndarray:
+            found: np.ndarray = peer.check_guards(
+                plan,
+                grid.plan.plan_id,
+                window,
+                slots,
+                members,
+                lambda name: grid.device(name).guard_key,
+                home_key,
+            )
+            return found
+
+        present = grid.expected(inside)[grid.plan.layout.block("import_wh", "present")]
+        np.testing.assert_array_equal(check(slots, members), present)
+        for at in (0, grid.plan.intervals, grid.plan.layout.used, len(slots) - 1):
+            changed = slots.copy()
+            changed[at] += 1
+            with pytest.raises(AssertionError):
+                check(changed, members)
+        with pytest.raises(AssertionError):
+            check(slots, members, header["window"] + 1)
+        with pytest.raises(AssertionError):
+            check(slots, dict(list(members.items())[1:]))
+    assert lists.keys() == {"grid", "north", "south", *grid.groups}
 
 
 def test_the_pages_envelope_has_the_bytes_ours_would_have(
-    grid: Grid, seal: Callable[..., tuple[str, bytes]]
+    peer: types.ModuleType, grid: Grid, seal: Callable[..., tuple[str, bytes]]
 ) -> None:
     topic, payload = seal("a1")
     ours = grid.envelope("a1")
     assert topic == topics.batch("north/f1", "a1")
     assert len(payload) == len(ours)
     envelope = open_envelope(payload, len(payload))
-    envelope.check_tag(grid.device("a1").ingest_key)
+    key = grid.device("a1").ingest_key
+    ciphertext = envelope.open(envelope_key(key))
     assert envelope.header_bytes == open_envelope(ours, len(ours)).header_bytes
+    np.testing.assert_array_equal(grid.key.all_slots(ciphertext), grid.batch("a1").slots)
+    header, opened = peer.open_envelope(ours, key)
+    assert header["proof"] == grid.batch("a1").proof
+    np.testing.assert_array_equal(grid.key.all_slots(opened), grid.batch("a1").slots)
+
+
+def test_the_pages_guards_are_those_of_the_golden_vectors(peer: types.ModuleType) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    table = page[page.index("A batch with few slots") : page.index("### What the authority checks")]
+    for line in json.loads((PAGE.parents[1] / "tests/wire/vectors/guards.json").read_text()):
+        plan = {"guard_bits": line["guard_bits"]}
+        secret, used = bytes.fromhex(line["guard_secret"]), line["used"]
+        k, h = peer.derive(secret, b"gridhe/v2/guard/" + line["meter"].encode()), bytes.fromhex(line["h"])
+        ctx, siv = peer.context_of(line["plan"], line["window"]), bytes.fromhex(line["siv"])
+        presence = bytes.fromhex(line["presence"])
+        assert (k.hex(), ctx.hex()) == (line["k"], line["ctx"])
+        assert peer.derive(secret, b"gridhe/v2/home") == h
+        assert peer.guards_of(plan, k, ctx, siv, presence, line["slots"] - len(used)) == line["g"]
+        assert (siv + peer.masked(k, ctx, siv, presence)).hex() == line["proof"]
+        sums = peer.checksums(plan, h, ctx, used)
+        primes = peer.primes_of(plan)
+        assert [(g + c) % p for g, c, p in zip(line["g"][-8:], sums, primes, strict=True)] == line["tags"]
+    for name in ("k", "h", "ctx", "presence", "siv", "proof", "plan"):  # the last one stands on the page
+        assert f"`{line[name]}`" in table
+    for name, numbers in (("x", used), ("g_0 to g_3", line["g"][:4]), ("tag slots", line["tags"])):
+        assert f"| {name} | {', '.join(map(str, numbers))} |" in table
+    assert f"| alpha_00 to alpha_07 | {', '.join(map(str, line['alpha'][0]))} |" in table
+    assert f"`{line['plan']}`, {line['window']} |" in table
 
 
 def test_a_batch_of_the_page_sent_twice_counts_once_and_one_damaged_not_at_all(

@@ -61,7 +61,7 @@ class Grid(MadeUpAuthority):
             ),
         )
         super().__init__(settings, FIRST_WINDOW)
-        self.roster_version = 0
+        self.roster_version, self.roster = 0, b""
         self.places: set[tuple[str, str]] = set()  # all (meter, group) that a roster named
         self.database: Database | None = None
         self.engine = self.start()
@@ -102,8 +102,8 @@ class Grid(MadeUpAuthority):
         here = {(entry.meter, entry.group) for entry in (*entries, *extra)}
         former = [FormerPlace(*place) for place in sorted(self.places - here)]
         self.places |= here
-        roster = self.signed_roster([*entries, *extra], self.roster_version, former)
-        self.engine.take_roster(roster, self.now if now is None else now)
+        self.roster = self.signed_roster([*entries, *extra], self.roster_version, former)
+        self.engine.take_roster(self.roster, self.now if now is None else now)
 
     def group_of(self, meter: str) -> str:
         return next(group for group, meters in self.groups.items() if meter in meters)
