@@ -144,6 +144,7 @@ class ReleaseSettings(_Section):
     """The authority's release policy, in addition to the plan's."""
 
     minimum_meters: int | None = Field(None, ge=2, le=1_000_000)  # larger than the plan's; smaller: no effect
+    coverage: float = Field(0.5, ge=0, le=1)  # share of a leaf group's meters that its own total needs
     publish: bool = False  # also publish released integers on release/<group>
     quantile_probabilities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.05, 0.25, 0.5, 0.75, 0.95), max_length=1_000

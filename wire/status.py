@@ -16,13 +16,17 @@ class Status:
     """The status of one role; `backlog` is the number of waiting batches or totals.
 
     `incarnation` is new after every start of the process, and after the broker lost the session of an
-    aggregator. Earlier messages may be lost then, so meters send again.
+    aggregator. Earlier messages may be lost then, so meters send again. The authority's status also has
+    `failed`, the number of totals that failed its checks so far, and `stopped`, the number of aggregators,
+    groups and keys that are stopped and of meters that are excluded now.
     """
 
     online: bool
     version: str
     incarnation: str
     backlog: int = 0
+    failed: int = 0
+    stopped: int = 0
 
     def encode(self) -> bytes:
         """The status as msgpack."""
@@ -33,6 +37,8 @@ class Status:
                 "version": self.version,
                 "incarnation": self.incarnation,
                 "backlog": self.backlog,
+                **({"failed": self.failed} if self.failed else {}),
+                **({"stopped": self.stopped} if self.stopped else {}),
             }
         )
 
@@ -44,12 +50,15 @@ class Status:
         record = unpack(data)
         if field(record, "v", int) != VERSION:
             raise EnvelopeError("version", f"status version {record['v']}, this is version {VERSION}")
-        backlog = field(record, "backlog", int)
-        if backlog < 0:
-            raise EnvelopeError("malformed", f"a backlog of {backlog}")
+        counts = {"failed": 0, "stopped": 0, **record}
+        backlog, failed, stopped = (field(counts, name, int) for name in ("backlog", "failed", "stopped"))
+        if min(backlog, failed, stopped) < 0:
+            raise EnvelopeError("malformed", f"a count of {min(backlog, failed, stopped)}")
         return cls(
             online=field(record, "online", bool),
             version=field(record, "version", str)[:64],
             incarnation=field(record, "incarnation", str)[:64],
             backlog=backlog,
+            failed=failed,
+            stopped=stopped,
         )

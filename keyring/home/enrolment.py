@@ -186,6 +186,15 @@ class Enrolment:
             if meter.name not in excluded
         ]
 
+    def enrolled(self, group: str, start_s: int) -> int:
+        """How many meters the roster has in this leaf group for a window that starts then (UTC epoch s)."""
+        query = (
+            "SELECT COUNT(*) FROM meters WHERE grp = ? AND from_s <= ? AND NOT revoked"
+            " AND name NOT IN (SELECT meter FROM excluded)"
+        )
+        [(count,)] = self._db.query(query, group, start_s)
+        return int(count)
+
     def former_places(self) -> list[FormerPlace]:
         """The former meters of each group: moved to another group, revoked, or excluded."""
         query = (

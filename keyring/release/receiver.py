@@ -54,16 +54,18 @@ class Receiver:
         aggregators: Mapping[str, bytes],
         ingest_key: Callable[[str], bytes],
         now: Callable[[], str],
+        alarms: Callable[[], tuple[int, int]] = lambda: (0, 0),
         on_connect: Callable[[bool], None] = lambda session_present: None,
     ) -> None:
         """Add a session to `loop`; it connects when the loop runs.
 
         `bundles`: (bundle, signed bytes), the current plan last. `aggregators`: verify keys by id.
-        `ingest_key(name)` derives a key; `now()` returns the ISO time. `on_connect(session_present)` is
+        `ingest_key(name)` derives a key; `now()` returns the ISO time; `alarms()` the counts `failed` and
+        `stopped` of the status. `on_connect(session_present)` is
         called after each connection, when plans and roster have been sent.
         """
         self._loop, self._inbox, self._now, self._after_connect = loop, inbox, now, on_connect
-        self._ingest_key = ingest_key
+        self._ingest_key, self._alarms = ingest_key, alarms
         self._incarnation = secrets.token_hex(8)
         self._buffer: list[tuple[Total, bytes]] = []
         self._buffered_bytes = 0
@@ -101,8 +103,19 @@ class Receiver:
         self._publish_all()
 
     def _status(self, *, online: bool) -> Message:
-        status = Status(online=online, version=__version__, incarnation=self._incarnation)
+        failed, stopped = self._alarms()
+        status = Status(
+            online=online,
+            version=__version__,
+            incarnation=self._incarnation,
+            failed=failed,
+            stopped=stopped,
+        )
         return Message(topic=topics.STATUS_AUTHORITY, payload=status.encode(), retain=True)
+
+    def publish_status(self) -> None:
+        """Publish the status again, because its counts changed."""
+        self.session.publish(self._status(online=True))
 
     def _on_connect(self, session_present: bool) -> None:
         self.last_arrival_s = self._loop.clock()  # wait a full idle time for redelivered totals

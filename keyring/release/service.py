@@ -242,7 +242,7 @@ class ReleaseService:
 
     def _receiver(self, loop: EventLoop) -> Receiver:
         authority = self._authority
-        self._version = authority.enrolment.version
+        self._version, self._counts = authority.enrolment.version, self._releaser.stops.counts()
         receiver = Receiver(
             loop,
             settings=self._settings.broker,
@@ -253,6 +253,7 @@ class ReleaseService:
             aggregators=self._aggregators(),
             ingest_key=lambda name: derive_key(authority.vault.secrets.ingest_secret, name),
             now=self._now,
+            alarms=self._releaser.stops.counts,
             on_connect=self._on_connect,
         )
         if self._settings.release.publish:
@@ -281,6 +282,9 @@ class ReleaseService:
         Such changes are enrolments, new keys, retired keys, and names to resume.
         """
         self._take_up_stops()
+        if (counts := self._releaser.stops.counts()) != self._counts:
+            self._counts = counts
+            receiver.publish_status()
         authority = self._authority
         version, known = authority.enrolment.version, len(self._bundles)
         if len(list(authority.paths.plans.glob("*.bundle"))) == known and version == self._version:

@@ -116,6 +116,11 @@ class Stops:
         """The stopped keys."""
         return sorted(filter(self.stopped, self.failures))
 
+    def counts(self) -> tuple[int, int]:
+        """The number of failed totals so far, and of what is stopped or excluded now."""
+        stopped = (self.aggregators, self.groups, self.stopped_keys(), self.excluded)
+        return sum(self.failures.values()), sum(map(len, stopped))
+
     def kinds(self, name: str) -> list[str]:
         """What `resume NAME` would resume: any of `aggregator`, `group` and `meter`."""
         found = (("aggregator", self.aggregators), ("group", self.groups), ("meter", self.excluded))

@@ -13,9 +13,21 @@ from gridhe.wire.status import Status
 RECORD: dict[str, Any] = {"v": 1, "online": True, "version": "1.2", "incarnation": "abc", "backlog": 3}
 
 
-@given(st.booleans(), st.text(max_size=64), st.text(max_size=64), st.integers(0, 2**63))
-def test_a_status_survives_its_bytes(online: bool, version: str, incarnation: str, backlog: int) -> None:
-    status = Status(online=online, version=version, incarnation=incarnation, backlog=backlog)
+counts = st.integers(0, 2**63)
+
+
+@given(st.booleans(), st.text(max_size=64), st.text(max_size=64), counts, counts, counts)
+def test_a_status_survives_its_bytes(
+    online: bool, version: str, incarnation: str, backlog: int, failed: int, stopped: int
+) -> None:
+    status = Status(
+        online=online,
+        version=version,
+        incarnation=incarnation,
+        backlog=backlog,
+        failed=failed,
+        stopped=stopped,
+    )
     assert Status.decode(status.encode()) == status
 
 
@@ -23,6 +35,8 @@ def test_the_bytes_are_the_documented_map() -> None:
     status = Status(online=True, version="1.2", incarnation="abc", backlog=3)
     assert msgpack.unpackb(status.encode()) == RECORD
     assert Status.decode(msgpack.packb(RECORD)) == status
+    alarmed = Status(online=True, version="1.2", incarnation="abc", backlog=3, failed=4, stopped=1)
+    assert msgpack.unpackb(alarmed.encode()) == {**RECORD, "failed": 4, "stopped": 1}
 
 
 def test_fields_of_a_later_version_of_gridhe_are_ignored_and_long_texts_cut() -> None:
@@ -43,6 +57,8 @@ def test_fields_of_a_later_version_of_gridhe_are_ignored_and_long_texts_cut() ->
         ({"backlog": True}, "malformed"),
         ({"backlog": 1.5}, "malformed"),
         ({"backlog": -1}, "malformed"),
+        ({"failed": -1}, "malformed"),
+        ({"stopped": "1"}, "malformed"),
         ({"more": "x" * 1_024}, "size"),
     ],
 )
