@@ -74,13 +74,14 @@ def gaussian(noise_key: bytes, label: bytes, count: int) -> NDArray[np.float64]:
 class Unsound(Exception):
     """A total that fails a check, `check`. Its text has no number of the total.
 
-    `errors` is int64[guards - 8]: what is wrong in each guard slot, tags aside. It serves to name the meter
-    that caused it, and must not be stored or shown.
+    `errors` is int64[guards - 8], what is wrong in each guard slot, tags aside; `present_errors` is
+    int64[quantities][intervals], what is wrong in the present counts. They serve to name the meter that
+    caused it (gridhe.keyring.release.suspects), and must not be stored or shown.
     """
 
-    def __init__(self, check: str, errors: NDArray[np.int64]) -> None:
+    def __init__(self, check: str, errors: NDArray[np.int64], present_errors: NDArray[np.int64]) -> None:
         super().__init__(f"the decrypted slots fail the check {check!r}")
-        self.check, self.errors = check, errors
+        self.check, self.errors, self.present_errors = check, errors, present_errors
 
 
 class Decryptor:
@@ -127,9 +128,10 @@ class Decryptor:
         # 2^62 is an exact double and far above any plan's totals.
         integers = np.clip(whole, -(2.0**62), 2.0**62).astype(np.int64)
         errors = integers[self.plan.layout.used : -TAGS] - sums.guards[:-TAGS]
-        for check, failed in self._checks(slots, whole, integers, errors, window, sums):
+        present_errors = np.stack([integers[block] for block in self._present]) - sums.present
+        for check, failed in self._checks(slots, whole, integers, errors, present_errors, window, sums):
             if failed:
-                raise Unsound(check, errors)
+                raise Unsound(check, errors, present_errors)
 
     def flood(self, slots: NDArray[np.complex128], ciphertext: bytes) -> NDArray[np.int64]:
         """The used slots int64[used] of a total with this ciphertext, with flooding noise, rounded."""
@@ -147,6 +149,7 @@ class Decryptor:
         whole: NDArray[np.float64],
         integers: NDArray[np.int64],
         errors: NDArray[np.int64],
+        present_errors: NDArray[np.int64],
         window: int,
         sums: GuardSums,
     ) -> Iterator[tuple[str, bool]]:
@@ -159,7 +162,6 @@ class Decryptor:
         yield "guards", bool(errors.any())
         faults = self._guards.tag_faults(window, integers, sums.guards, self._home_key)
         yield "tags", bool(faults.any())
+        yield "presence", bool(present_errors.any())
         used = integers[: len(self._largest)]
-        present = np.stack([used[block] for block in self._present])
-        yield "presence", not np.array_equal(present, sums.present)
         yield "range", bool((used < 0).any() or (used > sums.meters * self._largest).any())

@@ -94,10 +94,10 @@ def find_suspects(
 ) -> Finding:
     """The meters that explain the errors of a total.
 
-    `wrong` is int64[free], the total's guards less the expected ones; `wrong_present` is
+    `wrong` is int64[free - 8], the total's guards, tags aside, less the expected ones; `wrong_present` is
     int64[quantities][intervals], its present counts less the proven ones. 20 us a candidate and round.
     """
-    rest = wrong[:-TAGS].astype(np.float64)
+    rest = wrong.astype(np.float64)
     if not np.any(rest) or np.max(np.abs(rest)) > _EXACT:
         return Finding()
     shares: dict[str, _Share] = {}

@@ -41,7 +41,7 @@ class Fleet:
             replace(self.candidates[i], proof=change.proofs.get(i, self.candidates[i].proof)) for i in members
         ]
         candidates += [replace(self.candidates[i], member=False) for i in known]
-        return find_suspects(self.guards, WINDOW, wrong[layout.used :], present, candidates)
+        return find_suspects(self.guards, WINDOW, wrong[layout.used : -TAGS], present, candidates)
 
 
 @pytest.fixture(scope="module")
@@ -204,5 +204,5 @@ def test_a_batch_without_readings_and_guards_counts_as_left_out(fleet: Fleet) ->
     slots, proof = fleet.guards.fill(WINDOW, empty, guard_key=key, home_key=home_key(SECRET))
     candidate = Candidate(meter="m0000", group="north/f1", guard_key=key, proof=proof)
     present = np.zeros((1, plan.intervals), np.int64)
-    finding = find_suspects(fleet.guards, WINDOW, -slots[plan.layout.used :], present, [candidate])
+    finding = find_suspects(fleet.guards, WINDOW, -slots[plan.layout.used : -TAGS], present, [candidate])
     assert finding == Finding(suspects=(Suspect(meter="m0000", group="north/f1", fault="left_out"),))
