@@ -1,12 +1,12 @@
 """Checks of an envelope before it is folded; cheap checks come first.
 
-Before the tag is verified, the sender is unknown and gets no receipt. After it, the meter itself sent the
-batch, and a refusal is receipted. Each check raises EnvelopeError with its reason:
+Before the envelope is decrypted, the sender is unknown and gets no receipt. After it, the meter itself sent
+the batch, and a refusal is receipted. Each check raises EnvelopeError with its reason:
 
     size malformed version topic tag                    unknown sender
-    topic plan retired key before_plan expired          authentic sender, a batch that cannot count
-    not_enrolled group after_plan clock early late
-    residue transparent                                 authentic sender, no valid ciphertext
+    topic plan retired key malformed before_plan        authentic sender, a batch that cannot count
+    expired not_enrolled group after_plan clock early late
+    size residue transparent                            authentic sender, no valid ciphertext
 
 A meter that has moved may publish only on its new group's topic, but batches that it sealed before count in
 the old group. So the topic's group must be the header's, or the meter's present one.
@@ -16,6 +16,7 @@ The end of a plan follows from the bundles of later plans and from the roster (`
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from gridhe.aggregator.fold.plans import ActivePlan
 from gridhe.aggregator.state.enrolment import MeterPlace, RosterTable
@@ -23,14 +24,21 @@ from gridhe.errors import EnvelopeError
 from gridhe.plan.plan import Plan
 from gridhe.plan.succession import Period, Succession
 from gridhe.wire import topics
-from gridhe.wire.envelope import OVERHEAD_BYTES, Envelope, Header, open_envelope
+from gridhe.wire.envelope import OVERHEAD_BYTES, Header, envelope_key, open_envelope
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.planes import Planes
 
 __all__ = ["Admission"]
 
-_KEYS_CACHED = 32_768  # some 150 bytes each
+_KEYS_CACHED = 32_768  # some 250 bytes each
 _NO_PLAN_BYTES_MAX = 16 << 20  # before any plan is known
+
+
+class _Keys(NamedTuple):
+    """A meter's ingest key, for its receipts, and its envelope key."""
+
+    ingest: bytes
+    envelope: bytes
 
 
 class Admission:
@@ -52,7 +60,7 @@ class Admission:
         self._filters = tuple(filters)
         self._pruned_before = {} if pruned_before is None else pruned_before
         self._enrolment = enrolment
-        self._keys: dict[str, bytes] = {}  # of authenticated senders; when full, no more are added
+        self._keys: dict[str, _Keys] = {}  # of authenticated senders; when full, no more are added
         self._plans: dict[str, ActivePlan] = {}
         self._max_bytes = _NO_PLAN_BYTES_MAX
         self.missing_plans: tuple[str, ...] = ()  # ids of plans on the roster without a bundle
@@ -85,24 +93,32 @@ class Admission:
 
     def key_of(self, name: str) -> bytes:
         """The ingest key of a meter or aggregator."""
-        return self._keys.get(name) or derive_key(self._secret, name)
+        keys = self._keys.get(name)
+        return derive_key(self._secret, name) if keys is None else keys.ingest
 
-    def authenticate(self, topic: str, payload: bytes) -> Envelope:
-        """The envelope, if the meter that it names sent it. Raises EnvelopeError."""
+    def authenticate(self, topic: str, payload: bytes) -> tuple[Header, bytes]:
+        """The header and the decrypted planes, if the named meter sent them. Raises EnvelopeError.
+
+        Payloads larger than any plan's envelope are not decrypted; the size of the planes is not checked.
+        """
         envelope = open_envelope(payload, self._max_bytes)
         header = envelope.header
         as_sealed = topic == topics.batch(header.group, header.meter)
         if not as_sealed and topics.parse_batch(topic)[1] != header.meter:
             raise EnvelopeError("topic", f"{header.meter} of {header.group} arrived on {topic[:120]!r}")
-        key = self.key_of(header.meter)
-        envelope.check_tag(key)
+        keys = self._keys.get(header.meter) or self._derive(header.meter)
+        ciphertext = envelope.open(keys.envelope)
         if not as_sealed:
             place = self._enrolment.meter(header.meter)
             if place is None or topic != topics.batch(place.group, header.meter):
                 raise EnvelopeError("topic", f"{header.meter} of {header.group} arrived on {topic[:120]!r}")
         if len(self._keys) < _KEYS_CACHED:
-            self._keys[header.meter] = key
-        return envelope
+            self._keys[header.meter] = keys
+        return header, ciphertext
+
+    def _derive(self, name: str) -> _Keys:
+        ingest_key = derive_key(self._secret, name)
+        return _Keys(ingest_key, envelope_key(ingest_key))
 
     def known(self, header: Header) -> ActivePlan:
         """The plan of an authentic batch, if its window's counted meters are known. Raises EnvelopeError."""
@@ -116,6 +132,11 @@ class Admission:
             )
         if header.key != plan.key_id:
             raise EnvelopeError("key", f"plan {header.plan} uses key {plan.key_id}, not {header.key}")
+        if len(header.proof) != plan.proof_bytes:
+            raise EnvelopeError(
+                "malformed",
+                f"plan {header.plan} has proofs of {plan.proof_bytes} bytes, not {len(header.proof)}",
+            )
         if header.window < plan.first_window:
             raise EnvelopeError("before_plan", f"plan {header.plan} starts with window {plan.first_window}")
         floor = self._pruned_before.get(header.plan, 0)

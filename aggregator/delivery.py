@@ -17,11 +17,13 @@ from typing import NamedTuple
 from gridhe.aggregator.counters import Counters
 from gridhe.aggregator.fold.plans import ActivePlan
 from gridhe.aggregator.fold.rows import TotalRow
+from gridhe.aggregator.state.lists import MemberLists
 from gridhe.aggregator.state.totals import Totals
+from gridhe.errors import EnvelopeError
 from gridhe.wire import topics
 from gridhe.wire.receipt import TRANSIENT_TOTAL_REASONS, TotalReceipt
 from gridhe.wire.signing import SigningKey
-from gridhe.wire.total import TotalKey, seal_total
+from gridhe.wire.total import Piece, TotalHeader, TotalKey, seal_total
 
 __all__ = ["Delivery", "Outgoing"]
 
@@ -44,6 +46,7 @@ class Delivery:
         self,
         totals: Totals,
         plans: Mapping[str, ActivePlan],
+        lists: MemberLists,
         *,
         aggregator: str,
         key: SigningKey,
@@ -51,6 +54,7 @@ class Delivery:
     ) -> None:
         self._totals = totals
         self._plans = plans
+        self._lists = lists
         self._aggregator = aggregator
         self._key = key
         self._counters = counters
@@ -61,13 +65,44 @@ class Delivery:
         """The signed messages that publish these parts."""
         outgoing = []
         for row in rows:
-            if row.ciphertext is not None:
-                key_id = self._plans[row.key.plan].plan.key_id
-                header = row.header(key_id=key_id, aggregator=self._aggregator)
-                payload = seal_total(header, row.ciphertext, self._key)
-                outgoing.append(Outgoing(topics.total(row.key.group), payload))
+            if row.ciphertext is None:
+                continue
+            try:
+                header = self._header(row)
+            except EnvelopeError as error:
+                _log.error(
+                    "a total is not sent",
+                    extra={"group": row.key.group, "window": row.key.window, "why": str(error)},
+                )
+                continue
+            payload = seal_total(header, row.ciphertext, self._key)
+            outgoing.append(Outgoing(topics.total(row.key.group), payload))
         self._counters.published += len(outgoing)
         return outgoing
+
+    def _header(self, row: TotalRow) -> TotalHeader:
+        """The header of a published part: the same each time under the same roster."""
+        plan, group, window, part = row.key
+        pieces = tuple(
+            Piece(
+                piece.group,
+                piece.part,
+                piece.meters,
+                self._lists.of(TotalKey(plan, piece.group, window, piece.part)) if piece.listed else None,
+            )
+            for piece in sorted(row.all_pieces())
+        )
+        return TotalHeader(
+            plan=plan,
+            key=self._plans[plan].plan.key_id,
+            aggregator=self._aggregator,
+            group=group,
+            window=window,
+            part=part,
+            meters=row.meters,
+            roster=self._lists.version,
+            pieces=pieces,
+        )
 
     def send_again(self, limit: int) -> list[Outgoing]:
         """The next round: at most `limit` totals."""

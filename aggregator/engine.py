@@ -1,10 +1,10 @@
 """The engine: folds envelopes and commits totals. No socket and no clock.
 
-A batch is checked, folded in memory and recorded in its leaf's set of reported meters. Every commit then
+A batch is decrypted, checked, folded in memory and recorded among its part's members. Every commit then
 does, in this order:
 
  1. one transaction: due parts close (deepest groups first, each added to the next wider one), and the
-    changed totals, the changed sets of reported meters and the newest rejects are written. A crash before
+    changed totals, the new members and the newest rejects are written. A crash before
     it is durable leaves the state before it and no receipt, so the meters send the batches again.
  2. receipts for the transaction's batches, and the newly closed totals, are returned for publishing. A
     crash here causes repeats only: a repeated batch is a duplicate, which is receipted and not folded; a
@@ -13,7 +13,6 @@ does, in this order:
 
 import logging
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from gridhe.aggregator.admission import Admission
@@ -21,10 +20,12 @@ from gridhe.aggregator.counters import Counters, Snapshot
 from gridhe.aggregator.delivery import Delivery, Outgoing
 from gridhe.aggregator.fold.closing import Closing
 from gridhe.aggregator.fold.groups import GroupTree
-from gridhe.aggregator.fold.parts import Node, OpenParts, member_digest
+from gridhe.aggregator.fold.parts import OpenParts
 from gridhe.aggregator.fold.rows import TotalRow
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.enrolment import RosterTable
+from gridhe.aggregator.state.lists import MemberLists
+from gridhe.aggregator.state.members import Members
 from gridhe.aggregator.state.quarantine import Quarantine, Quarantined
 from gridhe.aggregator.state.totals import Totals
 from gridhe.base.failpoints import failpoint
@@ -47,23 +48,7 @@ _log = logging.getLogger(__name__)
 # The pause after a commit is at least this many times its duration, up to the maximum setting. So commits
 # take at most a ninth of the time.
 _COMMIT_SHARE = 8
-_REPORTED_CACHED = 8_192  # sets of reported meters in memory, one bit per enrolled meter
 _PRUNE_INTERVAL_S = 3_600.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Reported:
-    """The meters of a leaf that are counted for a window, one bit each."""
-
-    members: bytearray
-
-    def has(self, number: int) -> bool:
-        return number >> 3 < len(self.members) and bool(self.members[number >> 3] >> (number & 7) & 1)
-
-    def add(self, number: int) -> None:
-        if number >> 3 >= len(self.members):
-            self.members.extend(bytes((number >> 3) + 1 - len(self.members)))
-        self.members[number >> 3] |= 1 << (number & 7)
 
 
 @dataclass(slots=True)
@@ -85,6 +70,7 @@ class Engine:
         self._credential = credential
         self._enrolment = RosterTable(database)
         self._totals = Totals(database)
+        self._members = Members(database)
         self._quarantine = Quarantine(
             database, maximum=settings.quarantine_max, maximum_bytes=settings.quarantine_max_mb << 20
         )
@@ -108,6 +94,7 @@ class Engine:
         self._delivery = Delivery(
             self._totals,
             self._admission.plans,
+            MemberLists(self._members, self._enrolment),
             aggregator=credential.aggregator,
             key=SigningKey.from_private_bytes(credential.signing_key),
             counters=self.counters,
@@ -115,8 +102,6 @@ class Engine:
         self._meters = 0
         self._load_tree()
         self._answers: dict[tuple[str, str], _Answer] = {}
-        self._reported: OrderedDict[Node, _Reported] = OrderedDict()
-        self._touched: dict[Node, _Reported] = {}  # since the last commit
         self._uncommitted = 0
         self._commit_s = 0.0
         self._pruned_at = 0.0
@@ -148,7 +133,7 @@ class Engine:
             if roster.version <= self._enrolment.version:
                 return
             with self._db.large_cache(), self._db.transaction():
-                self._enrolment.replace(roster.version, roster.entries(), now, roster.plans)
+                self._enrolment.replace(roster.version, roster.entries(), now, roster.plans, roster.former())
         except BundleError as error:
             self._count_reject("roster", error)
             return
@@ -188,8 +173,7 @@ class Engine:
         self.counters.bytes += len(payload)
         header: Header | None = None
         try:
-            envelope = self._admission.authenticate(topic, payload)
-            header = envelope.header
+            header, ciphertext = self._admission.authenticate(topic, payload)
             active = self._admission.known(header)
             try:
                 place = self._admission.place(active, header, now)
@@ -201,8 +185,7 @@ class Engine:
                 raise
             assert now is not None  # noqa: S101 - for the type checker: `place` refuses None
             node = header.plan, header.group, header.window
-            reported = self._reported_of(node)
-            if reported.has(place.number) or (
+            if self._members.counted(node).has(place.number) or (
                 self._enrolment.has_moved(header.meter) and self._counted(header)
             ):
                 self._answer_duplicate(header)
@@ -211,16 +194,15 @@ class Engine:
             if part is not None and part.meters >= active.plan.largest_group:
                 # The next commit closes this part; sent again, the batch counts in the group's next part.
                 raise EnvelopeError("capacity", f"the open part of {header.group} has {part.meters} meters")
-            planes = active.planes.views(envelope.ciphertext)
+            planes = active.planes.views(ciphertext)
             active.planes.check(planes)
         except EnvelopeError as error:
             self._reject(error.reason, topic, payload, header, now)
             return
         part = self._parts.take(node, now)
         self._fold(part, planes)
-        self._parts.count(part, 1, member_digest(header.meter))
-        reported.add(place.number)
-        self._touched[node] = reported
+        self._parts.count(part, 1)
+        self._members.add(part.key, place.number, header.proof)
         self._answer(header).committed.add(header.window)
         self.counters.folded += 1
         self._uncommitted += 1
@@ -233,8 +215,7 @@ class Engine:
         """Whether this meter is counted for the window, in any group in which it was enrolled."""
         for place in self._enrolment.places(header.meter):
             node = (header.plan, place.group, header.window)
-            reported = self._reported.get(node) or _Reported(self._totals.reported(*node))
-            if reported.has(place.number):
+            if self._members.read(node).has(place.number):
                 return True
         return False
 
@@ -249,14 +230,6 @@ class Engine:
 
     def _answer(self, header: Header) -> _Answer:
         return self._answers.setdefault((header.plan, header.meter), _Answer())
-
-    def _reported_of(self, node: Node) -> _Reported:
-        reported = self._reported.get(node)
-        if reported is None:
-            reported = self._reported[node] = _Reported(self._totals.reported(*node))
-        else:
-            self._reported.move_to_end(node)
-        return reported
 
     # commit
 
@@ -301,20 +274,18 @@ class Engine:
                 published += self._closing.close_outdated(outdated, now) if outdated else ()
             failpoint("commit.1.closed")
             self._parts.save()
-            for node, reported in self._touched.items():
-                self._totals.save_reported(*node, reported.members)
+            self._members.save()
             self._quarantine.save()
             # After closing, because the numbers of the parts deleted here must not be used again.
             for plan_id, before in outdated.items():
                 self._totals.prune(plan_id, before)
+                self._members.prune(plan_id, before)
             if now is not None:
                 self._db.set_meta("clock", str(now).encode())
             failpoint("commit.1.written")
         failpoint("commit.1.after")
         self._parts.saved()
-        self._touched.clear()
-        while len(self._reported) > _REPORTED_CACHED:
-            self._reported.popitem(last=False)
+        self._members.saved()
         self._uncommitted = 0
         self.counters.commits += 1
         self._commit_s = time.perf_counter() - started

@@ -222,7 +222,7 @@ class Closing:
                 ciphertext = self._parts.pack(rest)
                 self._parts.remove(rest)
                 self._store.delete(rest.key)
-                self._add(rest, ciphertext, node, now)
+                self._add(rest, ciphertext, node, now, opened=False)
             elif wider is not None:
                 self._close_part(rest, wider, now)
         part = self._parts.get(node)
@@ -241,7 +241,7 @@ class Closing:
             self._published.append(row)
         if wider is not None:
             target = wider if publish else self._rest_with_room(wider, part.meters)
-            self._add(part, ciphertext, target, now)
+            self._add(part, ciphertext, target, now, opened=publish)
 
     def _shut(self, part: Part, row: TotalRow) -> None:
         """Store a part as closed."""
@@ -272,8 +272,11 @@ class Closing:
             extra={"group": part.key.group, "window": part.key.window, "meters": part.meters},
         )
 
-    def _add(self, part: Part, ciphertext: bytes, target: Node, now: float) -> None:
-        """Add a closed or absorbed part to the open part at `target`."""
+    def _add(self, part: Part, ciphertext: bytes, target: Node, now: float, *, opened: bool) -> None:
+        """Add a closed or absorbed part to the open part at `target`.
+
+        `opened`: its own total is published, so the wider total need not bring its lists.
+        """
         active = self._plans[part.key.plan]
         taking = self._parts.get(target)
         if taking is not None and taking.meters + part.meters > active.plan.largest_rollup:
@@ -282,7 +285,10 @@ class Closing:
             self._close_part(taking, self._wider(target), now)
         taking = self._parts.take(target, now)
         self._parts.fold(taking, active.planes.views(ciphertext))
-        self._parts.count(taking, part.meters, part.digest, part.all_pieces())
+        pieces = part.row(ciphertext=None).all_pieces()
+        if opened:
+            pieces = tuple(piece._replace(listed=False) for piece in pieces)
+        self._parts.count(taking, part.meters, pieces)
         self._mark(group_node(target))
 
     def _rest_with_room(self, node: Node, meters: int) -> Node:

@@ -1,19 +1,17 @@
 """Open parts: the running encrypted totals, in memory up to a bound and otherwise on disk."""
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.aggregator.fold.plans import ActivePlan
-from gridhe.aggregator.fold.rows import PartStore, TotalRow
+from gridhe.aggregator.fold.rows import PartStore, PieceRef, TotalRow
 from gridhe.wire.planes import PlaneViews
-from gridhe.wire.total import Piece, TotalKey
+from gridhe.wire.total import TotalKey
 
-__all__ = ["Node", "OpenParts", "Part", "group_node", "member_digest", "rest_node"]
+__all__ = ["Node", "OpenParts", "Part", "group_node", "rest_node"]
 
-_DIGEST_MODULUS = 1 << 256
 # Suffix of the names of a group's rests: `north~`, and `north~~` if the first is full. Group names cannot
 # contain it.
 _REST = "~"
@@ -31,11 +29,6 @@ def rest_node(node: Node, number: int) -> Node:
     return node[0], node[1] + _REST * number, node[2]
 
 
-def member_digest(meter: str) -> int:
-    """A meter's summand of a member digest: SHA-256 of its name. Summands are added modulo 2^256."""
-    return int.from_bytes(hashlib.sha256(meter.encode()).digest(), "big")
-
-
 @dataclass(slots=True, kw_only=True)
 class Part:
     """An open part. `total` is None while its ciphertext is only on disk."""
@@ -43,18 +36,13 @@ class Part:
     key: TotalKey
     first_at: float  # when its first batch or narrower part was added, UTC epoch seconds
     meters: int = 0
-    digest: int = 0
-    pieces: list[Piece] = field(default_factory=list)  # of a roll-up; empty for a leaf, its own piece
+    pieces: list[PieceRef] = field(default_factory=list)  # of a roll-up; empty for a leaf, its own piece
     total: Accumulator | None = None
 
     @property
     def node(self) -> Node:
         """The part's node."""
         return self.key.plan, self.key.group, self.key.window
-
-    def all_pieces(self) -> tuple[Piece, ...]:
-        """The leaf parts it sums."""
-        return tuple(self.pieces) or (Piece(self.key.group, self.key.part, self.meters),)
 
     def row(self, *, ciphertext: bytes | None, closed: bool = False) -> TotalRow:
         """The part's stored form."""
@@ -63,7 +51,6 @@ class Part:
             closed=closed,
             meters=self.meters,
             first_at=self.first_at,
-            digest=self.digest,
             pieces=tuple(self.pieces),
             ciphertext=ciphertext,
         )
@@ -87,7 +74,6 @@ class OpenParts:
                     key=row.key,
                     first_at=row.first_at,
                     meters=row.meters,
-                    digest=row.digest,
                     pieces=list(row.pieces),
                 )
             )
@@ -133,10 +119,9 @@ class OpenParts:
         """Add a checked ciphertext to a part's running total."""
         self._total(part).fold(planes)
 
-    def count(self, part: Part, meters: int, digest: int, pieces: Iterable[Piece] = ()) -> None:
-        """Record the meters, member digest and pieces of what was just folded."""
+    def count(self, part: Part, meters: int, pieces: Iterable[PieceRef] = ()) -> None:
+        """Record the meters and pieces of what was just folded."""
         part.meters += meters
-        part.digest = (part.digest + digest) % _DIGEST_MODULUS
         part.pieces.extend(pieces)
         self._touched[part.node] = part
 

@@ -2,11 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from gridhe.wire.total import Piece, TotalHeader, TotalKey
+from gridhe.wire.total import TotalKey
 
-__all__ = ["PartStore", "TotalRow"]
+__all__ = ["PartStore", "PieceRef", "TotalRow"]
+
+
+class PieceRef(NamedTuple):
+    """A leaf part that a total sums. `listed`: the total must bring its member list."""
+
+    group: str
+    part: int
+    meters: int
+    listed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,24 +30,12 @@ class TotalRow:
     closed: bool
     meters: int
     first_at: float
-    digest: int
-    pieces: tuple[Piece, ...]  # of a roll-up; empty for a leaf, its own piece
+    pieces: tuple[PieceRef, ...]  # of a roll-up; empty for a leaf, its own piece
     ciphertext: bytes | None
 
-    def header(self, *, key_id: str, aggregator: str) -> TotalHeader:
-        """The header of the published total; the same for the same part each time."""
-        key = self.key
-        return TotalHeader(
-            plan=key.plan,
-            key=key_id,
-            aggregator=aggregator,
-            group=key.group,
-            window=key.window,
-            part=key.part,
-            meters=self.meters,
-            roster=0,
-            pieces=tuple(sorted(self.pieces)) or (Piece(key.group, key.part, self.meters),),
-        )
+    def all_pieces(self) -> tuple[PieceRef, ...]:
+        """The leaf parts it sums."""
+        return self.pieces or (PieceRef(self.key.group, self.key.part, self.meters, True),)
 
 
 class PartStore(Protocol):

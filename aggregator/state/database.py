@@ -18,8 +18,8 @@ from gridhe.plan.plan import Plan
 __all__ = ["Database"]
 
 # 2: transactions are counted, small values carry a checksum. 3: counted in a table. 4: former places.
-# 5: closed totals are kept unsigned
-_SCHEMA_VERSION = 6
+# 5: closed totals are kept unsigned. 7: members with their proofs
+_SCHEMA_VERSION = 7
 _CHECK_MAX_BYTES = 256 << 20  # a larger file is not checked at every start; about 1 s at this size
 _SCHEMA = """
 CREATE TABLE plans (plan TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -32,13 +32,17 @@ CREATE TABLE former (
     meter TEXT NOT NULL, grp TEXT NOT NULL, number INTEGER NOT NULL, from_s INTEGER NOT NULL,
     until_s INTEGER NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (grp, number)
 ) WITHOUT ROWID;
-CREATE TABLE reported (
-    plan TEXT, grp TEXT, window INTEGER, members BLOB NOT NULL, checksum BLOB NOT NULL,
-    PRIMARY KEY (plan, window, grp)
+CREATE TABLE named (
+    grp TEXT NOT NULL, meter TEXT NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (grp, meter)
 ) WITHOUT ROWID;
+CREATE TABLE members (
+    id INTEGER PRIMARY KEY, plan TEXT NOT NULL, grp TEXT NOT NULL, window INTEGER NOT NULL,
+    part INTEGER NOT NULL, members BLOB NOT NULL, checksum BLOB NOT NULL
+);
+CREATE INDEX members_by_part ON members (plan, window, grp, part);
 CREATE TABLE totals (
     plan TEXT, grp TEXT, window INTEGER, part INTEGER, closed INTEGER NOT NULL, meters INTEGER NOT NULL,
-    first_at REAL NOT NULL, digest BLOB NOT NULL, pieces BLOB NOT NULL, ciphertext BLOB,
+    first_at REAL NOT NULL, pieces BLOB NOT NULL, ciphertext BLOB,
     checksum BLOB NOT NULL
 );
 CREATE UNIQUE INDEX totals_by_key ON totals (plan, window, grp, part);

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import msgpack
 
 from gridhe.aggregator.state.database import Database
-from gridhe.wire.roster import RosterEntry, RosterPlan
+from gridhe.wire.roster import FormerPlace, RosterEntry, RosterPlan
 
-__all__ = ["MeterPlace", "RosterTable"]
+__all__ = ["GroupNames", "MeterPlace", "RosterTable"]
 
 _CACHED = 32_768  # meters in the cache: about 200 bytes each
 
@@ -26,6 +26,17 @@ class MeterPlace:
     until_s: float = math.inf  # of a former place: it counts for windows that start before this time
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupNames:
+    """The names in a group. `ordered`: all that the roster names, present and former, ascending.
+
+    `by_number`: the name of each number that was ever given to a meter of the group.
+    """
+
+    ordered: list[str]
+    by_number: dict[int, str]
+
+
 def _meter_checksum(meter: str, group: str, number: int, from_s: int, enrolled: int) -> int:
     return zlib.crc32(msgpack.packb((meter, group, number, from_s, enrolled)))
 
@@ -34,8 +45,16 @@ def _former_checksum(meter: str, group: str, number: int, from_s: int, until_s: 
     return zlib.crc32(msgpack.packb(("former", meter, group, number, from_s, until_s)))
 
 
+def _named_checksum(meter: str, group: str) -> int:
+    return zlib.crc32(msgpack.packb(("named", meter, group)))
+
+
 class RosterTable:
-    """The table of enrolled meters and their former places. Raises StateError."""
+    """The tables of enrolled meters, of their former places and of the roster's. Raises StateError.
+
+    `former` holds places in which this aggregator counted a meter, with numbers and times; `named` holds all
+    former places that the roster names. Bitmaps of member lists refer to the latter.
+    """
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -64,9 +83,14 @@ class RosterTable:
             self._former[name] = (*self._former.get(name, ()), place)
 
     def replace(
-        self, version: int, entries: Iterable[RosterEntry], now: float, plans: Iterable[RosterPlan] = ()
+        self,
+        version: int,
+        entries: Iterable[RosterEntry],
+        now: float,
+        plans: Iterable[RosterPlan] = (),
+        former: Iterable[FormerPlace] = (),
     ) -> None:
-        """Store a newer roster; inside a transaction, which must be rolled back if `entries` raises.
+        """Store a newer roster; inside a transaction, to be rolled back if `entries` or `former` raises.
 
         Numbers are never reused in a group, so a bit always stands for the same meter. A meter that moves
         counts in its new group from `now` (UTC epoch seconds) at the earliest: earlier windows belong to
@@ -83,6 +107,11 @@ class RosterTable:
         self._db.write_many(
             "INSERT OR REPLACE INTO meters VALUES (?, ?, ?, ?, ?, ?)",
             (self._row(entry, next_number, now, known) for entry in entries),
+        )
+        self._db.write("DELETE FROM named")
+        self._db.write_many(
+            "INSERT INTO named VALUES (?, ?, ?)",
+            ((place.group, place.meter, _named_checksum(place.meter, place.group)) for place in former),
         )
         self._db.set_meta("retired_numbers", msgpack.packb(next_number))
         self._db.set_meta("roster_version", str(version).encode())
@@ -162,6 +191,29 @@ class RosterTable:
         if checksum != _meter_checksum(name, group, number, from_s, 1):
             raise self._db.damaged(f"the row of meter {name} fails its checksum")
         return MeterPlace(sys.intern(group), number, from_s)
+
+    def names(self, group: str) -> GroupNames:
+        """The names of a group's meters. Raises StateError if a row fails its checksum."""
+        ordered: set[str] = set()
+        by_number: dict[int, str] = {}
+        sql = "SELECT meter, number, from_s, enrolled, checksum FROM meters WHERE grp = ?"
+        for name, number, from_s, enrolled, checksum in self._db.query(sql, group):
+            # (`enrolled` is cleared without a new checksum.)
+            if checksum != _meter_checksum(name, group, number, from_s, 1):
+                raise self._db.damaged(f"the row of meter {name} fails its checksum")
+            by_number[number] = name
+            if enrolled:
+                ordered.add(name)
+        sql = "SELECT meter, number, from_s, until_s, checksum FROM former WHERE grp = ?"
+        for name, number, from_s, until_s, checksum in self._db.query(sql, group):
+            if checksum != _former_checksum(name, group, number, from_s, until_s):
+                raise self._db.damaged(f"a former place of meter {name} fails its checksum")
+            by_number[number] = name
+        for name, checksum in self._db.query("SELECT meter, checksum FROM named WHERE grp = ?", group):
+            if checksum != _named_checksum(name, group):
+                raise self._db.damaged(f"the former meter {name} of {group} fails its checksum")
+            ordered.add(name)
+        return GroupNames(ordered=sorted(ordered), by_number=by_number)
 
     def enrolled_since(self) -> dict[str, list[tuple[int, int]]]:
         """Count of enrolled meters by leaf group and start: {group: [(from_s, meters), ...]}."""

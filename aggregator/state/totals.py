@@ -1,4 +1,4 @@
-"""Stores the parts, and the set of counted meters of each leaf's window."""
+"""Stores the parts."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -7,9 +7,9 @@ from typing import Any
 
 import msgpack
 
-from gridhe.aggregator.fold.rows import TotalRow
+from gridhe.aggregator.fold.rows import PieceRef, TotalRow
 from gridhe.aggregator.state.database import Database
-from gridhe.wire.total import Piece, TotalKey
+from gridhe.wire.total import TotalKey
 
 __all__ = ["Totals"]
 
@@ -18,8 +18,7 @@ _WAITING = "closed = 1 AND ciphertext IS NOT NULL"  # as in the index totals_und
 
 
 def _columns(row: TotalRow) -> tuple[object, ...]:
-    pieces = msgpack.packb([[piece.group, piece.part, piece.meters] for piece in row.pieces])
-    return (row.closed, row.meters, row.first_at, row.digest.to_bytes(32, "big"), pieces)
+    return (row.closed, row.meters, row.first_at, msgpack.packb(row.pieces))
 
 
 def _checksum(row: TotalRow) -> bytes:
@@ -34,12 +33,8 @@ def _checksum(row: TotalRow) -> bytes:
     return digest.digest()[:16]
 
 
-def _members_checksum(plan: str, group: str, window: int, members: bytes) -> bytes:
-    return hashlib.blake2b(msgpack.packb((plan, group, window, members)), digest_size=16).digest()
-
-
 class Totals:
-    """The tables of totals and of reported meters. Raises StateError."""
+    """The table of totals. Raises StateError."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -47,41 +42,12 @@ class Totals:
         # Per plan, the first window whose counted meters are known. It is stored and never decreases.
         self.pruned_before: dict[str, int] = msgpack.unpackb(stored) if stored else {}
 
-    def reported(self, plan: str, group: str, window: int) -> bytearray:
-        """The set of a leaf's counted meters for a window: bit `number % 8` of byte `number // 8`.
-
-        Raises StateError also if it holds another number of meters than the leaf's parts.
-        """
-        rows = self._db.query(
-            "SELECT members, checksum FROM reported WHERE plan = ? AND grp = ? AND window = ?",
-            plan,
-            group,
-            window,
-        )
-        members, checksum = rows[0] if rows else (b"", _members_checksum(plan, group, window, b""))
-        # In a damaged file SQLite can return a value of any type.
-        if (
-            not isinstance(members, bytes)
-            or checksum != _members_checksum(plan, group, window, members)
-            or int.from_bytes(members, "little").bit_count() != self._counted(plan, group, window)
-        ):
-            raise self._db.damaged(f"the members of {group}, window {window} fail their checksum")
-        return bytearray(members)
-
-    def save_reported(self, plan: str, group: str, window: int, members: bytearray) -> None:
-        """Store the set of counted meters; inside a transaction."""
-        packed = bytes(members)
-        checksum = _members_checksum(plan, group, window, packed)
-        self._db.write(
-            "INSERT OR REPLACE INTO reported VALUES (?, ?, ?, ?, ?)", plan, group, window, packed, checksum
-        )
-
     def save(self, row: TotalRow) -> None:
         """Store a part; inside a transaction."""
         self._db.write(
-            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (plan, window, grp, part) DO UPDATE SET closed = excluded.closed, "
-            "meters = excluded.meters, first_at = excluded.first_at, digest = excluded.digest, "
+            "meters = excluded.meters, first_at = excluded.first_at, "
             "pieces = excluded.pieces, ciphertext = excluded.ciphertext, checksum = excluded.checksum",
             *row.key,
             *_columns(row),
@@ -92,7 +58,7 @@ class Totals:
     def total(self, key: TotalKey) -> TotalRow:
         """A part. Raises StateError if it is missing or fails its checksum."""
         rows = self._db.query(
-            "SELECT closed, meters, first_at, digest, pieces, ciphertext, checksum FROM totals "
+            "SELECT closed, meters, first_at, pieces, ciphertext, checksum FROM totals "
             "WHERE plan = ? AND grp = ? AND window = ? AND part = ?",
             *key,
         )
@@ -101,7 +67,7 @@ class Totals:
         return self._row(key, rows[0])
 
     def _row(self, key: TotalKey, columns: tuple[Any, ...]) -> TotalRow:
-        closed, meters, first_at, digest, pieces, ciphertext, checksum = columns
+        closed, meters, first_at, pieces, ciphertext, checksum = columns
         damaged = self._db.damaged(f"part {key.part} of {key.group}, window {key.window} fails its checksum")
         try:
             row = TotalRow(
@@ -109,8 +75,7 @@ class Totals:
                 closed=bool(closed),
                 meters=meters,
                 first_at=first_at,
-                digest=int.from_bytes(digest, "big"),
-                pieces=tuple(Piece(*piece) for piece in msgpack.unpackb(pieces)),
+                pieces=tuple(PieceRef(*piece) for piece in msgpack.unpackb(pieces)),
                 ciphertext=ciphertext,
             )
             intact = _checksum(row) == checksum
@@ -125,12 +90,6 @@ class Totals:
         keys = self._db.query("SELECT plan, grp, window, part FROM totals WHERE closed = 0")
         for key in keys:
             yield self.total(TotalKey(*key))
-
-    def _counted(self, plan: str, group: str, window: int) -> int:
-        """Meters in all parts of a (group, window), open and closed."""
-        sql = "SELECT COALESCE(SUM(meters), 0) FROM totals WHERE plan = ? AND grp = ? AND window = ?"
-        meters: int = self._db.query(sql, plan, group, window)[0][0]
-        return meters
 
     def next_part(self, plan: str, group: str, window: int) -> int:
         """The number of the next part of a (group, window)."""
@@ -206,7 +165,6 @@ class Totals:
             return
         self.pruned_before[plan] = before_window
         self._db.set_meta(_PRUNED, msgpack.packb(self.pruned_before))
-        self._db.write("DELETE FROM reported WHERE plan = ? AND window < ?", plan, before_window)
         self._db.write(
             "DELETE FROM totals WHERE plan = ? AND window < ? AND closed = 1 AND ciphertext IS NULL",
             plan,

@@ -57,7 +57,7 @@ def test_windows_that_are_forgotten_are_refused_for_good_whatever_the_clock_says
     grid.engine.commit(later)
     assert grid.database is not None
     # The newest window that was sent ends at `later`; the horizon and a window more are remembered.
-    assert grid.database.query("SELECT DISTINCT window FROM reported") == [(WINDOW + 100,)]
+    assert grid.database.query("SELECT DISTINCT window FROM members") == [(WINDOW + 100,)]
     for start in (False, True):
         if start:
             grid.start()

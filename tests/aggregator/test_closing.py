@@ -96,7 +96,7 @@ def test_a_rest_without_room_has_a_second_one_beside_it(make_world: Callable[...
     world.commit()
     totals = world.commit(world.now + 61)
     assert {place: total.header.pieces for place, total in totals.items()} == {
-        ("grid", WINDOW, 0): (Piece("a", 0, 2), Piece("c", 0, 1))
+        ("grid", WINDOW, 0): (world.piece("a", 0, ["m0", "m1"]), world.piece("c", 0, ["m4"]))
     }
     assert [(part.key.group, part.meters) for part in world.engine._parts] == [("grid~~", 2)]
 

@@ -111,11 +111,12 @@ def test_parts_too_small_to_publish_join_wider_groups_until_they_are_enough(grid
     assert set(later) == {("grid", WINDOW, 1)}
     total = later["grid", WINDOW, 1]
     assert np.array_equal(grid.decrypted(total), grid.expected(["a4", "b3", "c0", "c1", "c2"]))
-    assert total.header.pieces == (
-        Piece("north/f1", 1, 1),
-        Piece("north/f2", 1, 1),
-        Piece("south/f1", 0, 1),
-        Piece("south/f1", 1, 2),
+    # None of these parts has a total of its own, so each brings its list.
+    members = {("north/f1", 1): ["a4"], ("north/f2", 1): ["b3"], ("south/f1", 0): ["c2"]}
+    members["south/f1", 1] = ["c0", "c1"]
+    assert total.header.pieces == tuple(
+        Piece(group, part, len(meters), grid.member_list(group, meters))
+        for (group, part), meters in members.items()
     )
 
 
@@ -176,6 +177,13 @@ def test_what_is_too_little_for_the_widest_group_too_waits_and_is_not_published(
     assert [(part.key.group, part.meters) for part in grid.engine._parts] == [("grid~", 2)]
 
 
+def first_version(grid, ciphertext: bytes) -> bytes:
+    """An envelope as wire version 1 had it: header, planes and tag."""
+    header = {"v": 1, "plan": grid.plan.plan_id, "key": grid.plan.key_id, "meter": "a0"}
+    header |= {"group": "north/f1", "window": WINDOW}
+    return msgpack.packb([msgpack.packb(header), ciphertext, bytes(32)])
+
+
 def test_a_batch_is_refused_by_name_and_never_folded(grid) -> None:
     good = grid.ciphertext("a0")
     too_large = grid.planes.unpack(good).copy()
@@ -195,15 +203,21 @@ def test_a_batch_is_refused_by_name_and_never_folded(grid) -> None:
         "residue": grid.forged("a0", ciphertext=grid.planes.pack(too_large)),
         "transparent": grid.forged("a0", ciphertext=grid.planes.pack(bare)),
         "topic": grid.envelope("a1"),
+        "version": first_version(grid, good),
     }
     for reason, payload in cases.items():
         grid.deliver("a0", payload)
         assert grid.engine.counters.rejected == {reason: 1}, reason
         grid.engine.counters.rejected.clear()
-    short = grid.forged("a0", ciphertext=good[:-6])
-    grid.deliver("a0", short)
-    assert grid.engine.counters.rejected == {"size": 1}
-    grid.engine.counters.rejected.clear()
+    final = {
+        "size": grid.forged("a0", ciphertext=good[:-6]),
+        "malformed": grid.forged("a0", ciphertext=good, proof=bytes(grid.plan.proof_bytes + 1)),
+    }
+    for reason, payload in final.items():  # the meter itself sent them, so it gets a receipt
+        grid.deliver("a0", payload)
+        assert grid.engine.counters.rejected == {reason: 1}
+        assert grid.receipts(grid.engine.commit(grid.now))["a0"].refused == ((WINDOW, reason),)
+        grid.engine.counters.rejected.clear()
     grid.engine.receive(
         topics.batch("north/f2", "a0"), grid.forged("a0", ciphertext=good, group="north/f2"), grid.now
     )

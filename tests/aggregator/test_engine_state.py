@@ -36,9 +36,9 @@ def test_one_state_directory_serves_one_aggregator_at_a_time(grid) -> None:
     ("table", "column"),
     [
         ("totals", "ciphertext"),
-        ("totals", "digest"),
+        ("totals", "pieces"),
         ("totals", "meters"),
-        ("reported", "members"),
+        ("members", "members"),
         ("meters", "number"),
     ],
 )

@@ -24,9 +24,9 @@ Patches = list[AbstractContextManager[Any]]
 
 
 def _dedup() -> Patches:
-    from gridhe.aggregator import engine
+    from gridhe.aggregator.state.members import Counted
 
-    return [patch.object(engine._Reported, "has", lambda self, number: False)]
+    return [patch.object(Counted, "has", lambda self, number: False)]
 
 
 def _early_receipt() -> Patches:
@@ -68,18 +68,18 @@ def _no_outbox() -> Patches:
 
 
 def _two_steps() -> Patches:
-    from gridhe.aggregator.state.totals import Totals
+    from gridhe.aggregator.state.members import Members
     from gridhe.base.failpoints import failpoint
 
-    original = Totals.save_reported
+    original = Members.save
 
-    def later(self: Totals, *arguments: Any) -> None:
+    def later(self: Members) -> None:
         self._db.write("COMMIT")
         failpoint("commit.1.between")
         self._db.write("BEGIN IMMEDIATE")
-        original(self, *arguments)
+        original(self)
 
-    return [patch.object(Totals, "save_reported", later)]
+    return [patch.object(Members, "save", later)]
 
 
 def _no_sync() -> Patches:

@@ -130,9 +130,11 @@ class Simulation:
         if database is None:
             raise RuntimeError("the simulation is not running")
         state = hashlib.sha256()
-        for row in database.query("SELECT plan, window, grp, members FROM reported ORDER BY 1, 2, 3"):
+        for row in database.query(
+            "SELECT plan, window, grp, part, members FROM members ORDER BY 1, 2, 3, 4, id"
+        ):
             state.update(msgpack.packb(row))
-        columns = "plan, window, grp, part, closed, meters, digest, pieces, ciphertext"
+        columns = "plan, window, grp, part, closed, meters, pieces, ciphertext"
         query = f"SELECT {columns} FROM totals ORDER BY 1, 2, 3, 4"  # noqa: S608 - a constant
         for *fields, pieces, ciphertext in database.query(query):
             state.update(msgpack.packb([*fields, sorted(msgpack.unpackb(pieces)), ciphertext]))

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 from gridhe.aggregator.state.database import Database
-from gridhe.aggregator.state.totals import Totals
+from gridhe.aggregator.state.members import Members
 from gridhe.errors import StateError
 from gridhe_testing.decoders import Decoder, decoders
 
@@ -65,7 +65,7 @@ def test_a_decoder_returns_or_raises_its_own_error(name: str, tmp_path: Path) ->
 def test_repro_a_set_of_members_that_is_no_bytes_is_damage_and_not_a_crash(tmp_path: Path) -> None:
     database = Database(tmp_path / "state", authority="a", aggregator="main")
     with database.transaction():
-        database.write("INSERT INTO reported VALUES ('p', 'north', 7, ?, ?)", 2, msgpack.packb(2))
+        database.write("INSERT INTO members VALUES (1, 'p', 'north', 7, 0, ?, ?)", 2, msgpack.packb(2))
     with pytest.raises(StateError, match="fail their checksum"):
-        Totals(database).reported("p", "north", 7)
+        Members(database).counted(("p", "north", 7))
     database.close()

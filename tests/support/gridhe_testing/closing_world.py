@@ -1,11 +1,11 @@
 """A real engine whose ciphertexts can be read, for tests of closing.
 
 Every meter's ciphertext is a vector with one 1 at the meter's own place, in a real plan's planes. So a total
-shows which meters it holds without a key.
+shows which meters it holds without a key. A meter's proof starts with its place, too.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from gridhe.plan.quantity import Quantity
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle, key_id_of
 from gridhe.wire.credential import AggregatorCredential
-from gridhe.wire.envelope import Header, seal_envelope
+from gridhe.wire.envelope import Header, envelope_key, seal_envelope
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.planes import Planes
 from gridhe.wire.receipt import Receipt, TotalReceipt
-from gridhe.wire.roster import Roster, RosterEntry
+from gridhe.wire.roster import FormerPlace, Roster, RosterEntry
 from gridhe.wire.signing import SigningKey, authority_id
-from gridhe.wire.total import Total, TotalKey, open_total
+from gridhe.wire.total import Piece, Total, TotalKey, open_total, positions_of
+from gridhe_testing.totals import member_list
 
 WINDOW, LATER = 480_000, 480_100
 PUBLIC_KEY = b"what the aggregator never looks into"
@@ -58,6 +59,7 @@ def plan_of(**changes: Any) -> Plan:
         "scale_bits": 20,
         "flooding_bits": 0,
         "decryptions": 1_000,
+        "guard_bits": 14,
     }
     return Plan(**{**fields, **changes})
 
@@ -114,7 +116,8 @@ class World:
         entries = [
             RosterEntry(m, group) for group, each in self.groups.items() for m in each if m not in gone
         ]
-        self.engine.take_roster(Roster.of(self.version, entries).encode(AUTHORITY), self.now)
+        former = [FormerPlace(m, group) for group, each in self.groups.items() for m in each if m in gone]
+        self.engine.take_roster(Roster.of(self.version, entries, (), former).encode(AUTHORITY), self.now)
 
     @property
     def now(self) -> float:
@@ -134,10 +137,29 @@ class World:
             meter=meter,
             group=self.group_of(meter),
             window=window,
+            proof=self.proof_of(meter, window),
         )
-        payload = seal_envelope(header, PLANES.pack(residues), derive_key(SECRET, meter))
+        payload = seal_envelope(header, PLANES.pack(residues), envelope_key(derive_key(SECRET, meter)))
         moment = self.now if now is None else now
         self.engine.receive(topics.batch(header.group, meter), payload, moment)
+
+    def proof_of(self, meter: str, window: int = WINDOW) -> bytes:
+        """The proof of a meter's only batch for a window."""
+        return self.number[meter].to_bytes(4, "big") + window.to_bytes(4, "big") + b"p"
+
+    def piece(self, group: str, part: int, meters: Sequence[str], window: int = WINDOW) -> Piece:
+        """A piece with the list of its members."""
+        proofs = {meter: self.proof_of(meter, window) for meter in meters}
+        return Piece(group, part, len(meters), member_list(sorted(self.groups[group]), proofs))
+
+    def listed(self, piece: Piece, window: int) -> set[str]:
+        """The meters in a piece's list, whose proofs must be theirs."""
+        assert piece.members is not None
+        names = sorted(self.groups[piece.group])
+        meters = [names[at] for at in positions_of(piece.members.bitmap)]
+        assert piece.members.proofs == b"".join(self.proof_of(meter, window) for meter in meters)
+        assert len(meters) == piece.meters
+        return set(meters)
 
     def commit(self, now: float | None = None) -> dict[Place, Total]:
         """Commit, and check and keep what comes out."""

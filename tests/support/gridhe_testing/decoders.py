@@ -14,9 +14,10 @@ import msgpack
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from gridhe.aggregator.fold.rows import TotalRow
+from gridhe.aggregator.fold.rows import PieceRef, TotalRow
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.enrolment import RosterTable
+from gridhe.aggregator.state.members import Members
 from gridhe.aggregator.state.totals import Totals
 from gridhe.config.settings import CkksSettings, MeterSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import BundleError, CredentialError, EnvelopeError, StateError
@@ -279,8 +280,7 @@ def state(directory: Path) -> Decoder:
         closed=False,
         meters=2,
         first_at=1.5,
-        digest=5,
-        pieces=(Piece("north/f1", 0, 2),),
+        pieces=(PieceRef("north/f1", 0, 2, True),),
         ciphertext=b"c" * 40,
     )
     ledger = directory / "ledger.jsonl"
@@ -307,17 +307,17 @@ def state(directory: Path) -> Decoder:
     def read_total(data: bytes) -> None:
         insert("DELETE FROM totals")
         insert(
-            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(key.plan, key.window, key.group, key.part),
-            *columns(data, 7),
+            *columns(data, 6),
         )
         totals.total(key)
 
     def read_members(data: bytes) -> None:
         insert("DELETE FROM totals")
-        insert("DELETE FROM reported")
-        insert("INSERT INTO reported VALUES (?, ?, ?, ?, ?)", key.plan, "north", 7, *columns(data, 2))
-        totals.reported(key.plan, "north", 7)
+        insert("DELETE FROM members")
+        insert("INSERT INTO members VALUES (1, ?, 'north', 7, 0, ?, ?)", key.plan, *columns(data, 2))
+        Members(database).counted((key.plan, "north", 7))
 
     def read_meter(data: bytes) -> None:
         insert("DELETE FROM meters")

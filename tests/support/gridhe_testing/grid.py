@@ -18,8 +18,8 @@ from gridhe.wire.credential import DeviceCredential
 from gridhe.wire.envelope import Header, envelope_key, seal_envelope
 from gridhe.wire.receipt import Receipt, TotalReceipt
 from gridhe.wire.roster import FormerPlace, RosterEntry
-from gridhe.wire.total import Total, TotalKey, open_total
-from gridhe_testing.totals import Batch, make_batch
+from gridhe.wire.total import MemberList, Total, TotalKey, open_total
+from gridhe_testing.totals import Batch, make_batch, member_list
 
 WINDOW_S = 3_600
 FIRST_WINDOW = 480_000
@@ -146,6 +146,11 @@ class Grid(MadeUpAuthority):
             }
         )
         return seal_envelope(header, ciphertext, envelope_key(self.ingest_key_of(header.meter)))
+
+    def member_list(self, group: str, meters: Sequence[str], window: int = FIRST_WINDOW) -> MemberList:
+        """The list of a part with these members, by the present roster."""
+        names = sorted(meter for meter, place in self.places if place == group)
+        return member_list(names, {meter: self.batch(meter, window).proof for meter in meters})
 
     def send(self, meter: str, window: int = FIRST_WINDOW, now: float | None = None) -> bytes:
         payload = self.envelope(meter, window)
