@@ -213,6 +213,7 @@ def test_a_batch_is_refused_by_name_and_never_folded(grid) -> None:
         "size": grid.forged("a0", ciphertext=good[:-6]),
         "malformed": grid.forged("a0", ciphertext=good, proof=bytes(grid.plan.proof_bytes + 1)),
     }
+    grid.engine.commit(grid.now)
     for reason, payload in final.items():  # the meter itself sent them, so it gets a receipt
         grid.deliver("a0", payload)
         assert grid.engine.counters.rejected == {reason: 1}

@@ -125,15 +125,17 @@ class Simulation:
         self.commit()
 
     def digest(self) -> str:
-        """The state of all counted batches: sets of meters, and totals without their first time."""
+        """The state of all counted batches: members of each part, and totals without their first time."""
         database = self._database
         if database is None:
             raise RuntimeError("the simulation is not running")
         state = hashlib.sha256()
-        for row in database.query(
-            "SELECT plan, window, grp, part, members FROM members ORDER BY 1, 2, 3, 4, id"
-        ):
-            state.update(msgpack.packb(row))
+        members: dict[tuple[object, ...], list[tuple[int, bytes]]] = {}
+        for *part, packed in database.query("SELECT plan, window, grp, part, members FROM members"):
+            flat = msgpack.unpackb(packed)
+            members.setdefault(tuple(part), []).extend(zip(flat[::2], flat[1::2], strict=True))
+        for key, rows in sorted(members.items()):
+            state.update(msgpack.packb([*key, sorted(rows)]))
         columns = "plan, window, grp, part, closed, meters, pieces, ciphertext"
         query = f"SELECT {columns} FROM totals ORDER BY 1, 2, 3, 4"  # noqa: S608 - a constant
         for *fields, pieces, ciphertext in database.query(query):
