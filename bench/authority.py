@@ -59,6 +59,14 @@ class PlanKey:
         """The bundle's plan."""
         return self.bundle.plan
 
+    @property
+    def secret_context(self) -> bytes:
+        """The context with its secret key only, as the vault stores it."""
+        secret: bytes = self.context.serialize(
+            save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
+        )
+        return secret
+
     @cached_property
     def planes(self) -> Planes:
         """The format of its ciphertexts."""

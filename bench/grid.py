@@ -17,6 +17,7 @@ from gridhe.bench.authority import MadeUpAuthority
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
 from gridhe.meter_agent.sealing import Sealer
+from gridhe.plan.guards import guard_key
 from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.planner import Choice, choose
 from gridhe.wire import topics
@@ -124,6 +125,10 @@ class BenchGrid(MadeUpAuthority):
         """This meter's own ciphertext, newly encrypted, and its proof."""
         slots, proof = self.filled(number, window)
         return self.encryptor.encrypt(slots), proof
+
+    def member(self, number: int) -> tuple[bytes, bytes]:
+        """(guard key, proof) of one of the first `POOL` meters, in the first window."""
+        return guard_key(self.guard_secret, self.meter(number)), self._proofs[number]
 
     def ciphertext(self, number: int) -> bytes:
         """The ciphertext of meter `number`, from the pool."""

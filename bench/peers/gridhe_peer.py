@@ -30,8 +30,7 @@ class GridhePeer:
         self._key = self._grid.envelope_key(0)
         self._header = self._grid.header(0, FIRST_WINDOW)
         self._limit = OVERHEAD_BYTES + self._grid.planes.size
-        secret = self._grid.context.serialize(save_secret_key=True)
-        self._decryptor = Decryptor(self._grid.plan, secret, bytes(32), bytes(32))
+        self._decryptor = Decryptor(self._grid.plan, self._grid.key.secret_context, bytes(32), bytes(32))
 
     def encrypt(self, numbers: NDArray[np.int64]) -> tuple[bytes, bytes]:
         """The ciphertext's planes, and the proof. Raises ValueError if the slots would be other numbers."""

@@ -3,7 +3,8 @@
     sample, encode, fill guards, encrypt, seal     at the meter
     parse, open (decrypt), check range, fold       at the aggregator, per batch
     commit, receipt                                at the aggregator, per commit and per meter
-    release                                        at the authority, per total
+    decode, checks, release                        at the authority, per total
+    guards of a member, lists                      at the authority, per member and per list
 
 In the same rounds: TenSEAL's encrypt + serialize and load + add of the same readings, and a bare numpy
 addition over the same bytes, which is as fast as memory gets.
@@ -31,9 +32,11 @@ from gridhe.bench.recorder import Setup
 from gridhe.config.settings import AggregatorSettings
 from gridhe.keyring.release.decrypt import Decryptor
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
+from gridhe.plan.guards import home_key
 from gridhe.wire import topics
 from gridhe.wire.envelope import OVERHEAD_BYTES, open_envelope
 from gridhe.wire.receipt import Receipt
+from gridhe.wire.total import MemberList, Piece, TotalHeader, bitmap_of, positions_of
 
 __all__ = ["ABOUT", "NAME", "SLOW_FOLD", "measure_aggregator", "run"]
 
@@ -44,6 +47,7 @@ ABOUT = "each step of a batch alone: sample ... seal, open ... fold, commit, rec
 SLOW_FOLD = "GRIDHE_BENCH_SLOW_FOLD"
 _SEAL_ENCRYPT, _SEAL_ADD = "seal-python encrypt+serialize", "seal-python load+add"
 _COMMIT_GROUPS = (1, 10, 100)
+_LISTED = 1_000  # members
 
 
 def run(setup: Setup) -> None:
@@ -247,21 +251,67 @@ def _commit(setup: Setup) -> None:
 
 
 def _release(setup: Setup) -> None:
-    """Decrypting a total with flooding noise, to integers."""
+    """A total at the authority: reading its list, its members' guards, decoding, checks, flooding."""
     grid = BenchGrid(RINGS[96], groups=1, meters=100, seed=setup.seed, flooding_bits=40)
-    decryptor = Decryptor(
-        grid.plan, grid.context.serialize(save_secret_key=True), os.urandom(32), os.urandom(32)
-    )
+    guards = grid.encryptor.guards
+    decryptor = Decryptor(grid.plan, grid.key.secret_context, os.urandom(32), home_key(grid.guard_secret))
     total = Accumulator(grid.planes)
     for i in range(POOL):
         total.fold(grid.planes.views(grid.ciphertext(i)))
-    ciphertext = total.pack()
+    ciphertext, members = total.pack(), [grid.member(i) for i in range(POOL)]
     expected = sum(grid.plan.layout.encode({"import_wh": grid.readings(i)}) for i in range(POOL))
+    sums, slots = guards.sums(FIRST_WINDOW, members), decryptor.decode(ciphertext)
 
     def release() -> NDArray[np.int64]:
-        return decryptor.flood(decryptor.decode(ciphertext), ciphertext)
+        return decryptor.open(ciphertext, window=FIRST_WINDOW, sums=sums)
 
     if not np.array_equal(release(), expected):
         raise RuntimeError("the released total is not the sum of the readings")
-    samples = side_by_side({"release": release}, budget_s=1.0, seed=setup.seed)
+    samples = side_by_side(
+        {
+            "decode": lambda: decryptor.decode(ciphertext),
+            "checks": lambda: decryptor.check(slots, window=FIRST_WINDOW, sums=sums),
+            "release": release,
+        },
+        budget_s=2.0,
+        seed=setup.seed,
+    )
     setup.recorder.add_times(NAME, "", samples, preset=grid.preset, unit="ms")
+    header = _header(grid)
+    encoded = header.encode()
+    lists = side_by_side(
+        {
+            "guards of a member": _each(lambda i: guards.prove(FIRST_WINDOW, members[i][1], members[i][0])),
+            f"write a list of {_LISTED} members": header.encode,
+            f"read a list of {_LISTED} members": lambda: _listed(encoded),
+        },
+        budget_s=1.0,
+        seed=setup.seed,
+    )
+    setup.recorder.add_times(NAME, "", lists, preset=grid.preset)
+    setup.recorder.add(NAME, f"header with {_LISTED} members", "size", len(encoded), "B", preset=grid.preset)
+
+
+def _header(grid: BenchGrid) -> TotalHeader:
+    """The header of a leaf total with a member list."""
+    proofs = b"".join(grid.member(i % POOL)[1] for i in range(_LISTED))
+    members = MemberList(bitmap_of(range(_LISTED)), proofs)
+    return TotalHeader(
+        plan=grid.plan.plan_id,
+        key=grid.plan.key_id,
+        aggregator=grid.aggregator,
+        group=grid.group(0),
+        window=FIRST_WINDOW,
+        part=0,
+        meters=_LISTED,
+        roster=1,
+        pieces=(Piece(grid.group(0), 0, _LISTED, members),),
+    )
+
+
+def _listed(encoded: bytes) -> list[int]:
+    """The positions in a header with one list."""
+    (piece,) = TotalHeader.decode(encoded).pieces
+    if piece.members is None:
+        raise RuntimeError("the header brings no list")
+    return positions_of(piece.members.bitmap)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gridhe.aggregator.fold.accumulator import Accumulator
-from gridhe.bench.grid import POOL, RINGS, BenchGrid
+from gridhe.bench.grid import FIRST_WINDOW, POOL, RINGS, BenchGrid
 from gridhe.bench.peers import (
     desilo,
     gridhe_peer,
@@ -21,26 +21,37 @@ from gridhe.bench.peers import (
 from gridhe.bench.peers.protocol import LARGEST, READINGS, SLOTS, Peer, PeerAbsent, make_numbers
 from gridhe.bench.replay import replay
 from gridhe.keyring.release.decrypt import Decryptor
-from gridhe.wire.envelope import open_envelope
+from gridhe.plan.guards import home_key
+from gridhe.wire.envelope import envelope_key, open_envelope
 
 
 @pytest.mark.parametrize("kilobytes", RINGS)
 def test_a_parcel_is_the_envelope_that_a_meter_would_seal(kilobytes: int) -> None:
     grid = BenchGrid(RINGS[kilobytes], groups=3, meters=40, seed=1)
     for number, parcel in zip(range(30, 34), grid.parcels(range(30, 34)), strict=True):
-        assert parcel.payload == grid.envelope(number)
-        open_envelope(parcel.payload, len(parcel.payload)).check_tag(grid.ingest_key(number))
+        ours, theirs = (open_envelope(one, len(one)) for one in (grid.envelope(number), parcel.payload))
+        assert len(ours.sealed) == len(theirs.sealed)
+        assert ours.header_bytes == theirs.header_bytes
+        assert ours.header.meter == grid.meter(number)
+        key = envelope_key(grid.ingest_key(number))
+        assert ours.open(key) == theirs.open(key) == grid.ciphertext(number)
+        assert parcel.payload != parcel.payload
 
 
-def test_the_pools_ciphertexts_sum_to_the_readings_of_their_meters() -> None:
+def test_parcels_share_the_pools_ciphertexts() -> None:
+    grid = BenchGrid(RINGS[96], groups=3, meters=40, seed=1)
+    assert len({id(parcel.ciphertext) for parcel in grid.parcels(range(40))}) == POOL
+
+
+def test_a_total_of_the_pool_passes_the_authoritys_checks_and_is_the_sum_of_the_readings() -> None:
     grid = BenchGrid(RINGS[96], groups=1, meters=POOL, seed=3)
     total = Accumulator(grid.planes)
     for number in range(POOL):
         total.fold(grid.planes.views(grid.ciphertext(number)))
-    secret = grid.context.serialize(save_secret_key=True)
     expected = sum(grid.plan.layout.encode({"import_wh": grid.readings(i)}) for i in range(POOL))
-    decryptor, packed = Decryptor(grid.plan, secret, bytes(32), bytes(32)), total.pack()
-    assert np.array_equal(decryptor.flood(decryptor.decode(packed), packed), expected)
+    decryptor = Decryptor(grid.plan, grid.key.secret_context, bytes(32), home_key(grid.guard_secret))
+    sums = grid.encryptor.guards.sums(FIRST_WINDOW, [grid.member(number) for number in range(POOL)])
+    assert np.array_equal(decryptor.open(total.pack(), window=FIRST_WINDOW, sums=sums), expected)
 
 
 def test_a_replay_folds_every_meter_once(tmp_path: Path) -> None:
