@@ -75,6 +75,12 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
             "keys": stops.stopped_keys(),
             "meters": sorted(stops.excluded),
         },
+        # Meters that are in all failed totals of their group without another suspect.
+        "in_all_failed": {
+            group: {"totals": count, "meters": sorted(meters)}
+            for group, (count, meters) in sorted(stops.common.items())
+            if count > 1 and len(meters) <= _ALARMS
+        },
         "alarms": [_alarm(record) for record in failed],
         "inbox": _inbox(paths),
         "ledger": {
@@ -157,6 +163,10 @@ def lines_of(inspection: dict[str, Any]) -> list[str]:
         if names:
             how = {"keys": "stopped, rotate", "meters": "excluded"}.get(kind, "suspended")
             lines.append(f"STOPPED     {kind} {how}: {', '.join(names)}")
+    for group, each in inspection["in_all_failed"].items():
+        lines.append(
+            f"SUSPECT     in all {each['totals']} failed totals of {group}: {', '.join(each['meters'])}"
+        )
     for each in inspection["alarms"]:
         suspects = ", ".join(f"{meter} of {group}: {fault}" for meter, group, fault in each["suspects"])
         lines.append(

@@ -18,9 +18,14 @@ A meter with such a fault is excluded: the roster leaves it out until `gridhe-ke
 aggregator can forge the look of these faults, so exclusions are bounded: in a group at most `EXCLUDED_A_DAY`
 within 24 h, and never more than a tenth of its meters at a time (one, in a group of fewer than 20).
 
+A rogue meter that adds errors of its own cannot be named. But it is a member of each total that fails, and of
+the failed strand in each window: `common` has the meters that are members of all of a group's failed totals
+without suspects. With 8 strands a meter of 1,000 is the only one left after 4 windows, on average.
+
 `Stops` is pure. It reads the records of the ledger, those of earlier runs and new ones alike:
 
-    unsound    plan, group, window, part, key, aggregator, check, of, suspects, excluded, excused
+    unsound    plan, group, window, part, key, aggregator, check, of, suspects, excluded, excused, members
+               (names; empty if there are suspects, or if the total is a roll-up)
     answered   plan, group, window, part
     resumed    one of aggregator, group, meter
 
@@ -61,7 +66,10 @@ Incident = tuple[str, str, int, int]  # plan, group, window and part; a strand h
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A total that failed `check`; `of` is the failed part whose strand it is, else its own part."""
+    """A total that failed `check`; `of` is the failed part whose strand it is, else its own part.
+
+    `members`: the names of its members, if it is a leaf group's own total.
+    """
 
     total: TotalKey
     key: str
@@ -69,6 +77,7 @@ class Failure:
     check: str
     of: int
     finding: Finding
+    members: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.total} of aggregator {self.aggregator}"
@@ -84,6 +93,8 @@ class Stops:
     failures: dict[str, int] = field(default_factory=dict)  # failed totals by key
     failed: set[TotalKey] = field(default_factory=set)
     resumed: dict[str, str] = field(default_factory=dict)  # meter: the time of its latest return
+    # By group: failed totals without suspects, one after the other, that have members in common; and these
+    common: dict[str, tuple[int, frozenset[str]]] = field(default_factory=dict)
     _recent: dict[str, deque[tuple[datetime, Incident]]] = field(default_factory=dict)  # by aggregator
     _runs: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # by group: plan and window
     _exclusions: dict[str, list[datetime]] = field(default_factory=dict)  # by group: the newest
@@ -145,6 +156,7 @@ class Stops:
             "suspects": [[each.meter, each.group, each.fault] for each in finding.suspects],
             "excluded": [list(each) for each in excluded],
             "excused": finding.honest and all(each.meter in gone for each in finding.suspects),
+            "members": [] if finding.suspects else list(failure.members),
         }
 
     def _to_exclude(
@@ -194,6 +206,11 @@ class Stops:
             run.append(window)
         if len(run) >= WINDOWS_OF_GROUP:
             self.groups.add(group)
+        if record["members"]:
+            members = frozenset(record["members"])
+            count, common = self.common.get(group, (0, members))
+            both = common & members
+            self.common[group] = (count + 1, both) if both else (1, members)
         if not record["excused"]:
             self._count(record["aggregator"], at, (record["plan"], group, record["window"], record["of"]))
 

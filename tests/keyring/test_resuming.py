@@ -45,6 +45,7 @@ class Home:
                     check="guards",
                     of=0,
                     finding=finding,
+                    members=("anna",) if group == "rogue" else (),
                 )
                 fields = stops.fields(failure, at=now(), enrolled={"north/f1": 2})
                 stops.record(ledger.append("unsound", **fields))
@@ -193,12 +194,22 @@ def test_inspect_shows_alarms_and_what_is_stopped(home: Home) -> None:
     }
     assert [alarm["window"] for alarm in found["alarms"]] == list(range(202, 212))
     assert found["plans"][0]["failed_totals"] == 14
+    assert found["in_all_failed"] == {}
     text = "\n".join(lines_of(found))
     assert "14 of 64 totals failed" in text
     assert "STOPPED     aggregators suspended: agg1" in text
     assert "STOPPED     meters excluded: anna" in text
     assert "of aggregator agg1 failed (guards); suspects: none named" in text
     assert json.loads(json.dumps(found)) == found
+
+
+def test_inspect_shows_the_meters_that_are_in_all_failed_totals_of_a_group(home: Home) -> None:
+    home.fail("rogue")
+    assert inspect_home(home.paths)["in_all_failed"] == {}
+    home.fail("rogue", window=101)
+    found = inspect_home(home.paths)
+    assert found["in_all_failed"] == {"rogue": {"totals": 2, "meters": ["anna"]}}
+    assert "SUSPECT     in all 2 failed totals of rogue: anna" in lines_of(found)
 
 
 def test_resume_needs_a_home_and_a_name(home: Home, tmp_path: Path) -> None:

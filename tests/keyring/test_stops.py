@@ -1,6 +1,7 @@
 """Counting failed totals, and what they stop: tables of ledger records, and any order of them."""
 
 import json
+import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -58,6 +59,7 @@ class History:
         key: str = KEY,
         aggregator: str = "agg1",
         finding: Finding = NOBODY,
+        members: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         failure = Failure(
             total=TotalKey(PLAN, group, window, part),
@@ -66,6 +68,7 @@ class History:
             check="guards",
             of=part if of is None else of,
             finding=finding,
+            members=members,
         )
         self.append("unsound", hours, **self.stops.fields(failure, at=at(hours), enrolled=ENROLLED))
         return self.ledger[-1]
@@ -269,6 +272,31 @@ def test_resume_includes_a_meter_from_then_on(history: History) -> None:
     assert history.fail(2, 60, finding=honest("anna"))["excluded"] == [["anna", "north/f1"]]
 
 
+def test_a_rogue_meter_is_the_only_one_in_every_failed_strand(history: History) -> None:
+    """1,000 meters in 8 strands a window: after some 4 windows one is left, and it stays."""
+    rng, meters, left = random.Random(5), [f"m{i:04}" for i in range(1_000)], []
+    for window in range(8):
+        history.fail(window, members=tuple(meters))
+        rng.shuffle(meters)
+        strands = [meters[i::8] for i in range(8)]
+        [bad] = [strand for strand in strands if "m0007" in strand]
+        history.fail(window, part=3, of=0, members=tuple(bad))
+        left.append(len(history.stops.common["north/f1"][1]))
+    assert left[0] == 125
+    assert left[-1] == 1
+    assert left[4] <= 5
+    assert history.stops.common["north/f1"] == (16, frozenset({"m0007"}))
+
+
+def test_failures_without_common_members_or_with_suspects_suspect_nobody_else(history: History) -> None:
+    history.fail(1, members=("anna", "bert"))
+    history.fail(2, members=("anna", "carl"), finding=honest("anna"))
+    assert history.ledger[-1]["members"] == []
+    assert history.stops.common == {"north/f1": (1, frozenset({"anna", "bert"}))}
+    history.fail(3, members=("carl", "dora"))
+    assert history.stops.common == {"north/f1": (1, frozenset({"carl", "dora"}))}
+
+
 # -- names, records -------------------------------------------------------------------------------
 
 
@@ -288,7 +316,7 @@ def test_resume_names_what_is_stopped(history: History) -> None:
         check_resumable(history.stops, KEY, keys=[KEY])
 
 
-@pytest.mark.parametrize("lacks", ["key", "window", "suspects", "excluded", "excused", "of", "at"])
+@pytest.mark.parametrize("lacks", ["key", "window", "suspects", "excluded", "excused", "of", "at", "members"])
 def test_an_incomplete_failure_in_the_ledger_is_refused(history: History, lacks: str) -> None:
     record = history.fail(1)
     del record[lacks]
@@ -318,6 +346,7 @@ events = st.one_of(
                 "group": st.sampled_from(list(ENROLLED)),
                 "aggregator": names,
                 "key": names,
+                "members": st.sets(names).map(sorted).map(tuple),
                 "finding": st.one_of(
                     st.just(NOBODY),
                     st.builds(
