@@ -42,10 +42,10 @@ def test_every_truncation_of_a_sound_envelope_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("claimed", [2**16, 2**31, 2**32 - 1])
 def test_a_length_that_is_claimed_costs_no_memory(claimed: int) -> None:
-    for place in range(3):
-        parts = [b"\xc6" + claimed.to_bytes(4, "big") if i == place else b"\xc4\x00" for i in range(3)]
+    for place in range(2):
+        parts = [b"\xc6" + claimed.to_bytes(4, "big") if i == place else b"\xc4\x00" for i in range(2)]
         with pytest.raises(EnvelopeError, match="cut short") as caught:
-            open_envelope(b"\x93" + b"".join(parts), 1 << 20)
+            open_envelope(b"\x92" + b"".join(parts), 1 << 20)
         assert caught.value.reason == "malformed"
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from cryptography.exceptions import InvalidSignature
 
-from gridhe.aggregator.engine import Outgoing
 from gridhe.plan.parameters import CkksParameters
 from gridhe.wire import topics
 from gridhe.wire.envelope import envelope_key, open_envelope
@@ -118,16 +117,6 @@ def all_slots(grid: Grid, meters: list[str]) -> np.ndarray:
     return expected
 
 
-def answered(grid: Grid, outgoing: list[Outgoing]) -> list[Outgoing]:
-    """These messages and all that follow: the authority opens every total."""
-    everything, rest = list(outgoing), outgoing
-    while keys := list(grid.totals(rest)):
-        grid.acknowledge(*keys)
-        rest = grid.engine.commit(grid.now)
-        everything += rest
-    return everything
-
-
 def test_batches_sealed_by_the_pages_example_are_accepted_and_fold_exactly(
     peer: types.ModuleType, grid: Grid, seal: Callable[..., tuple[str, bytes]]
 ) -> None:
@@ -140,7 +129,7 @@ def test_batches_sealed_by_the_pages_example_are_accepted_and_fold_exactly(
             grid.engine.receive(topic, payload, grid.now)
     assert grid.engine.counters.folded == len(grid.meters)
     assert not grid.engine.counters.rejected
-    outgoing = answered(grid, grid.engine.commit(grid.now))
+    outgoing = grid.answered(grid.engine.commit(grid.now))
 
     receipts = {one.topic: one.payload for one in outgoing if "/receipt/" in one.topic}
     for meter in grid.meters:
@@ -167,7 +156,7 @@ def test_totals_are_read_decrypted_and_checked_by_the_pages_example(
     roster = grid.roster
     home_key = grid.device("a0").home_key
     lists: dict[str, dict[str, bytes]] = {}
-    for one in answered(grid, grid.engine.commit(grid.now)):
+    for one in grid.answered(grid.engine.commit(grid.now)):
         if "/total/" not in one.topic:
             continue
         peer.check_total(one.payload, grid.aggregator_key.verify_key)

@@ -200,6 +200,15 @@ class Grid(MadeUpAuthority):
         )
         self.engine.take_total_receipt(receipt.encode(self.ingest_key_of("aggregator/main")))
 
+    def answered(self, outgoing: Sequence[Outgoing], now: float | None = None) -> list[Outgoing]:
+        """These messages and all that follow from them: the authority opens every total."""
+        everything, rest = list(outgoing), list(outgoing)
+        while keys := list(self.totals(rest)):
+            self.acknowledge(*keys)
+            rest = self.engine.commit(self.now if now is None else now)
+            everything += rest
+        return everything
+
     @property
     def meters(self) -> list[str]:
         return list(itertools.chain.from_iterable(self.groups.values()))

@@ -19,9 +19,11 @@ from pathlib import Path
 
 import msgpack
 import numpy as np
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gridhe.wire import topics
-from gridhe.wire.codec import pack, tag
+from gridhe.wire.codec import pack
+from gridhe.wire.envelope import envelope_key
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.total import Total
 from gridhe_testing.grid import FIRST_WINDOW, Grid
@@ -35,7 +37,7 @@ class Attacker:
     def __init__(self, grid: Grid, seed: int) -> None:
         self.grid, self.rng = grid, random.Random(seed)
         self.overheard = {meter: grid.envelope(meter) for meter in grid.meters if meter != ROGUE}
-        self.key = derive_key(grid.secret, ROGUE)
+        self.key = envelope_key(derive_key(grid.secret, ROGUE))
         self.own = grid.envelope(ROGUE)
         self.sound = grid.ciphertext(ROGUE)
         self.largest = len(self.own)
@@ -51,7 +53,9 @@ class Attacker:
             self.residue_too_large,
             self.transparent,
             self.resized_lengths,
+            self.version_1,
             self.other_header,
+            self.other_proof,
         ]
 
     def __call__(self) -> tuple[str, bytes]:
@@ -84,9 +88,9 @@ class Attacker:
 
     def random_bytes(self) -> tuple[str, bytes]:
         topic, _ = self._victim()
-        return topic, self.rng.choice((b"", b"\x93", b"\x93\xc4", b"\x93\xc6\xff\xff\xff\xff")) + (
-            self.rng.randbytes(self.rng.choice((0, 1, 7, 300, 4_000)))
-        )
+        return topic, self.rng.choice(
+            (b"", b"\x92", b"\x92\xc4", b"\x92\xc6\xff\xff\xff\xff", b"\x93\xc4")
+        ) + (self.rng.randbytes(self.rng.choice((0, 1, 7, 300, 4_000))))
 
     def oversized(self) -> tuple[str, bytes]:
         """One byte too many for the plan; or right in size, with a byte too many inside."""
@@ -112,16 +116,25 @@ class Attacker:
         )
         if self.rng.random() < 0.5:
             return topic, inner
-        return self._topic(ROGUE), pack([inner, b"", tag(self.key, inner, b"")])
+        return self._topic(ROGUE), pack([inner, bytes(12) + AESGCM(self.key).encrypt(bytes(12), b"", inner)])
 
     def spliced(self) -> tuple[str, bytes]:
-        """One neighbour's header around another's ciphertext, with one of their tags."""
+        """One neighbour's header, another's ciphertext, and the nonce and tag of one of them."""
         (topic, first), (_, second) = self._victim(), self._victim()
-        head, _, mark = msgpack.unpackb(first)
-        _, ciphertext, other = msgpack.unpackb(second)
+        head, own = msgpack.unpackb(first)
+        _, sealed = msgpack.unpackb(second)
         if first is second:
-            ciphertext = ciphertext[1:] + ciphertext[:1]
-        return topic, pack([head, ciphertext, self.rng.choice((mark, other, bytes(32)))])
+            sealed = sealed[:20] + sealed[21:] + sealed[20:21]
+        nonce, mark = (self.rng.choice((own, sealed)) for _ in range(2))
+        return topic, pack([head, nonce[:12] + sealed[12:-16] + mark[-16:]])
+
+    def version_1(self) -> tuple[str, bytes]:
+        """A header of version 1 in three parts, as old software sends it, or in two."""
+        topic, payload = self._victim()
+        head, sealed = msgpack.unpackb(payload)
+        record = {name: value for name, value in msgpack.unpackb(head).items() if name != "proof"}
+        old = pack({**record, "v": 1})
+        return topic, pack([old, sealed[:-32], sealed[-32:]] if self.rng.random() < 0.5 else [old, sealed])
 
     def resized_lengths(self) -> tuple[str, bytes]:
         """Lengths inside that disagree with what follows."""
@@ -164,6 +177,12 @@ class Attacker:
         changes = self.rng.choice(kinds)
         return self._forged(self.sound, **changes)
 
+    def other_proof(self) -> tuple[str, bytes]:
+        """A proof that is shorter or longer than the plan's."""
+        size = self.grid.plan.proof_bytes
+        sizes = [one for one in (9, size - 1, size + 1, 200, 1_032) if one != size and one >= 9]
+        return self._forged(self.sound, proof=self.rng.randbytes(self.rng.choice(sizes)))
+
 
 def small_grid(directory: Path) -> Grid:
     groups = {"north/f1": ["a0", "a1", "a2", ROGUE], "north/f2": ["b0", "b1", "b2"]}
@@ -202,7 +221,7 @@ def attack(
         topic, payload = attacker()
         grid.engine.receive(topic, payload, grid.now)
         if sent % 1_000 == 999:
-            outgoing = grid.engine.commit(grid.now)
+            outgoing = grid.answered(grid.engine.commit(grid.now))
             totals |= grid.totals(outgoing)
             for meter, receipt in grid.receipts(outgoing).items():
                 receipts[f"{meter}: {len(receipt.committed)} committed"] += bool(receipt.committed)
@@ -212,7 +231,8 @@ def attack(
                 settled_mb = now_mb
             tell(sent + 1)
     seconds = time.perf_counter() - started
-    totals |= grid.totals(grid.engine.commit(grid.now + 10_000))  # the rogue never sent a valid one
+    late = grid.now + 10_000
+    totals |= grid.totals(grid.answered(grid.engine.commit(late), late))  # the rogue never sent a valid one
     counters = grid.engine.counters
     exact = all(
         np.array_equal(
