@@ -20,24 +20,20 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import tenseal as ts
 
 from gridhe.aggregator.fold.accumulator import Accumulator
-from gridhe.config.settings import PlanSettings, QuantitySettings, ReleaseSettings, Settings
+from gridhe.bench.authority import MadeUpAuthority
+from gridhe.config.settings import ReleaseSettings, Settings
 from gridhe.custody.ring import embed
-from gridhe.keyring.home.authority import AuthorityHome
-from gridhe.keyring.home.vault import Kdf
 from gridhe.keyring.release import decrypt
-from gridhe.keyring.release.decrypt import Decryptor, gaussian
+from gridhe.keyring.release.decrypt import Decryptor, Unsound, gaussian
 from gridhe.keyring.release.ledger import verify_ledger
 from gridhe.keyring.release.releaser import Releaser
-from gridhe.meter_agent.sealing import Encryptor
+from gridhe.plan.guards import GuardSums, home_key
 from gridhe.plan.planner import choose, make_plan
-from gridhe.wire.bundle import Bundle, key_id_of
-from gridhe.wire.credential import load_aggregator
-from gridhe.wire.planes import Planes
-from gridhe.wire.signing import SigningKey
-from gridhe.wire.total import Piece, TotalHeader, open_total, seal_total
+from gridhe.wire.total import open_total
+from gridhe_testing.spoilt import SpoiltGrid
+from gridhe_testing.totals import make_batch
 
 _PATIENCE_S = 120.0
 
@@ -64,43 +60,46 @@ def noise(draws: int) -> dict[str, float]:
 
 
 def rounding(slots: int, seed: int) -> dict[str, object]:
-    """At least this many slots of totals of the default plan's most meters, each compared."""
-    settings, rng = Settings(), np.random.default_rng(seed)
-    choice = choose(settings)
-    parameters = choice.parameters
-    context = ts.context(
-        ts.SCHEME_TYPE.CKKS,
-        parameters.ring_degree,
-        coeff_mod_bit_sizes=list(parameters.prime_bits),
-        n_threads=1,
-    )
-    public = context.serialize(
-        save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
-    )
-    secret = context.serialize(
-        save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False
-    )
-    plan = make_plan(settings, choice, authority="a" * 17, key_id=key_id_of(public), first_window=0)
-    encryptor, planes = Encryptor(Bundle(plan=plan, public_key=public)), Planes(parameters)
-    decryptor = Decryptor(plan, secret, os.urandom(32), bytes(32))
-    quantity = plan.quantities[0]
-    batches = []
-    for _ in range(64):
-        values = {"import_wh": rng.integers(0, quantity.largest + 1, plan.intervals)}
-        batches.append((plan.layout.encode(values), planes.views(encryptor.encrypt(values))))
-    compared = wrong = totals = 0
+    """At least this many slots of totals of the default plan's most meters, each checked and compared."""
+    rng, pool = np.random.default_rng(seed), 64
+    made = MadeUpAuthority(Settings(), 0)
+    key, plan, guards = made.key, made.plan, made.encryptor.guards
+    decryptor = Decryptor(plan, key.secret_context, os.urandom(32), home_key(made.guard_secret))
+    batches, proven = [], []
+    for number in range(pool):
+        values = {"import_wh": rng.integers(0, plan.quantities[0].largest + 1, plan.intervals)}
+        device = made.credential_of(f"m{number}", "north")
+        batches.append(make_batch(made.encryptor, device, 0, values))
+        proven.append(guards.sums(0, [(device.guard_key, batches[-1].proof)]))
+    views = [key.planes.views(batch.ciphertext) for batch in batches]
+    compared = wrong = unsound = totals = 0
     while compared < slots:
-        total, expected = Accumulator(planes), np.zeros(plan.layout.used, np.int64)
-        for at in rng.integers(0, len(batches), plan.largest_rollup):
-            encoded, views = batches[at]
-            total.fold(views)
-            expected += encoded
-        packed = total.pack()
-        found = decryptor.flood(decryptor.decode(packed), packed)
-        wrong += int((found != expected).sum())
+        total, times = Accumulator(key.planes), np.zeros(pool, np.int64)
+        for at in rng.integers(0, pool, plan.largest_rollup):
+            total.fold(views[at])
+            times[at] += 1
+        sums = GuardSums(
+            meters=plan.largest_rollup,
+            present=np.sum([n * each.present for n, each in zip(times, proven, strict=True)], axis=0),
+            guards=np.sum([n * each.guards for n, each in zip(times, proven, strict=True)], axis=0),
+        )
+        slots_sum = np.sum([n * batch.slots for n, batch in zip(times, batches, strict=True)], axis=0)
+        expected = slots_sum[: plan.layout.used]
+        try:
+            found = decryptor.open(total.pack(), window=0, sums=sums)
+            wrong += int((found != expected).sum())
+        except Unsound:
+            unsound += 1
         compared += len(expected)
         totals += 1
-    return {"slots": compared, "totals": totals, "meters": plan.largest_rollup, "wrong": wrong, "seed": seed}
+    return {
+        "slots": compared,
+        "totals": totals,
+        "meters": plan.largest_rollup,
+        "wrong": wrong,
+        "unsound": unsound,
+        "seed": seed,
+    }
 
 
 class _Spied:
@@ -119,35 +118,16 @@ class _Spied:
 
 def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
     """`count` releases, each killed at a random moment, then requested twice again."""
-    rng, settings = random.Random(seed), _small_settings()
-    home = AuthorityHome.init(folder / "home", settings, b"correct horse", kdf=Kdf(n=2**14))
-    credential = load_aggregator(home.enrol_aggregator("agg1", settings))
-    signer = SigningKey.from_private_bytes(credential.signing_key)
-    plan = home.bundle().plan
-    encryptor = Encryptor(home.bundle())
-    planes, log = Planes(plan.parameters), folder / "draws"
-    payloads, expected = [], []
-    for window in range(count + 1):
-        total, sums = Accumulator(planes), np.zeros(plan.layout.used, np.int64)
-        for meter in range(6):
-            values = {
-                "import_wh": np.random.default_rng([seed, window, meter]).integers(0, 1_001, plan.intervals)
-            }
-            total.fold(planes.views(encryptor.encrypt(values)))
-            sums += plan.layout.encode(values)
-        header = TotalHeader(
-            plan=plan.plan_id,
-            key=plan.key_id,
-            aggregator="agg1",
-            group="north",
-            window=window,
-            part=0,
-            meters=6,
-            members=bytes(32),
-            pieces=(Piece("north", 0, 6),),
-        )
-        payloads.append(seal_total(header, total.pack(), signer))
-        expected.append(sums)
+    rng, log = random.Random(seed), folder / "draws"
+    grid = SpoiltGrid(folder, {"north": 6})
+    home, plan, signer = grid.authority, grid.plan, grid.signers["agg1"]
+    payloads = [grid.total("north", window) for window in range(count + 1)]
+    expected = [
+        np.sum([grid.batch(meter, window).slots for meter in grid.meters("north")], axis=0)[
+            : plan.layout.used
+        ]
+        for window in range(count + 1)
+    ]
 
     def release(window: int) -> list[int]:
         """Release in a new process, from opening the ledger; return its answer."""
@@ -215,18 +195,6 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
         "most_different_draws_of_a_total": max(map(len, draws.values())),
         "seed": seed,
     }
-
-
-def _small_settings() -> Settings:
-    return Settings(
-        plan=PlanSettings(
-            window_s=3_600,
-            interval_s=900,
-            largest_group=100,
-            largest_rollup=100,
-            quantities=(QuantitySettings(largest=1_000, bins=4),),
-        )
-    )
 
 
 def main() -> None:

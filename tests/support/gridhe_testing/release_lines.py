@@ -23,25 +23,18 @@ from pathlib import Path
 
 import numpy as np
 
-from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.base.commands import run_command
 from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.session import Session
-from gridhe.config.settings import BrokerSettings, PlanSettings, QuantitySettings, Settings
+from gridhe.config.settings import BrokerSettings
 from gridhe.keyring.cli.command import cli
-from gridhe.keyring.home.authority import AuthorityHome
-from gridhe.keyring.home.vault import Kdf
 from gridhe.keyring.release.inbox import Inbox
-from gridhe.meter_agent.sealing import Encryptor
 from gridhe.wire import topics
-from gridhe.wire.credential import load_aggregator
-from gridhe.wire.planes import Planes
-from gridhe.wire.signing import SigningKey
-from gridhe.wire.total import Piece, TotalHeader, open_total, seal_total
+from gridhe.wire.total import open_total
 from gridhe_testing.commands import free_port, wait_for
+from gridhe_testing.spoilt import PASSPHRASE, SpoiltGrid, small_plan
 
 PATIENCE_S = 60.0
-PASSPHRASE = "correct horse battery"
 GROUPS = ("north/f1", "north/f2", "south/f1")
 TOO_SMALL = "south/f2"
 Key = tuple[str, int]  # group, window
@@ -50,55 +43,24 @@ Key = tuple[str, int]  # group, window
 class _World:
     """A home, and totals that arrive in its inbox."""
 
-    def __init__(self, folder: Path, url: str, seed: int) -> None:
-        self.folder, self.rng = folder, np.random.default_rng(seed)
-        settings = Settings(
-            broker=BrokerSettings(url=url),
-            plan=PlanSettings(
-                window_s=3_600,
-                interval_s=900,
-                largest_group=100,
-                largest_rollup=100,
-                quantities=(QuantitySettings(largest=1_000, bins=4),),
-            ),
-        )
-        self.home = AuthorityHome.init(folder / "home", settings, PASSPHRASE.encode(), kdf=Kdf(n=2**14))
-        credential = load_aggregator(self.home.enrol_aggregator("agg1", settings))
-        self.signer = SigningKey.from_private_bytes(credential.signing_key)
-        self.plan = self.home.bundle().plan
-        self.planes = Planes(self.plan.parameters)
-        encryptor = Encryptor(self.home.bundle())
-        self.pool = []
-        for _ in range(24):
-            values = self.rng.integers(0, 1_001, self.plan.intervals)
-            self.pool.append((values, self.planes.views(encryptor.encrypt({"import_wh": values}))))
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        settings = small_plan().model_copy(update={"broker": BrokerSettings(url=url)})
+        self.grid = SpoiltGrid(folder, {**dict.fromkeys(GROUPS, 6), TOO_SMALL: 4}, settings=settings)
+        self.home = self.grid.authority
         self.sums: dict[Key, list[int]] = {}
 
     def arrive(self, window: int) -> None:
-        payloads = [self._total(group, window, 6) for group in GROUPS] + [self._total(TOO_SMALL, window, 4)]
-        inbox = Inbox(self.folder / "home" / "inbox.db")
+        payloads = [self._total(group, window) for group in (*GROUPS, TOO_SMALL)]
+        inbox = Inbox(self.folder / "authority" / "inbox.db")
         inbox.store([(open_total(payload, len(payload)).header, payload) for payload in payloads], "now")
         inbox.close()
 
-    def _total(self, group: str, window: int, meters: int) -> bytes:
-        total, sums = Accumulator(self.planes), np.zeros(self.plan.intervals, np.int64)
-        for at in self.rng.integers(0, len(self.pool), meters):
-            values, views = self.pool[at]
-            total.fold(views)
-            sums += values
-        self.sums[group, window] = sums.tolist()
-        header = TotalHeader(
-            plan=self.plan.plan_id,
-            key=self.plan.key_id,
-            aggregator="agg1",
-            group=group,
-            window=window,
-            part=0,
-            meters=meters,
-            members=bytes(32),
-            pieces=(Piece(group, 0, meters),),
-        )
-        return seal_total(header, total.pack(), self.signer)
+    def _total(self, group: str, window: int) -> bytes:
+        readings = self.grid.plan.layout.block("import_wh", "reading")
+        batches = [self.grid.batch(meter, window) for meter in self.grid.meters(group)]
+        self.sums[group, window] = np.sum([batch.slots[readings] for batch in batches], axis=0).tolist()
+        return self.grid.total(group, window)
 
 
 class _Child:
@@ -116,7 +78,13 @@ class _Child:
             # Python's file objects cache the type of the old file, and whether it can seek.
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             os.environ |= {"GRIDHE_PASSPHRASE": PASSPHRASE, "GRIDHE_RELEASE__PUBLISH": "true"}
-            command = ["release", "--home", str(folder / "home"), "--out", str(folder / "released.jsonl")]
+            command = [
+                "release",
+                "--home",
+                str(folder / "authority"),
+                "--out",
+                str(folder / "released.jsonl"),
+            ]
             try:
                 run_command(cli, [*command, "--json", "--idle-s", "0.1", *more])
             except SystemExit as ended:
@@ -179,11 +147,11 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
     port = free_port()
     url = f"mqtt://127.0.0.1:{port}"
     os.environ["GRIDHE_BROKER__URL"] = url
-    world, rng = _World(folder, url, seed), random.Random(seed)
+    world, rng = _World(folder, url), random.Random(seed)
     world.home.enrolment.close()  # no connection of ours in the children
     path = folder / "released.jsonl"
     broker = subprocess.Popen(
-        [mosquitto, "-c", str(folder / "home" / "broker" / "mosquitto.conf")], stderr=subprocess.DEVNULL
+        [mosquitto, "-c", str(folder / "authority" / "broker" / "mosquitto.conf")], stderr=subprocess.DEVNULL
     )
     try:
         wait_for(port, broker)
@@ -248,7 +216,7 @@ def _judged(world: _World, path: Path) -> dict[str, object]:
 
 def _retained(world: _World, url: str) -> dict[str, int]:
     """The window published on release/<group>, read as the operator."""
-    password = (world.folder / "home" / "credentials" / "operator.password").read_text().strip()
+    password = (world.folder / "authority" / "credentials" / "operator.password").read_text().strip()
     found: dict[str, int] = {}
 
     def take(topic: str, payload: bytes) -> None:
