@@ -27,7 +27,7 @@ _HALF = _U64(30)
 
 @functools.cache
 def ring_of(parameters: CkksParameters) -> "Ring":
-    """The ring of these parameters, made once: its tables take some 0.1 s."""
+    """The ring of these parameters, made once: its tables take 2 to 40 ms, 0.2 s for nineteen primes."""
     return Ring(parameters)
 
 
@@ -131,8 +131,9 @@ class Ring:
     def centred(self, coefficients: Residues) -> NDArray[np.float64]:
         """The integers in -Q/2..Q/2 with these residues uint64[primes][N], float64[N].
 
-        Garner's mixed radix with digits in -q_i/2..q_i/2: an integer of at most 53 bits comes out exact,
-        a larger one within 2^-50 of its size for up to three primes, 2^-47 for up to nineteen.
+        Garner's mixed radix with digits in -q_i/2..q_i/2: an integer of at most 52 bits comes out exact,
+        because no partial sum is above 2^53; a larger one within 2^-50 of its size for up to three primes,
+        2^-47 for up to nineteen.
         """
         digits: list[NDArray[np.int64]] = []
         for row, prime in enumerate(self.primes):
@@ -152,8 +153,12 @@ class Ring:
     def decode(self, ciphertext: Residues, secret: Residues, scale: float) -> NDArray[np.complex128]:
         """All slots complex128[N/2], in SEAL's order, of a ciphertext uint64[2][primes][N] in NTT form.
 
-        `secret`: the secret key uint64[primes][N] in NTT form. Nothing is rounded: the result contains the
-        ciphertext's error, from which the key could be derived, so it must not be shown.
+        `secret`: the secret key uint64[primes][N] in NTT form. Nothing is rounded to integers: the result
+        contains the ciphertext's error, from which the key could be derived, so it must not be shown.
+
+        The only inexact steps are `centred` and the FFT. The result was measured to be off by at most
+        2^-50.05 of the largest slot (N = 32768, all slots of the same size; 2^-50.3 for N = 4096), with
+        numpy's FFT in doubles. TenSEAL's own decoding is about as exact.
         """
         message = self.add(ciphertext[0], self.mul(ciphertext[1], secret))
         return embed(self.centred(self.intt(message))) / scale
@@ -179,11 +184,12 @@ def _embedding(n: int) -> tuple[NDArray[np.complex128], NDArray[np.int64]]:
 
 
 def _mul_narrow(a: Residues, b: Residues, q: Residues, inverse: NDArray[np.float64]) -> Residues:
-    """a b mod q, with a below q, and b or q below 2^50 as well as a b / q below 2^50.
+    """a b mod q for a below q, where q is below 2^50, or q is below 2^60 and b at most 2^30.
 
-    The quotient from doubles is at most 2^50 and its relative error at most 2^-51 (three roundings), so it
-    is off by less than 1 before it is cut off, and by at most 1 afterwards. The remainder is between -q
-    and 2q, and exact modulo 2^64, because q is below 2^61.
+    The quotient is below b. Guessed in doubles it has three roundings (a b, 1 / q, their product), and a
+    fourth of a if q is above 2^53. So it is off by less than 2^50 * 3.1 * 2^-53 < 1/2 before it is cut off,
+    and by at most 1 afterwards. The remainder is between -q and 2q, below 2^61 in size, so it is exact
+    although it is computed modulo 2^64.
     """
     guess = (a.astype(np.float64) * b.astype(np.float64) * inverse).astype(_U64)
     rest, signed = (a * b - guess * q).view(np.int64), q.view(np.int64)

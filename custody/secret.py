@@ -9,11 +9,15 @@ save format: a header of 16 bytes, then (possibly compressed)
     header        16 bytes   of the array that follows, never compressed
     count         uint64
     residues      uint64     [prime][coefficient], in NTT form
+
+SEAL's secret keys have coefficients -1, 0 and 1. A key of another ring, or a damaged one, has others when it
+is read with this ring's primes, so this is checked instead of the parms_id.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gridhe.custody.ring import ring_of
 from gridhe.errors import EnvelopeError, VaultError
 from gridhe.plan.parameters import CkksParameters
 from gridhe.wire.tenseal_format import protobuf_fields, seal_body
@@ -36,9 +40,15 @@ def secret_of(context: bytes, parameters: CkksParameters) -> NDArray[np.uint64]:
         body = seal_body(protobuf_fields(keys).get(_SECRET_KEY, memoryview(b"")), size)
     except EnvelopeError:
         body = b""
-    if len(body) != size:
-        raise VaultError(f"the stored secret key is not one of {parameters}; restore the vault from a backup")
-    residues = np.frombuffer(body, "<u8", offset=_HEAD_BYTES).reshape(primes, n)[:-1]
+    if len(body) == size:
+        residues = np.frombuffer(body, "<u8", offset=_HEAD_BYTES).reshape(primes, n)[:-1].astype(np.uint64)
+        if _is_ternary(residues, parameters):
+            return residues
+    raise VaultError(f"the stored secret key is not one of {parameters}; restore the vault from a backup")
+
+
+def _is_ternary(residues: NDArray[np.uint64], parameters: CkksParameters) -> bool:
     if any(int(row.max()) >= prime for row, prime in zip(residues, parameters.primes, strict=True)):
-        raise VaultError(f"the stored secret key is not one of {parameters}; restore the vault from a backup")
-    return residues.astype(np.uint64)
+        return False
+    ring = ring_of(parameters)
+    return bool(np.abs(ring.centred(ring.intt(residues))).max() <= 1)

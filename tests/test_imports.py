@@ -138,6 +138,15 @@ def test_a_role_that_must_not_decrypt_loads_nothing_of_the_authoritys(role: str)
     assert not {module for module in loaded if room(module) in ("gridhe.keyring", "gridhe.custody")}
 
 
+def test_only_the_authority_imports_custody() -> None:
+    users = {
+        room(module)
+        for module, file in MODULES.items()
+        if any(room(other) == "gridhe.custody" for other in imported(file, module))
+    }
+    assert users == {"gridhe.custody", "gridhe.keyring"}
+
+
 def test_the_aggregator_does_not_load_guards() -> None:
     # With the meters' guard keys it could make up members.
     own = [module for module in MODULES if module.startswith("gridhe.aggregator")]
