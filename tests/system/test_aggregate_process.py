@@ -157,7 +157,7 @@ def test_memory_is_flat_over_twenty_thousand_batches(make_grid, broker, tmp_path
     """100 meters, 200 windows, sent as fast as receipts come; every total is still exact."""
     meters = [f"m{i}" for i in range(100)]
     grid = make_grid(
-        groups={"north/f1": meters}, ring=(2048, (40, 14)), largest=50, largest_rollup=200, largest_group=100
+        groups={"north/f1": meters}, ring=(2048, (40, 14)), largest=50, largest_rollup=100, largest_group=100
     )
     grid.stop()
     credential = tmp_path / "aggregator-main.json"

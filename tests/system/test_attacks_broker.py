@@ -21,14 +21,15 @@ from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.broker.server.mosquitto_config import acl
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle
-from gridhe.wire.envelope import Header, seal_envelope
+from gridhe.wire.envelope import Header, envelope_key, seal_envelope
 from gridhe.wire.ingest import derive_key
 from gridhe.wire.receipt import Receipt, TotalReceipt
 from gridhe.wire.roster import Roster, RosterEntry
 from gridhe.wire.signing import SigningKey, sign_record
 from gridhe.wire.status import Status
-from gridhe.wire.total import Piece, TotalHeader, seal_total
+from gridhe.wire.total import Piece
 from gridhe_testing.attacked_broker import ATTEMPTS, ROGUE, USERS, VICTIM, WINDOW, World, password
+from gridhe_testing.totals import folded, member_list, signed_total
 
 pytestmark = pytest.mark.system
 
@@ -72,7 +73,7 @@ def world(
 def own_key_for(world: World, meter: str, **changes: Any) -> Iterator[bytes]:
     """Envelopes in another meter's name, sealed with the rogue's key."""
     grid, window = world.grid, WINDOW
-    ciphertext = grid.ciphertext(ROGUE)
+    ciphertext, key = grid.ciphertext(ROGUE), envelope_key(derive_key(grid.secret, ROGUE))
     while True:
         header = {
             "plan": grid.plan.plan_id,
@@ -80,9 +81,10 @@ def own_key_for(world: World, meter: str, **changes: Any) -> Iterator[bytes]:
             "meter": meter,
             "group": grid.group_of(meter),
             "window": window,
+            "proof": bytes(grid.plan.proof_bytes),
             **changes,
         }
-        yield seal_envelope(Header(**header), ciphertext, derive_key(grid.secret, ROGUE))
+        yield seal_envelope(Header(**header), ciphertext, key)
         window -= 1
 
 
@@ -115,7 +117,7 @@ def test_another_meters_name_with_ones_own_key(world: World, guarded: bool) -> N
 def test_another_groups_topic(world: World, guarded: bool) -> None:
     payloads = again(
         world.grid.forged(ROGUE, group="south/f1", ciphertext=world.grid.ciphertext(ROGUE))
-    )  # with a right tag
+    )  # its own, and authentic
     check_batches(world, guarded, topics.batch("south/f1", ROGUE), payloads, "group")
 
 
@@ -205,18 +207,18 @@ def test_a_forged_receipt_makes_no_aggregator_delete_a_total(world: World, guard
 
 def test_a_forged_total(world: World, guarded: bool) -> None:
     grid = world.grid
-    header = TotalHeader(
-        plan=grid.plan.plan_id,
-        key=grid.plan.key_id,
-        aggregator="main",
+    members = [grid.batch(meter) for meter in (ROGUE, VICTIM)]
+    listed = member_list(grid.groups["north/f1"], {batch.meter: batch.proof for batch in members})
+    forged = signed_total(
+        grid.plan,
+        ROGUES_KEY,
+        [Piece("north/f1", 0, 2, listed)],
+        folded(grid.plan, [batch.ciphertext for batch in members]),
         group="north/f1",
         window=WINDOW,
-        part=0,
-        meters=2,
-        members=bytes(32),
-        pieces=(Piece("north/f1", 0, 2),),
+        roster=1,
     )
-    world.attempt(topics.total("north/f1"), again(seal_total(header, grid.ciphertext(ROGUE), ROGUES_KEY)))
+    world.attempt(topics.total("north/f1"), again(forged))
     if guarded:
         assert world.rogue.refused == ATTEMPTS
     else:

@@ -192,13 +192,17 @@ class Grid(MadeUpAuthority):
                 found[meter] = Receipt.decode(one.payload, self.ingest_key_of(meter))
         return found
 
-    def acknowledge(self, *keys: tuple[str, int, int]) -> None:
-        """The authority's receipt for totals (group, window, part)."""
+    def stored(self, *keys: tuple[str, int, int]) -> bytes:
+        """The authority's receipt for totals (group, window, part) that it has opened."""
         receipt = TotalReceipt(
             aggregator="main",
             stored=tuple(TotalKey(self.plan.plan_id, group, window, part) for group, window, part in keys),
         )
-        self.engine.take_total_receipt(receipt.encode(self.ingest_key_of("aggregator/main")))
+        return receipt.encode(self.ingest_key_of("aggregator/main"))
+
+    def acknowledge(self, *keys: tuple[str, int, int]) -> None:
+        """The engine takes that receipt."""
+        self.engine.take_total_receipt(self.stored(*keys))
 
     def answered(self, outgoing: Sequence[Outgoing], now: float | None = None) -> list[Outgoing]:
         """These messages and all that follow from them: the authority opens every total."""
