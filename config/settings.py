@@ -70,7 +70,9 @@ class PlanSettings(_Section):
     quantities: tuple[QuantitySettings, ...] = Field((QuantitySettings(),), min_length=1, max_length=16)
     largest_group: int = Field(1_000, ge=1, le=10_000_000)  # meters in one group
     largest_rollup: int = Field(1_000, ge=1, le=10_000_000)  # meters in the widest roll-up (`grid`)
-    minimum_meters: int = Field(5, ge=2, le=1_000_000)  # fewer are never released
+    minimum_meters: int = Field(10, ge=2, le=1_000_000)  # fewer are never released
+    # A smaller minimum than 10 (with variance) or 5: totals of so few can determine readings
+    small_groups: Literal["refused", "accepted"] = "refused"
     grace_s: float = Field(300.0, ge=0, le=31 * 86_400)  # wait for absent meters, after the window's end
     late_s: float = Field(3_600.0, ge=0, le=31 * 86_400)  # a part of late batches closes after this long
     early_s: float = Field(60.0, ge=0, le=86_400)  # a window may end this far ahead of the aggregator's clock

@@ -60,8 +60,7 @@ def grid_tolerance(plan: Plan, meters: int) -> float:
     `meters` is the number of batches in the total. A slot that was neither flooded nor rounded exceeds this
     with probability below 2^-64, in its real or in its imaginary part.
     """
-    largest = max(quantity.largest_slot for quantity in plan.quantities)
-    largest = max(largest, 2 ** guard_bits_for(largest))
+    largest = max(2**plan.guard_bits, *(quantity.largest_slot for quantity in plan.quantities))
     return slot_tolerance(plan.parameters, plan.scale_bits, meters, largest)
 
 

@@ -13,7 +13,7 @@ from gridhe.plan.parameters import CkksParameters
 from gridhe.plan.quantity import Quantity
 from gridhe.plan.slots import SlotLayout
 
-__all__ = ["PROOF_SIV_BYTES", "TAGS", "Plan"]
+__all__ = ["GUARD_BITS", "PROOF_SIV_BYTES", "TAGS", "Plan"]
 
 _VERSION = 2
 TAGS = 8  # tag slots: the last of the guards (gridhe.plan.guards)

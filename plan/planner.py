@@ -1,26 +1,42 @@
 """Choose the smallest ring that gives exact totals for the settings.
 
-A ring fits if it has enough slots and some scale makes the totals exact (`gridhe.plan.exactness`).
-If no ring fits, the plan is refused, and the error names the smallest change after which one does.
+A ring fits if it has enough slots, if some scale makes the totals exact (`gridhe.plan.exactness`), and if
+the slots that are left hold enough guards (`gridhe.plan.soundness`). If no ring fits, the plan is refused,
+and the error names the smallest change after which one does. A `minimum_meters` below the floor of
+`gridhe.plan.small_groups` is refused before.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
-from gridhe.plan.exactness import capacity, check_exact, largest_slot, limit, rounding_room, scale_range
+from gridhe.plan.exactness import (
+    capacity,
+    check_exact,
+    guard_bits_for,
+    largest_slot,
+    limit,
+    rounding_room,
+    scale_range,
+)
 from gridhe.plan.noise import flooding_sigma, slot_error_sigma, slot_failure_log2
 from gridhe.plan.parameters import PRESETS, RINGS, CkksParameters
-from gridhe.plan.plan import TAGS, Plan
+from gridhe.plan.plan import GUARD_BITS, Plan
 from gridhe.plan.quantity import Quantity
 from gridhe.plan.slots import SlotLayout
+from gridhe.plan.small_groups import check_minimum, floor
+from gridhe.plan.soundness import bits_to_spare, check_sound, most_slots
 
 __all__ = ["Choice", "choose", "make_plan", "nearest", "quantities_of"]
 
 _INTERVAL_MAX_S = 86_400  # the limit of plan.interval_s
 _SHIFT_MAX = 12  # coarser squares carry little information; a larger ring is better
+_SOUND_SHARE = (
+    5  # a plan that is exact with a fifth of its ring's slots is sound too, but for extreme settings
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +53,9 @@ class Choice:
     limit: str  # the limit that one more meter exceeds: "doubles" or "noise against wrap"
     error_sigma: float  # of a released slot at K meters, before rounding, in units of the reading
     failure_log2: float  # log2 of the probability that one slot of a total rounds wrongly
+    spare_bits: float  # of soundness, at K meters; 0 or more
+    most_slots: int  # used slots with which the plan would still be sound
+    minimum_meters: int
     rejected: tuple[str, ...]  # one line for each smaller ring, with the reason
 
     def explain(self) -> dict[str, Any]:
@@ -54,8 +73,31 @@ class Choice:
             "square_shifts": {q.name: q.square_shift for q in self.quantities if q.squares},
             "error_sigma": self.error_sigma,
             "failure_probability_log2": self.failure_log2,
+            "guard_bits": self.guard_bits,
+            "soundness_bits_to_spare": math.floor(self.spare_bits),
+            "soundness": self._soundness(),
+            "minimum_meters": self.minimum_meters,
+            "small_groups": self._small_groups(),
             "rejected": list(self.rejected),
         }
+
+    def _soundness(self) -> str:
+        slots, used = self.parameters.slots, self.slots_used
+        return (
+            f"no multiple of a batch passes the checks of a total of {self.meters} meters, with "
+            f"{math.floor(self.spare_bits)} bits to spare: {used} slots hold data, {slots - used} hold "
+            f"guards, and up to {self.most_slots} could hold data"
+        )
+
+    def _small_groups(self) -> str:
+        least = floor(self.quantities)
+        squares = "with" if any(q.squares for q in self.quantities) else "without"
+        if self.minimum_meters >= least:
+            return f"{squares} squares, no total of {least} meters or more was seen to determine a reading"
+        return (
+            f"accepted by plan.small_groups: {squares} squares, totals of fewer than {least} meters can "
+            "determine readings (docs/small-groups.md)"
+        )
 
 
 def _edges(settings: QuantitySettings) -> tuple[int, ...]:
@@ -78,11 +120,6 @@ def quantities_of(plan: PlanSettings) -> tuple[Quantity, ...]:
 def _largest_slot_of(quantity: Quantity, square_shift: int) -> int:
     """`Quantity.largest_slot` with another square shift."""
     return max(quantity.largest, (quantity.largest >> square_shift) ** 2 if quantity.squares else 0)
-
-
-def guard_bits_of(quantities: Iterable[Quantity]) -> int:
-    """Bits of a guard: no more than the largest slot has anyway, so that guards cost no exactness."""
-    return 16 if max(q.largest_slot for q in quantities) >= 2**16 else 14
 
 
 def _shifted(quantities: Iterable[Quantity], bound: int) -> tuple[Quantity, ...] | None:
@@ -111,21 +148,35 @@ def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity,
     """A choice in this ring, or the reason why there is none."""
     plan, ckks = settings.plan, settings.ckks
     used = _slots_used(plan, wanted)
-    if used + TAGS > parameters.slots:
-        return f"{parameters}: the plan needs {used + TAGS} slots, the ring has {parameters.slots}"
+    if used > parameters.slots:
+        return f"{parameters}: the plan needs {used} slots, the ring has {parameters.slots}"
     bound = largest_slot(parameters, plan.largest_rollup, ckks)
     quantities = _shifted(wanted, bound)
-    if quantities is None:
+    if quantities is None or bound < 2 ** min(GUARD_BITS):
+        needed = max(2 ** min(GUARD_BITS), *(_largest_slot_of(q, _SHIFT_MAX) for q in wanted))
         return (
             f"{parameters}: {plan.largest_rollup} meters leave room for slots up to {bound}, "
-            f"the plan needs {max(_largest_slot_of(q, _SHIFT_MAX) for q in wanted)}"
+            f"the plan needs {needed}"
         )
-    guard_bits = guard_bits_of(quantities)
-    largest = max(2**guard_bits, *(q.largest_slot for q in quantities))
+    largest = max(q.largest_slot for q in quantities)
+    guard_bits = guard_bits_for(largest)
+    largest = max(largest, 2**guard_bits)
     minimum, greatest = scale_range(parameters, plan.largest_rollup, largest, ckks)
     # Half of the spare bits lower the failure probability, the other half keep distance from a wrap-around.
-    scale_bits = (minimum + greatest) // 2
+    middle = (minimum + greatest) // 2
     n, meters = parameters.ring_degree, plan.largest_rollup
+    guarded = {"meters": meters, "largest": largest, "guard_bits": guard_bits}
+    # A scale so large that only doubles limit the tolerance leaves a forger room in the data slots.
+    sound = (
+        bits for bits in range(middle, minimum - 1, -1) if used <= most_slots(parameters, bits, **guarded)
+    )
+    scale_bits = next(sound, None)
+    if scale_bits is None:
+        most = max(most_slots(parameters, bits, **guarded) for bits in range(minimum, middle + 1))
+        return (
+            f"{parameters}: soundness: the plan needs {used} slots for data, {most} of {parameters.slots} "
+            "leave enough guards"
+        )
     flood = flooding_sigma(n, meters, ckks.flooding_bits, ckks.decryptions)
     room = rounding_room(meters, largest) * 2.0**scale_bits
     maximum = capacity(parameters, largest, ckks)
@@ -140,6 +191,9 @@ def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity,
         limit=limit(parameters, maximum + 1, largest, ckks) or "none",
         error_sigma=slot_error_sigma(n, meters, flood) / 2.0**scale_bits,
         failure_log2=slot_failure_log2(room, n, meters, flood),
+        spare_bits=bits_to_spare(parameters, scale_bits, used=used, **guarded),
+        most_slots=most_slots(parameters, scale_bits, **guarded),
+        minimum_meters=plan.minimum_meters,
         rejected=(),
     )
 
@@ -147,8 +201,11 @@ def _fit(parameters: CkksParameters, settings: Settings, wanted: tuple[Quantity,
 def choose(settings: Settings) -> Choice:
     """The smallest ring on the wire that gives exact totals for the settings.
 
-    Raises PlanError with the reasons and the nearest plan that can be exact.
+    Raises PlanError with the reasons and the nearest plan that can be exact, or if `minimum_meters` is below
+    the floor.
     """
+    plan = settings.plan
+    check_minimum(plan.minimum_meters, quantities_of(plan), accepted=plan.small_groups == "accepted")
     result = _search(settings)
     if isinstance(result, Choice):
         return result
@@ -206,20 +263,28 @@ def _nearer(settings: Settings) -> Iterator[tuple[str, Settings]]:
 
 
 def _smaller_plans(settings: Settings) -> Iterator[tuple[str, Settings]]:
-    """Plans that collect less, so that they fit the slots and the scale of the allowed rings."""
+    """Plans that collect less, so that they fit the slots, the guards and the scale of the allowed rings."""
     wanted = quantities_of(settings.plan)
-    slots = max(parameters.slots for parameters in _rings(settings.ckks))
-    if _slots_used(settings.plan, wanted) + TAGS <= slots:
+    slots = max(parameters.slots for parameters in _rings(settings.ckks)) // _SOUND_SHARE
+    used = _slots_used(settings.plan, wanted)
+    if used <= slots:
         yield from _smaller(settings)
+    yield from _longer_intervals(settings, _exact)
+    yield from _fewer_bins(settings, _exact)
+    if used <= slots:
         return
-    blocks = sum(len(SlotLayout.kinds(q)) for q in wanted)
-    for text, fitting in (
-        *_longer_intervals(settings, (slots - TAGS) // blocks),
-        *_fewer_bins(settings, slots),
-    ):
-        yield text, fitting
+    yield from _smaller(settings)
+
+    def few_slots(changed: Settings) -> bool:
+        return _slots_used(changed.plan, quantities_of(changed.plan)) <= slots
+
+    for text, fitting in (*_longer_intervals(settings, few_slots), *_fewer_bins(settings, few_slots)):
         for more, changed in _smaller(fitting):
             yield f"{text} and {more}", changed
+
+
+def _exact(settings: Settings) -> bool:
+    return isinstance(_search(settings), Choice)
 
 
 def _with_plan(settings: Settings, **changes: object) -> Settings:
@@ -252,32 +317,39 @@ def _smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:
         ]
         return _with_plan(settings, quantities=smaller)
 
-    def exact(changed: Settings) -> bool:
-        return isinstance(_search(changed), Choice)
-
-    meters = _last(plan.minimum_meters, plan.largest_rollup, lambda n: exact(fewer_meters(n)))
+    meters = _last(plan.minimum_meters, plan.largest_rollup, lambda n: _exact(fewer_meters(n)))
     if meters is not None:
         group = "" if meters >= plan.largest_group else f" and plan.largest_group {meters}"
         yield f"plan.largest_rollup {meters}{group}", fewer_meters(meters)
-    largest = _last(1, max(q.largest for q in plan.quantities), lambda n: exact(smaller_readings(n)))
+    largest = _last(1, max(q.largest for q in plan.quantities), lambda n: _exact(smaller_readings(n)))
     if largest is not None:
         edges = any(q.largest > largest and q.bin_edges is not None for q in plan.quantities)
         text = f"quantities with largest {largest}" + (" and bins for bin_edges" if edges else "")
         yield text, smaller_readings(largest)
 
 
-def _longer_intervals(settings: Settings, maximum: int) -> Iterator[tuple[str, Settings]]:
-    """The longer interval with the most intervals in a window, at most `maximum`."""
+def _longer_intervals(
+    settings: Settings, accepts: Callable[[Settings], bool]
+) -> Iterator[tuple[str, Settings]]:
+    """The longer interval with the most intervals in a window that is accepted."""
     window_s = settings.plan.window_s
-    for intervals in range(min(maximum, window_s), 0, -1):
-        if window_s % intervals == 0 and window_s // intervals <= _INTERVAL_MAX_S:
-            interval_s = window_s // intervals
-            yield f"plan.interval_s {interval_s}", _with_plan(settings, interval_s=interval_s)
-            return
+    most = min(window_s // settings.plan.interval_s - 1, max(ring.slots for ring in _rings(settings.ckks)))
+    lengths = [
+        window_s // intervals
+        for intervals in range(1, most + 1)
+        if window_s % intervals == 0 and window_s // intervals <= _INTERVAL_MAX_S
+    ]
+
+    def longer(at: int) -> Settings:
+        return _with_plan(settings, interval_s=lengths[at])
+
+    at = _last(0, len(lengths), lambda n: accepts(longer(n)))
+    if at is not None:
+        yield f"plan.interval_s {lengths[at]}", longer(at)
 
 
-def _fewer_bins(settings: Settings, slots: int) -> Iterator[tuple[str, Settings]]:
-    """The most bins that fit the slots."""
+def _fewer_bins(settings: Settings, accepts: Callable[[Settings], bool]) -> Iterator[tuple[str, Settings]]:
+    """The most bins that are accepted."""
     plan = settings.plan
 
     def with_bins(bins: int) -> Settings:
@@ -285,20 +357,24 @@ def _fewer_bins(settings: Settings, slots: int) -> Iterator[tuple[str, Settings]
             settings, quantities=[q.model_dump() | {"bins": min(q.bins, bins)} for q in plan.quantities]
         )
 
-    def fit(bins: int) -> bool:
-        fewer = with_bins(bins).plan
-        return _slots_used(fewer, quantities_of(fewer)) + TAGS <= slots
-
-    bins = _last(2, max(q.bins for q in plan.quantities), fit)
+    bins = _last(2, max(q.bins for q in plan.quantities), lambda n: accepts(with_bins(n)))
     if bins is not None:
         yield f"quantities with bins {bins}", with_bins(bins)
 
 
 def make_plan(settings: Settings, choice: Choice, *, authority: str, key_id: str, first_window: int) -> Plan:
-    """The plan record of a choice. Raises PlanError unless its totals are exact."""
+    """The plan record of a choice. Raises PlanError unless its totals are exact and its guards are sound."""
     plan = settings.plan
     largest = max(2**choice.guard_bits, *(q.largest_slot for q in choice.quantities))
     check_exact(choice.parameters, choice.scale_bits, plan.largest_rollup, largest, settings.ckks)
+    check_sound(
+        choice.parameters,
+        choice.scale_bits,
+        used=choice.slots_used,
+        meters=plan.largest_rollup,
+        largest=largest,
+        guard_bits=choice.guard_bits,
+    )
     return Plan(
         authority=authority,
         key_id=key_id,

@@ -31,7 +31,7 @@ CLEAR, FLOODED = CkksSettings(flooding_bits=0), CkksSettings(flooding_bits=40)
 # The four rings of the design's table, each with what it is for and readings so large that its capacity is
 # some hundred meters; the first three are bound by noise, the last by what doubles carry.
 FOUR = [
-    pytest.param(RINGS[0], 0, 14_000, False, id="2048 without flooding"),
+    pytest.param(RINGS[0], 0, 16_500, False, id="2048 without flooding"),
     pytest.param(RINGS[1], 0, 230_000, True, id="4096 [32, 32, 20] without flooding"),
     pytest.param(RINGS[2], 40, 85_000, True, id="4096 [48, 41, 20] flooded"),
     pytest.param(RINGS[5], 40, 750_000, True, id="8192 [48, 48, 48, 20] flooded"),
@@ -46,8 +46,8 @@ def settings_of(
             flooding_bits=flooding_bits, ring_degree=parameters.ring_degree, prime_bits=parameters.prime_bits
         ),
         plan=PlanSettings(
-            # Two blocks, or three: as many intervals as the ring has the slots for, with few to spare.
-            window_s=600 * (parameters.slots // 3),
+            # Two blocks, or three: a fifth of the slots at most, which leaves enough guards at any tolerance.
+            window_s=600 * (parameters.slots // 15),
             interval_s=600,
             quantities=(
                 QuantitySettings(largest=largest, statistics=("variance",) if squares else ("sum",)),
@@ -55,6 +55,7 @@ def settings_of(
             largest_group=2,
             largest_rollup=meters,
             minimum_meters=2,
+            small_groups="accepted",
         ),
     )
 

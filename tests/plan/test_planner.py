@@ -9,16 +9,19 @@ from hypothesis import strategies as st
 
 from gridhe.config.settings import CkksSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import PlanError
-from gridhe.plan.exactness import check_exact
+from gridhe.plan.exactness import capacity, check_exact, scale_range
 from gridhe.plan.parameters import PRESETS, RINGS
 from gridhe.plan.plan import Plan
 from gridhe.plan.planner import Choice, choose, make_plan, nearest, quantities_of
+from gridhe.plan.soundness import bits_to_spare
 
 FEW = {"largest_rollup": 100, "largest_group": 100}
 ALL = ("sum", "mean", "variance", "min", "max", "quantiles")
 
 
 def settings_of(ckks: dict[str, Any] | None = None, **plan: Any) -> Settings:
+    if plan.get("minimum_meters", 10) < 10:
+        plan["small_groups"] = "accepted"
     quantity = {
         name: plan.pop(name) for name in ("largest", "statistics", "bins", "bin_edges") if name in plan
     }
@@ -47,9 +50,10 @@ def test_the_shipped_settings_take_the_default_ring_with_unshifted_squares() -> 
         ({"flooding_bits": 0}, {"largest": 20_000}, RINGS[1]),
         ({}, {"statistics": ("sum",)}, RINGS[2]),
         ({}, {}, RINGS[3]),
-        ({}, {"interval_s": 900, "bins": 39}, RINGS[4]),  # 4,032 slots
+        ({}, {"interval_s": 900}, RINGS[4]),  # 1,824 slots of 4,096
         ({}, {"largest_rollup": 10**6}, RINGS[3]),
-        ({}, {"interval_s": 900, "bins": 80}, RINGS[6]),
+        ({}, {"interval_s": 900, "bins": 30}, RINGS[6]),
+        ({}, {"interval_s": 900, "bins": 39}, RINGS[7]),  # 4,032 of 8,192 slots would leave too few guards
         ({"preset": "medium"}, {}, PRESETS["medium"]),
         ({"preset": "strong"}, {}, PRESETS["strong"]),
         ({"preset": "maximum"}, {}, PRESETS["maximum"]),
@@ -129,11 +133,12 @@ def test_any_settings_get_an_exact_plan_or_a_refusal_with_a_nearest_plan(wanted:
 
 
 def assert_exact(wanted: Settings, choice: Choice) -> None:
-    largest = max(q.largest_slot for q in choice.quantities)
+    largest = max(2**choice.guard_bits, *(q.largest_slot for q in choice.quantities))
     check_exact(choice.parameters, choice.scale_bits, wanted.plan.largest_rollup, largest, wanted.ckks)
     assert choice.failure_log2 < -64
     assert choice.capacity >= wanted.plan.largest_rollup
-    assert choice.slots_used <= choice.parameters.slots
+    assert choice.slots_used <= choice.most_slots < choice.parameters.slots
+    assert choice.spare_bits >= 0
     for quantity in choice.quantities:  # squares are no coarser than they must be
         if quantity.square_shift:
             finer = (quantity.largest >> (quantity.square_shift - 1)) ** 2
@@ -204,10 +209,11 @@ def test_where_even_the_fewest_meters_do_not_fit_smaller_readings_are_named() ->
         {"ring_degree": 2048, "prime_bits": (40, 14), "flooding_bits": 0},
         largest=2**20,
         statistics=("sum",),
-        minimum_meters=500,
+        minimum_meters=100,
+        **FEW,
     )
     options = {text.partition(" (in ")[0] for text in all_changes(wanted)}
-    assert "quantities with largest 524" in options
+    assert "quantities with largest 20971" in options
     assert not any(text.startswith("plan.largest_rollup") for text in options)
 
 
@@ -233,6 +239,78 @@ def all_changes(wanted: Settings) -> dict[str, Settings]:
         for text, changed in planner._nearer(wanted)
         if isinstance(planner._search(changed), Choice)
     }
+
+
+def test_too_few_guards_are_refused_by_name_with_fewer_bins_or_longer_intervals() -> None:
+    ring = {"ring_degree": 4096, "prime_bits": (48, 45, 16)}
+    choose(settings_of(ring, bins=34))  # 888 slots
+    wanted = settings_of(ring, bins=35)
+    message = refused(wanted)
+    assert "soundness: the plan needs 912 slots for data, 900 of 2048 leave enough guards" in message
+    options = {text.partition(" (in ")[0] for text in all_changes(wanted)}
+    assert {"quantities with bins 34", "plan.interval_s 4320"} <= options
+    assert not any("largest_rollup 1 " in text for text in options)
+
+
+def test_a_ring_with_too_few_guards_gives_way_to_the_next() -> None:
+    choice = choose(settings_of(interval_s=900, bins=39))
+    assert choice.parameters == RINGS[7]
+    assert choice.rejected[-1] == (
+        f"{RINGS[6]}: soundness: the plan needs 4032 slots for data, 3634 of 8192 leave enough guards"
+    )
+    assert choice.spare_bits >= 0
+    assert choice.slots_used <= choice.most_slots
+
+
+def test_a_scale_with_too_few_guards_is_lowered_within_the_exact_range() -> None:
+    # In the middle of the range this ring has room for 2,480 slots of data, this plan needs 3,168.
+    choice = choose(settings_of(interval_s=900, bins=30))
+    assert choice.parameters == RINGS[6]
+    minimum, greatest = scale_range(choice.parameters, 1_000, 20_000**2, CkksSettings())
+    assert minimum <= choice.scale_bits < (minimum + greatest) // 2
+    of: dict[str, Any] = {"meters": 1_000, "largest": 20_000**2, "guard_bits": 16, "used": choice.slots_used}
+    assert bits_to_spare(choice.parameters, choice.scale_bits, **of) >= 0
+    assert bits_to_spare(choice.parameters, choice.scale_bits + 1, **of) < 0
+
+
+def test_the_explanation_says_in_words_what_guards_and_small_groups_allow() -> None:
+    explained = choose(Settings()).explain()
+    assert (explained["guard_bits"], explained["soundness_bits_to_spare"]) == (16, 24_468)
+    assert (
+        "24468 bits to spare: 456 slots hold data, 1592 hold guards, and up to 884" in explained["soundness"]
+    )
+    assert explained["minimum_meters"] == 10
+    assert explained["small_groups"].startswith("with squares, no total of 10 meters or more")
+    few = choose(settings_of(minimum_meters=2)).explain()
+    assert few["small_groups"].startswith(
+        "accepted by plan.small_groups: with squares, totals of fewer than 10"
+    )
+
+
+def test_small_readings_leave_room_for_guards_of_14_bits() -> None:
+    choice = choose(settings_of(largest=1, statistics=("sum",)))
+    assert choice.guard_bits == 14
+    assert choice.capacity == capacity(choice.parameters, 2**14, CkksSettings())
+
+
+@pytest.mark.parametrize(
+    ("statistics", "least"), [(ALL, 10), (("sum", "variance"), 10), (("sum",), 5), (("sum", "max"), 5)]
+)
+def test_a_minimum_below_the_floor_needs_the_word_accepted(statistics: tuple[str, ...], least: int) -> None:
+    def plan_of(minimum_meters: int, small_groups: str) -> Settings:
+        quantity = QuantitySettings(statistics=statistics)  # type: ignore[arg-type]  # checked by pydantic
+        return Settings(
+            plan=PlanSettings.model_validate(
+                {"quantities": (quantity,), "minimum_meters": minimum_meters, "small_groups": small_groups}
+            )
+        )
+
+    assert choose(plan_of(least, "refused")).minimum_meters == least
+    message = refused(plan_of(least - 1, "refused"))
+    assert message.startswith(f"plan.minimum_meters {least - 1} is below {least}: ")
+    assert f"set plan.minimum_meters {least}, or accept this with plan.small_groups accepted" in message
+    assert ("without the statistic variance 5 are enough" in message) == (least == 10)
+    assert choose(plan_of(least - 1, "accepted")).minimum_meters == least - 1
 
 
 def test_too_many_slots_are_refused_with_the_shortest_interval_that_fits() -> None:
