@@ -13,7 +13,7 @@
 #
 # Needs Python 3.11 or newer with its venv module; packages come from pip's usual index, in the versions and with
 # the hashes of requirements.lock (what a grid runs) and requirements-dev.lock (that, and all tools).
-# PYTHON=python3.12 chooses an interpreter, VENV another folder than .venv, DEMO='--meters 20' gives the demo its
+# PYTHON=python3.12 chooses an interpreter, VENV another folder than .venv, DEMO='--meters 40' gives the demo its
 # flags, TESTS='tests/broker -k fold' pytest its own.
 
 VENV := .venv

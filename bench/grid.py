@@ -207,6 +207,7 @@ def _choose(
                 largest_group=group,
                 largest_rollup=group,
                 minimum_meters=2,
+                small_groups="accepted",
                 grace_s=86_400.0,
                 horizon_s=1.5e9,
             ),

@@ -94,6 +94,7 @@ def _settings(load: Load) -> Settings:
             largest_group=max(group, 2),
             largest_rollup=max(load.meters, 2),
             minimum_meters=2,
+            small_groups="accepted",
             grace_s=60.0,
             horizon_s=1.5e9,
         )

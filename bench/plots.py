@@ -198,13 +198,13 @@ _PICTURES: dict[str, tuple[tuple[str, str, Callable[[Axes, Sequence[Record]], bo
     "peers": (
         (
             "seal",
-            "A batch of 1,024 readings (2,048 numbers), at the meter",
+            "A batch of 512 readings (1,024 numbers), at the meter",
             _peers("encrypt+serialize", "µs a batch, logarithmic"),
         ),
         ("add", "The same batch, at the aggregator", _peers("load+add", "µs a batch, logarithmic")),
         (
             "size",
-            "A batch of 1,024 readings (2,048 numbers), on the wire",
+            "A batch of 512 readings (1,024 numbers), on the wire",
             _peers("size", "bytes for each number, logarithmic"),
         ),
     ),

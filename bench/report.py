@@ -15,7 +15,7 @@ __all__ = ["write_report"]
 _ABOUT = {
     "micro": "Each step of a batch alone, in the same rounds as what it is compared with.",
     "peers": (
-        "1,024 readings, each with a presence flag: the same 2,048 numbers for every peer. gridhe's "
+        "512 readings, each with a presence flag: the same 1,024 numbers for every peer. gridhe's "
         "load+add also checks tag, sizes and residue ranges."
     ),
     "security": "Plain TenSEAL on one thread: the cost of a larger ring.",

@@ -14,7 +14,7 @@ NAME = "openfhe"
 
 
 class OpenFhePeer:
-    """CKKS with 128 bits of security, no multiplication; OpenFHE chooses the ring, 2,048 slots are used."""
+    """CKKS with 128 bits of security, no multiplication; OpenFHE chooses the ring, 1,024 slots are used."""
 
     NAME = NAME
     share = 1

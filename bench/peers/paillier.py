@@ -18,8 +18,8 @@ __all__ = ["NAME", "PACKED_NAME", "PaillierPeer", "make", "make_packed"]
 NAME, PACKED_NAME = "paillier", "paillier-packed"
 _KEY_BITS = 2_048
 _LANE_BITS, _LANES = 31, 64
-# 16 numbers per call: all 2,048 would take half a minute. Packed: 256 numbers in four full ciphertexts.
-_SHARE, _PACKED_SHARE = 128, 8
+# 16 numbers per call: all 1,024 would take half a minute. Packed: 256 numbers in four full ciphertexts.
+_SHARE, _PACKED_SHARE = 64, 4
 
 
 class PaillierPeer:

@@ -1,7 +1,8 @@
 """The interface of every peer: the same steps on the same numbers.
 
-A batch is 1,024 readings, each with whether it is present: 2,048 numbers. A mean needs both, since the sum
-of the present ones is what the sum of the readings is divided by.
+A batch is 512 readings, each with whether it is present: 1,024 numbers. A mean needs both, since the sum
+of the present ones is what the sum of the readings is divided by. They are half of the slots of gridhe's
+ciphertext; the other half holds its guards.
 """
 
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from gridhe.plan.slots import MISSING, SlotLayout
 
 __all__ = ["LARGEST", "QUANTITY", "READINGS", "SLOTS", "Peer", "PeerAbsent", "make_numbers"]
 
-SLOTS = 2_048  # numbers in a full batch: the slots of a ciphertext of ring degree 4096
+SLOTS = 1_024  # numbers in a batch: half of the slots of a ciphertext of ring degree 4096
 READINGS = SLOTS // 2
 QUANTITY = "import_wh"
 LARGEST = 500

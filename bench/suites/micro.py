@@ -55,7 +55,7 @@ def run(setup: Setup) -> None:
     kilobytes = (96,) if setup.quick else (24, 64, 96, 288)
     setup.progress.suite(NAME, 2 * len(kilobytes) + 3)
     for size in kilobytes:
-        grid = BenchGrid(RINGS[size], groups=1, meters=256, seed=setup.seed)
+        grid = BenchGrid(RINGS[size], groups=4, meters=256, seed=setup.seed)
         budget_s = (4.0 if setup.quick else 12.0) if size == 96 else 6.0
         with setup.progress.case(f"meter, {grid.preset}"):
             _meter_steps(setup, grid, budget_s)

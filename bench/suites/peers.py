@@ -1,6 +1,6 @@
-"""gridhe compared with alternatives: the same 2,048 numbers, the same steps, in the same rounds.
+"""gridhe compared with alternatives: the same 1,024 numbers, the same steps, in the same rounds.
 
-The numbers are a batch of 1,024 readings, each with a presence flag, as a mean needs. A peer that is too slow
+The numbers are a batch of 512 readings, each with a presence flag, as a mean needs. A peer that is too slow
 is measured on a share of the numbers, and its records' notes state this. Every number of each sum is checked.
 
 `encrypt+serialize` is a meter's work for a batch, `load+add` an aggregator's. gridhe's `load+add` also checks
@@ -30,7 +30,7 @@ __all__ = ["ABOUT", "NAME", "run"]
 NAME = "peers"
 ABOUT = (
     "gridhe beside TenSEAL, SEAL, DESILO, OpenFHE, Paillier and no encryption: "
-    "1,024 readings, each with a presence flag: 2,048 numbers"
+    "512 readings, each with a presence flag: 1,024 numbers"
 )
 
 _PEERS: tuple[tuple[str, Callable[[int], Peer]], ...] = (

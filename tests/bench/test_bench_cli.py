@@ -43,13 +43,13 @@ def test_a_suite_runs_is_shown_and_becomes_a_page(bench: Bench, tmp_path: Path) 
     run = done.stdout.strip()
     assert "batch-size" in bench("list").stdout.splitlines()[1]
     page = bench("show", run).stdout
-    assert "1024 readings" in page
+    assert "512 readings" in page
     assert "B/reading" in page
     html = (tmp_path / "report" / "report.html").read_text()
     # Self-contained: pictures are inside, nothing is fetched.
     assert html.count("<img ") == html.count("src='data:image/png;base64,") == 2
     assert "http" not in html
-    assert "| 1024 readings |" in (tmp_path / "report" / "report.md").read_text()
+    assert "| 512 readings |" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_an_unknown_suite_is_refused_with_those_there_are(bench: Bench) -> None:

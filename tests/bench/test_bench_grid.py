@@ -55,7 +55,7 @@ def test_a_total_of_the_pool_passes_the_authoritys_checks_and_is_the_sum_of_the_
 
 
 def test_a_replay_folds_every_meter_once(tmp_path: Path) -> None:
-    found = replay(tmp_path / "state", 24, 3_000, 10, 1)
+    found = replay(tmp_path / "state", 24, 3_000, 30, 1)
     assert found["preset"] == "2048-24k"
     assert len(found["batch_us"]) == 2
     assert found["disk_mb"] > 0

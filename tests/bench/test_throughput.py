@@ -16,7 +16,7 @@ pytestmark = pytest.mark.system
 @pytest.mark.usefixtures("mosquitto")
 def test_every_consumer_deals_with_every_message(measuring: Callable[[], Any]) -> None:
     bench = measuring()
-    service.measure(bench.setup, service.Case(24, 5, 1_200, 400), 1)
+    service.measure(bench.setup, service.Case(24, 12, 1_200, 400), 1)
     found = {(record.case, record.metric): record.figures.median for record in bench.records()}
     assert found["5 groups gridhe", "rate"] > 0
     assert found["5 groups paho", "rate"] > 0

@@ -23,7 +23,7 @@ NOW_S = 20_000 * DAY_S + 12_345.0
 
 def _settings(**quantity: Any) -> Settings:
     quantities = (QuantitySettings(**({"largest": 9_999, "bins": 20} | quantity)),)
-    return Settings(plan=PlanSettings(quantities=quantities, minimum_meters=2))
+    return Settings(plan=PlanSettings(quantities=quantities, minimum_meters=2, small_groups="accepted"))
 
 
 def _run(*, shift: int = 0, **quantity: Any) -> tuple[Workload, Plan, Plaintext]:

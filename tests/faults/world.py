@@ -61,6 +61,7 @@ class World(MadeUpAuthority):
                 largest_group=max(2, meters),
                 largest_rollup=max(2, meters),
                 minimum_meters=minimum_meters,
+                small_groups="accepted",
                 grace_s=grace_s,
                 late_s=late_s,
             ),

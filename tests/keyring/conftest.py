@@ -104,6 +104,8 @@ def small_settings() -> Settings:
             largest_group=100,
             largest_rollup=100,
             quantities=(QuantitySettings(largest=1000, bins=4),),
+            minimum_meters=5,
+            small_groups="accepted",
         )
     )
 

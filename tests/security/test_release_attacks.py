@@ -42,6 +42,7 @@ class ReleaseQueue:
                 largest_group=50,
                 largest_rollup=50,
                 minimum_meters=MINIMUM,
+                small_groups="accepted",
                 quantities=(QuantitySettings(largest=1_000, bins=4),),
             ),
         )

@@ -111,7 +111,7 @@ class Watch:
 
 @pytest.mark.system
 def test_a_demo_leaves_secrets_only_in_the_files_made_for_them(tmp_path: Path, mosquitto: Path) -> None:
-    command = [sys.executable, "-P", "-m", "gridhe.cli", "demo", "--meters", "10", "--groups", "2"]
+    command = [sys.executable, "-P", "-m", "gridhe.cli", "demo", "--meters", "20", "--groups", "2"]
     command += ["--windows", "1", "--json", "--keep", "--out", str(tmp_path / "out")]
     command += ["--set", "logging.level=debug", "--prefer-broker", "mosquitto"]
     with subprocess.Popen(

@@ -45,6 +45,7 @@ def settings(tmp_path: Path, mosquitto: Path) -> Iterator[Settings]:
                 largest_group=100,
                 largest_rollup=100,
                 minimum_meters=3,
+                small_groups="accepted",
                 grace_s=5.0,
                 early_s=0.0,
             ),

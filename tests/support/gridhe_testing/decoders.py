@@ -86,6 +86,7 @@ def small_plan() -> Plan:
             quantities=(QuantitySettings(largest=500, bins=4, statistics=("sum", "min")),),
             largest_group=20,
             largest_rollup=20,
+            minimum_meters=5,
         ),
     )
     return make_plan(

@@ -55,6 +55,7 @@ class Grid(MadeUpAuthority):
                 largest_group=self.largest_group,
                 largest_rollup=self.largest_rollup,
                 minimum_meters=self.minimum_meters,
+                small_groups="accepted",
                 grace_s=60,
                 late_s=600,
                 horizon_s=self.horizon_s,
