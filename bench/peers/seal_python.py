@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gridhe.bench.peers.protocol import PeerAbsent
+from gridhe.bench.peers.protocol import SLOTS, PeerAbsent
 
 __all__ = ["NAME", "SealPeer", "make"]
 
@@ -53,9 +53,8 @@ class SealPeer:
 
     def decrypt(self, total: Any) -> NDArray[np.int64]:
         """Rounded."""
-        sums: NDArray[np.int64] = np.rint(self._encoder.decode(self._decryptor.decrypt(total))).astype(
-            np.int64
-        )
+        slots = self._encoder.decode(self._decryptor.decrypt(total))[:SLOTS]
+        sums: NDArray[np.int64] = np.rint(slots).astype(np.int64)
         return sums
 
 

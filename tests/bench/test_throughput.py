@@ -18,10 +18,10 @@ def test_every_consumer_deals_with_every_message(measuring: Callable[[], Any]) -
     bench = measuring()
     service.measure(bench.setup, service.Case(24, 12, 1_200, 400), 1)
     found = {(record.case, record.metric): record.figures.median for record in bench.records()}
-    assert found["5 groups gridhe", "rate"] > 0
-    assert found["5 groups paho", "rate"] > 0
-    assert found["5 groups gridhe", "rate / paho"] == pytest.approx(
-        found["5 groups gridhe", "rate"] / found["5 groups paho", "rate"]
+    assert found["12 groups gridhe", "rate"] > 0
+    assert found["12 groups paho", "rate"] > 0
+    assert found["12 groups gridhe", "rate / paho"] == pytest.approx(
+        found["12 groups gridhe", "rate"] / found["5 groups paho", "rate"]
     )
 
 

@@ -43,6 +43,7 @@ PLAN = Plan(
     scale_bits=40,
     flooding_bits=40,
     decryptions=2**18,
+    guard_bits=16,
 )
 
 
@@ -52,7 +53,7 @@ def test_a_plan_survives_its_bytes() -> None:
 
 def test_the_id_of_a_plan_never_changes() -> None:
     # A changed encoding would orphan every batch that is under way.
-    assert PLAN.plan_id == "pa33fbd04b8b3a4a4"
+    assert PLAN.plan_id == "p3cedcf881c9c82da"
 
 
 def test_every_field_is_part_of_the_id() -> None:
@@ -74,6 +75,7 @@ def test_every_field_is_part_of_the_id() -> None:
         "scale_bits": 41,
         "flooding_bits": 41,
         "decryptions": 2**19,
+        "guard_bits": 14,
     }
     assert changes.keys() == set(Plan.__slots__)
     ids = {replace(PLAN, **{name: value}).plan_id for name, value in changes.items()}
@@ -108,6 +110,7 @@ def test_every_field_is_part_of_the_id() -> None:
         ({"flooding_bits": -1}, "flooding_bits"),
         ({"flooding_bits": 65}, "flooding_bits"),
         ({"decryptions": 0}, "decryptions"),
+        ({"guard_bits": 15}, "guard_bits 15"),
         ({"interval_s": 60}, "slots are needed"),
         ({"quantities": tuple(replace(ENERGY, name=f"q{i}") for i in range(17))}, "at most 16"),
     ],
@@ -127,7 +130,7 @@ def test_repro_a_signed_horizon_of_1e30_seconds_ended_every_start(horizon_s: flo
 
 def test_a_signed_plan_has_the_bounds_of_the_settings() -> None:
     numbers = {name for name, kind in Plan.__annotations__.items() if kind in (int, float)}
-    for name in numbers - {"first_window", "scale_bits"}:
+    for name in numbers - {"first_window", "scale_bits", "guard_bits"}:
         section = PlanSettings if name in PlanSettings.model_fields else CkksSettings
         (largest,) = (each.le for each in section.model_fields[name].metadata if isinstance(each, Le))
         changes: dict[str, Any] = {name: largest + 1}
@@ -233,16 +236,17 @@ def test_a_record_with_a_field_too_many_or_too_few_is_refused() -> None:
         Plan.decode(msgpack.packb({**record(), "extra": 1}))
 
 
-def test_a_record_of_a_later_version_says_so() -> None:
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_record_of_another_version_says_so(version: int) -> None:
     with pytest.raises(PlanError, match="another version"):
-        Plan.decode(msgpack.packb({**record(), "v": 2}))
+        Plan.decode(msgpack.packb({**record(), "v": version}))
 
 
 def test_the_same_plan_in_other_bytes_is_refused() -> None:
     reordered = dict(reversed(record().items()))
     with pytest.raises(PlanError, match="canonical"):
         Plan.decode(msgpack.packb(reordered))
-    wide = PLAN.encode().replace(b"\xa1v\x01", b"\xa1v\xcc\x01")
+    wide = PLAN.encode().replace(b"\xa1v\x02", b"\xa1v\xcc\x02")
     assert wide != PLAN.encode()
     with pytest.raises(PlanError, match="canonical"):
         Plan.decode(wide)

@@ -39,6 +39,7 @@ PLAN = Plan(
     scale_bits=20,
     flooding_bits=0,
     decryptions=1000,
+    guard_bits=14,
 )
 
 

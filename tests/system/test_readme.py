@@ -55,7 +55,7 @@ def test_the_walkthrough_ends_with_released_totals_of_every_group(tmp_path: Path
     released = [json.loads(line) for line in (tmp_path / "released.jsonl").read_text().splitlines()]
     assert {one["group"] for one in released} == {"grid", "north", "south", "north/f1", "south/f1"}
     assert len(released) == 15
-    assert {one["meters"] for one in released if one["group"] == "grid"} == {18}
+    assert {one["meters"] for one in released if one["group"] == "grid"} == {20}
     by_key = {(one["group"], one["window"]): one for one in released}
     for (group, window), one in by_key.items():
         if group == "grid":
@@ -65,5 +65,5 @@ def test_the_walkthrough_ends_with_released_totals_of_every_group(tmp_path: Path
                     for region in ("north", "south")
                 ]
                 assert interval["import_wh"]["sum"] == sum(parts)
-                assert interval["import_wh"]["present"] == 18
+                assert interval["import_wh"]["present"] == 20
     assert "ledger      whole" in said
