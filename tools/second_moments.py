@@ -11,6 +11,7 @@ the true readings, and searches all groups of readings that have the same number
     one     some reading is determined: its value is in every multiset that has the same numbers
     alone   some bin holds exactly one meter, so that the release gives this reading to a bin's width
     width   the possible range of the largest of such readings, in Wh (median): squares narrow it further
+    narrow  this range is 100 Wh or less
     open    neither proven nor refuted within the time limit
 
 The search is exhaustive. Readings are ordered within a bin. A partial group is extended by every next reading
@@ -39,6 +40,7 @@ from numpy.typing import NDArray
 
 PACKAGED = Path(__file__).resolve().parents[1] / "meter_agent" / "data"
 NIGHT = range(5)  # hours, if rows are hours that start at midnight
+NARROW_WH = 100
 _ROWS = 2**16  # partial groups that are extended at once
 _MISSING = -1
 
@@ -362,6 +364,7 @@ def measure(readings: Ints, meters: int, statistics: Statistics, options: argpar
         sum(verdict.one is True for verdict in verdicts),
         sum(verdict.alone for verdict in verdicts),
         int(np.median(widths)) if widths else "-",
+        sum(width <= NARROW_WH for width in widths),
         sum(verdict.one is None for verdict in verdicts),
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
@@ -386,8 +389,8 @@ def main() -> int:
     if options.step > 1:
         readings = readings[:, steps(readings) % options.step == 0]
     print(f"{readings.shape[1]} meters, {len(readings)} intervals", file=sys.stderr)
-    print("| meters | statistics | intervals | all | one | alone | width | open |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| meters | statistics | intervals | all | one | alone | width | narrow | open |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for meters, bins, shift in itertools.product(options.meters, options.bins, options.shifts):
         statistics = Statistics(bins, None if shift < 0 else shift)
         print(measure(readings, meters, statistics, options), flush=True)
