@@ -299,9 +299,8 @@ def _width(given: Released, step: int) -> int:
     A value is possible if the others, in their bins and with the remaining sum, can have the remaining
     squares: least where they are as equal as their edges allow, most where all but one are at an edge.
     """
-    at = next(i for i, box in enumerate(given.boxes) if given.boxes.count(box) == 1)
-    others = [box for i, box in enumerate(given.boxes) if i != at]
-    low, high = given.boxes[at]
+    low, high = own = next(box for box in given.boxes if given.boxes.count(box) == 1)
+    others = [box for box in given.boxes if box != own]
     if not others:
         return 0
     values = np.unique(np.linspace(low, high, 400).astype(np.int64)).tolist()
