@@ -32,6 +32,8 @@ def small_plan(**release: float) -> Settings:
                 largest_group=100,
                 largest_rollup=100,
                 quantities=(QuantitySettings(largest=1_000, bins=4),),
+                minimum_meters=5,
+                small_groups="accepted",
             ),
             "release": release,
         }
