@@ -3,10 +3,15 @@
 Each answer is stored with the ledger's head at that moment (gridhe.keyring.release.ledger), and with the
 versions of the other files of the home (gridhe.keyring.release.consistency), in the same transaction. For a
 withheld interval, only the reason is stored. `given` lists the totals whose line is in the `--out` file.
+
+`lists` has the member list of each decided piece (gridhe.keyring.release.register), with the version of the
+roster that its bitmap refers to. A list is stored before the ledger's decision, which has its digest; without
+a decision it does not count, and the next one replaces it. `sums` are the sums of the members' guards, stored
+with the answer of the first opened total that has the piece.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +21,9 @@ from numpy.typing import NDArray
 
 from gridhe.base.sqlite import SqliteDatabase
 from gridhe.errors import StateError
-from gridhe.keyring.release.family import WITHHELD
+from gridhe.keyring.release.family import WITHHELD, PieceKey
 from gridhe.keyring.release.ledger import START, Head
-from gridhe.wire.total import TotalKey
+from gridhe.wire.total import MemberList, Piece, TotalKey
 
 __all__ = ["Answer", "Answers"]
 
@@ -29,6 +34,11 @@ CREATE TABLE IF NOT EXISTS answers (
 );
 CREATE TABLE IF NOT EXISTS head (id INTEGER PRIMARY KEY CHECK (id = 1), count INTEGER NOT NULL, hash TEXT
 NOT NULL);
+CREATE TABLE IF NOT EXISTS lists (
+    plan TEXT NOT NULL, win INTEGER NOT NULL, grp TEXT NOT NULL, part INTEGER NOT NULL,
+    roster INTEGER NOT NULL, bitmap BLOB NOT NULL, proofs BLOB NOT NULL, sums BLOB,
+    PRIMARY KEY (plan, win, grp, part)
+);
 CREATE TABLE IF NOT EXISTS versions (name TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
 """
 _GIVEN = """
@@ -44,13 +54,11 @@ class Answer:
     """A released total: integers per quantity, kind of block and interval.
 
     `withheld[quantity]` has a reason for each interval that was not given out, "" for the others; the
-    integers of a withheld interval are 0. If the decrypted total was not a sum of batches, only `refused` is
-    set.
+    integers of a withheld interval are 0.
     """
 
     blocks: Mapping[str, Mapping[str, tuple[int, ...]]]
     withheld: Mapping[str, tuple[str, ...]]
-    refused: str = ""
 
     @classmethod
     def of(
@@ -83,15 +91,15 @@ class Answer:
 
     def encode(self) -> bytes:
         """The answer as msgpack."""
-        body: bytes = msgpack.packb([self.blocks, self.withheld, self.refused])
+        body: bytes = msgpack.packb([self.blocks, self.withheld])
         return body
 
     @classmethod
     def decode(cls, data: bytes) -> "Answer":
         """The answer that `encode` wrote. Raises StateError if it is damaged."""
         try:
-            blocks, withheld, refused = msgpack.unpackb(data, use_list=False)
-            return cls(blocks=blocks, withheld=withheld, refused=refused)
+            blocks, withheld = msgpack.unpackb(data, use_list=False)
+            return cls(blocks=blocks, withheld=withheld)
         except (ValueError, TypeError):
             raise StateError("a stored answer is damaged; restore answers.db from a backup") from None
 
@@ -133,14 +141,64 @@ class Answers:
         rows = self._db.query("SELECT version FROM versions WHERE name = ?", name)
         return int(rows[0][0]) if rows else 0
 
-    def store(self, total: TotalKey, body: bytes, head: Head, versions: Mapping[str, int] = {}) -> None:
-        """Store an answer, the ledger's head and other files' versions; on the disk when this returns."""
+    def store(
+        self,
+        total: TotalKey,
+        body: bytes,
+        head: Head,
+        versions: Mapping[str, int] = {},
+        sums: Mapping[PieceKey, bytes] = {},
+    ) -> None:
+        """Store an answer, its pieces' guard sums, the ledger's head and other files' versions.
+
+        On the disk when this returns.
+        """
         with self._db.transaction():
             self._db.write(
                 "INSERT INTO answers (plan, grp, win, part, body) VALUES (?, ?, ?, ?, ?)", *total, body
             )
+            for (group, part), data in sums.items():
+                self._db.write(
+                    "UPDATE lists SET sums = ? WHERE plan = ? AND win = ? AND grp = ? AND part = ?",
+                    data,
+                    total.plan,
+                    total.window,
+                    group,
+                    part,
+                )
             self._db.write("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", head.count, head.hash)
             self._db.write_many("INSERT OR REPLACE INTO versions VALUES (?, ?)", versions.items())
+
+    def store_lists(self, plan: str, window: int, roster: int, pieces: Iterable[Piece], head: Head) -> None:
+        """Store the member lists of pieces, and the ledger's head; on the disk when this returns."""
+        rows = [
+            (plan, window, piece.group, piece.part, roster, piece.members.bitmap, piece.members.proofs)
+            for piece in pieces
+            if piece.members is not None
+        ]
+        with self._db.transaction():
+            self._db.write("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", head.count, head.hash)
+            self._db.write_many(
+                "INSERT OR REPLACE INTO lists (plan, win, grp, part, roster, bitmap, proofs)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+
+    def lists(self, plan: str, window: int) -> Iterator[tuple[PieceKey, int, MemberList]]:
+        """The stored lists of a window: piece, roster version and list."""
+        query = "SELECT grp, part, roster, bitmap, proofs FROM lists WHERE plan = ? AND win = ?"
+        for group, part, roster, bitmap, proofs in self._db.query(query, plan, window):
+            yield (group, part), roster, MemberList(bitmap, proofs)
+
+    def listed(self) -> Iterator[TotalKey]:
+        """Every piece with a stored list, as the key of its own total."""
+        yield from (TotalKey(*row) for row in self._db.stream("SELECT plan, grp, win, part FROM lists"))
+
+    def sums(self, piece: TotalKey) -> bytes | None:
+        """The stored guard sums of a piece."""
+        query = "SELECT sums FROM lists WHERE plan = ? AND grp = ? AND win = ? AND part = ?"
+        rows = self._db.query(query, *piece)
+        return bytes(rows[0][0]) if rows and rows[0][0] is not None else None
 
     def get(self, total: TotalKey) -> bytes | None:
         """The encoded answer of a total."""

@@ -12,20 +12,24 @@ ReleaseRefused with one of these rules:
     capacity         more meters than the plan's ring sums exactly
     pieces           the pieces do not add up, lie outside the group, or contradict earlier ones
     suspended        failed totals have stopped its aggregator, its group or its key (release.stops)
-    changed_content  this total was released before, with other content
+    changed_members  this total was decided before, or a piece had a list before, with other members
+    changed_content  this total was decided before, with other content
     overlap          it shares pieces with a released total, and neither contains the other
     isolates         together with released totals it would isolate fewer meters than the minimum
     budget           the key has no decryptions left
-    inconsistent     decrypted, but no interval holds a possible count: not a sum of this plan's batches
+    ciphertext       the bytes are not a ciphertext of this plan
+    members          a member list is not valid, or a piece without list was not opened (release.register)
+    members_twice    a meter stands in another piece of this time (release.register)
+    unsound          decrypted, and not the sum of the batches that it names (release.decrypt)
 
 `gridhe.keyring.release.family` explains `overlap` and `isolates`, within one window of one plan. That is
 enough because of `after_plan` and `two_plans`: for any moment, only totals of one plan are released. After
-decryption the same rule is applied per interval to the meters present in it: intervals that would isolate
-too few meters are withheld.
+decryption the same rule is applied per interval to the meters proven to be present in it: intervals that
+would isolate too few meters are withheld.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,11 +55,15 @@ RULES = (
     "capacity",
     "pieces",
     "suspended",
+    "changed_members",
     "changed_content",
     "overlap",
     "isolates",
     "budget",
-    "inconsistent",
+    "ciphertext",
+    "members",
+    "members_twice",
+    "unsound",
 )
 
 
@@ -70,7 +78,7 @@ class Claim:
     window: int
     part: int
     meters: int
-    members: bytes  # digest of the member list
+    members: tuple[bytes, ...]  # for each piece the digest of its member list, b"" if it brings none
     pieces: tuple[tuple[str, int, int], ...]  # group, part, meters
     content: bytes  # SHA-256 of the ciphertext
 
@@ -123,7 +131,9 @@ class ReleasePolicy:
         if before == claim:
             return False
         if before is not None:
-            raise ReleaseRefused("changed_content", f"{claim} was released before, with other content")
+            if (before.pieces, before.members) != (claim.pieces, claim.members):
+                raise ReleaseRefused("changed_members", f"{claim} was decided before, with other members")
+            raise ReleaseRefused("changed_content", f"{claim} was decided before, with other content")
         if plan is None or plan.plan_id != claim.plan:
             raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, which this home does not have")
         if claim.window < plan.first_window:
@@ -157,16 +167,22 @@ class ReleasePolicy:
             raise ReleaseRefused(
                 "after_plan", f"{claim} ends after plan {claim.plan}, which ended at {iso(period.end_s)}"
             )
+        for other, window in self.overlapping(claim, plan):
+            raise ReleaseRefused(
+                "two_plans", f"{claim} overlaps window {window} of plan {other}, which was released"
+            )
+
+    def overlapping(self, claim: Claim, plan: Plan) -> Iterator[tuple[str, int]]:
+        """The windows of other plans, with a decided total, that overlap the claim's window in time."""
         start_s = plan.window_start_s(claim.window)
         for other, windows in self._windows.items():
             if other == claim.plan:
                 continue
             other_s = self._plans[other].window_s
-            at = bisect_left(windows, start_s // other_s)
-            if at < len(windows) and windows[at] * other_s < start_s + plan.window_s:
-                raise ReleaseRefused(
-                    "two_plans", f"{claim} overlaps window {windows[at]} of plan {other}, which was released"
-                )
+            for window in windows[bisect_left(windows, start_s // other_s) :]:
+                if window * other_s >= start_s + plan.window_s:
+                    break
+                yield other, window
 
     def _check_pieces(self, claim: Claim, minimum: int) -> None:
         pieces = claim.piece_meters
@@ -217,28 +233,18 @@ class ReleasePolicy:
     ) -> dict[str, list[str]]:
         """Per quantity and interval, the reason not to release it; "" if it may be released.
 
-        `present[quantity]` is int64[intervals], decrypted. Reasons: `impossible_count` (not in 0..meters, so
-        the next rule cannot be applied), `isolates` (it would isolate 1 to minimum - 1 present meters).
-        Raises ReleaseRefused (`inconsistent`) if no interval of any quantity has a possible count.
+        `present[quantity]` is int64[intervals], proven. Reason: `isolates` (it would isolate 1 to
+        minimum - 1 present meters).
         """
         member = self.record(claim)
         family = self._families[claim.plan, claim.window]
-        reasons: dict[str, list[str]] = {}
-        possible_anywhere = False
-        for quantity, counts in present.items():
-            possible = (counts >= 0) & (counts <= claim.meters)
-            possible_anywhere |= bool(possible.any())
-            alone = family.withheld(member, quantity, np.where(possible, counts, 0), self.minimum(plan))
-            reasons[quantity] = [
-                "" if fine and not single else "isolates" if fine else "impossible_count"
-                for fine, single in zip(possible, alone, strict=True)
+        return {
+            quantity: [
+                "isolates" if alone else ""
+                for alone in family.withheld(member, quantity, counts, self.minimum(plan))
             ]
-        if not possible_anywhere:
-            raise ReleaseRefused(
-                "inconsistent",
-                f"{claim} decrypts to impossible counts only: it is not a sum of this plan's batches",
-            )
-        return reasons
+            for quantity, counts in present.items()
+        }
 
 
 assert WITHHELD < 0  # noqa: S101  np.maximum in `answer` prefers a released count to a withheld one

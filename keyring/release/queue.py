@@ -9,7 +9,7 @@ from gridhe.base.timings import timed
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import ReleaseRefused
 from gridhe.keyring.release.inbox import Inbox, StoredTotal
-from gridhe.keyring.release.releaser import Releaser, claim_of
+from gridhe.keyring.release.releaser import Releaser
 from gridhe.keyring.release.report import record_of
 from gridhe.plan.plan import Plan
 from gridhe.wire.total import TotalKey
@@ -74,7 +74,8 @@ class ReleaseQueue:
         if "released" in states:
             waiting = {stored.total for stored in totals if stored.state == "waiting"}
             for total in self._releaser.answered_totals():
-                if self._wanted(total) and total not in waiting and (again := self.again(total)) is not None:
+                if self._wanted(total) and total not in waiting:
+                    again = self.again(total)
                     give(again)
                     outcomes.append(again)
         for stored in totals:
@@ -87,11 +88,9 @@ class ReleaseQueue:
             outcomes.append(outcome)
         return outcomes
 
-    def again(self, total: TotalKey) -> ReleaseOutcome | None:
-        """The stored answer of a total, None if it was refused after decryption. Raises StateError."""
+    def again(self, total: TotalKey) -> ReleaseOutcome:
+        """The stored answer of a total. Raises StateError."""
         plan, claim, answer = self._releaser.again(total)
-        if answer.refused:
-            return None
         stored = StoredTotal(
             digest=b"",
             plan=claim.plan,
@@ -110,11 +109,11 @@ class ReleaseQueue:
     def _try(self, stored: StoredTotal) -> ReleaseOutcome:
         total = self._inbox.total(stored.digest)
         try:
-            plan, answer = self._release(total)
+            plan, claim, answer = self._release(total)
         except ReleaseRefused as refused:
             return ReleaseOutcome(stored=stored, rule=refused.rule, message=str(refused))
         return ReleaseOutcome(
             stored=stored,
             plan=plan,
-            record=record_of(plan, claim_of(total, plan), answer, self._probabilities),
+            record=record_of(plan, claim, answer, self._probabilities),
         )

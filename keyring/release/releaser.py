@@ -1,10 +1,13 @@
 """Releasing one total, so that a crash at any moment neither loses an answer nor draws noise twice.
 
-    1. check      signature, then the policy (gridhe.keyring.release.policy); a refusal goes to the ledger
-    2. decide     write the decision to the ledger, on the disk
-    3. decrypt    with noise and rounding (gridhe.keyring.release.decrypt)
+    1. check      signature, policy (gridhe.keyring.release.policy), stops (gridhe.keyring.release.stops) and
+                  member lists (gridhe.keyring.release.register); a refusal goes to the ledger
+    2. decide     write the member lists to answers.db, then the decision to the ledger, on the disk
+    3. decrypt    with all checks, noise and rounding (gridhe.keyring.release.decrypt). If a check fails,
+                  write `unsound` to the ledger, and end. The answers of a wider total whose pieces were all
+                  opened completely are added up instead
     4. withhold   intervals that would isolate too few meters
-    5. store      write the answer to answers.db, on the disk
+    5. store      write the answer and the guard sums to answers.db, on the disk
     6. close      write the answer's digest to the ledger
     7. give       append one line to the `--out` file, on the disk; before this step no integer is shown
     8. mark       store in answers.db that the file has the line; then print the line to stdout
@@ -13,83 +16,53 @@
 
 This module does 1 to 6, gridhe.keyring.release.released_lines 7 and 8, gridhe.keyring.release.queue 9.
 
-A crash leaves, before 2: nothing. After 2: the total counts in the budget and for every later decision, and
-the next request for it continues at 3; the noise is a function of the ciphertext, so decrypting again gives
-the same integers, and none of them was shown. After 5: the next start adds the digest, and a request gets the
-stored answer. After 6: the next start continues at 7, because the answer has no mark. In 7: a torn last line
-is cut off and written again; a complete one is only marked. After 8: the total is still waiting in the inbox,
-so it is tried again, gets the stored answer and no second line. After 9: each start publishes the newest
-window of each group again. A full disk at any step has the effect of such a crash.
+A crash leaves, before 2: nothing. In 2: member lists that do not count, because no decision has their
+digest. After 2: the total counts in the budget and for every later decision, and the next request for it
+continues at 3; the noise is a function of the ciphertext, so decrypting again gives the same integers, or
+fails the same check, and none of the integers was shown. After 5: the next start adds the digest, and a
+request gets the stored answer. After 6: the next start continues at 7, because the answer has no mark. In 7:
+a torn last line is cut off and written again; a complete one is only marked. After 8: the total is still
+waiting in the inbox, so it is tried again, gets the stored answer and no second line. After 9: each start
+publishes the newest window of each group again. A full disk at any step has the effect of such a crash.
 
 If a stored answer does not match its digest, the program stops. It also stops if a file of the home is older
 than the others (gridhe.keyring.release.consistency).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import logging
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gridhe.base.failpoints import failpoint
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import EnvelopeError, ReleaseRefused, StateError
+from gridhe.keyring.home.enrolment import Enrolment
 from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.vault import Secrets
 from gridhe.keyring.release.answers import Answer, Answers, digest_of
-from gridhe.keyring.release.decrypt import Decryptor, noise_label
+from gridhe.keyring.release.claims import claim_of, claim_of_record, fields_of, key_of, total_of_record
+from gridhe.keyring.release.decrypt import Unsound
+from gridhe.keyring.release.family import PieceKey
 from gridhe.keyring.release.ledger import START, Head, Ledger, LedgerRecord
+from gridhe.keyring.release.opening import Opener, decode_sums, encode_sums
 from gridhe.keyring.release.policy import Claim, ReleasePolicy
-from gridhe.keyring.release.stops import Stops
+from gridhe.keyring.release.register import Members, Register
+from gridhe.keyring.release.stops import Failure, Stops
+from gridhe.keyring.release.stored_lists import StoredLists
+from gridhe.plan.guards import GuardSums
 from gridhe.plan.names import ancestors
 from gridhe.plan.plan import Plan
+from gridhe.wire.planes import Planes
 from gridhe.wire.total import Total, TotalKey
 
-__all__ = ["Releaser", "claim_of", "claim_of_record"]
+__all__ = ["Releaser"]
 
-
-def claim_of(total: Total, plan: Plan | None) -> Claim:
-    """The claim of a total. `content` covers plan, key and ciphertext, as `noise_label` does."""
-    header = total.header
-    return Claim(
-        plan=header.plan,
-        key=header.key,
-        aggregator=header.aggregator,
-        group=header.group,
-        window=header.window,
-        part=header.part,
-        meters=header.meters,
-        members=header.members,
-        pieces=tuple((piece.group, piece.part, piece.meters) for piece in header.pieces),
-        content=noise_label(plan, total.ciphertext) if plan is not None else b"",
-    )
-
-
-def claim_of_record(record: LedgerRecord) -> Claim:
-    """The claim in a ledger record of kind `decided`. Raises StateError."""
-    try:
-        return Claim(
-            plan=record["plan"],
-            key=record["key"],
-            aggregator=record["aggregator"],
-            group=record["group"],
-            window=record["window"],
-            part=record["part"],
-            meters=record["meters"],
-            members=bytes.fromhex(record["members"]),
-            pieces=tuple((group, part, meters) for group, part, meters in record["pieces"]),
-            content=bytes.fromhex(record["content"]),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise StateError(
-            f"ledger line {record.get('n')} is not a complete decision; restore the ledger from a backup"
-        ) from None
-
-
-def total_of_record(record: LedgerRecord) -> TotalKey:
-    """The key of the total that a record is about."""
-    return TotalKey(record["plan"], record["group"], record["window"], record["part"])
-
-
-def _fields(total: TotalKey) -> dict[str, str | int]:
-    return {"plan": total.plan, "window": total.window, "group": total.group, "part": total.part}
+_log = logging.getLogger(__name__)
 
 
 class Releaser:
@@ -101,8 +74,7 @@ class Releaser:
         *,
         plans: Mapping[str, Plan],
         secrets: Callable[[], Secrets],
-        aggregators: Callable[[], Mapping[str, bytes]],
-        former_keys: Callable[[], Mapping[str, Sequence[bytes]]] = dict,
+        enrolment: Enrolment,
         settings: ReleaseSettings,
         now: Callable[[], str],
         inbox_head: Head = START,
@@ -110,23 +82,26 @@ class Releaser:
     ) -> None:
         """Open ledger and answers and bring them up to date. Raises StateError.
 
-        `plans` (by id) and the results of the callables may grow later. `aggregators` returns verify keys by
-        id, `former_keys` the keys that were valid before, `now` the ISO time, `versions` the versions of the
-        home's other files, which are stored with each answer. `inbox_head` is the inbox's copy of the
-        ledger's head.
+        `plans` (by id), the enrolment and the results of the callables may change later. `now` returns the
+        ISO time, `versions` the versions of the home's other files, which are stored with each answer.
+        `inbox_head` is the inbox's copy of the ledger's head.
         """
-        self._versions = versions
-        self._plans, self._secrets, self._aggregators = plans, secrets, aggregators
-        self._former_keys = former_keys
+        self._versions, self._now = versions, now
+        self._plans, self._secrets, self._enrolment = plans, secrets, enrolment
         self.policy = ReleasePolicy(plans=plans, minimum_meters=settings.minimum_meters)
-        self.stops = Stops()
+        self.stops, self.register = (
+            Stops(),
+            Register(lambda period, digests: self._lists.load(period, digests)),
+        )
+        self._opener = Opener(secrets)
         self._digests: dict[TotalKey, str] = {}
         self._refusals: dict[TotalKey, str] = {}  # the last one in the ledger, so that a retry adds no line
         self._unloaded: dict[
             tuple[str, int], list[TotalKey]
         ] = {}  # answers of earlier runs, by plan and window
-        self._decryptors: dict[str, Decryptor] = {}
         self.answers = Answers(paths.answers)
+        self._lists = StoredLists(self.answers, enrolment)
+        self.register = Register(self._lists.load)
         try:
             heads = {paths.answers.name: self.answers.head(), paths.inbox.name: inbox_head}
             self.ledger = Ledger(paths.ledger, now=now, on_record=self._replay, heads=heads)
@@ -134,6 +109,7 @@ class Releaser:
             self.answers.close()
             raise
         try:
+            self._lists.check(self.register.totals(), self.ledger.path)
             self._close_answers()
         except BaseException:
             self.close()
@@ -164,6 +140,11 @@ class Releaser:
                     "the time of their windows is unknown; restore plans/ from a backup"
                 )
             self.policy.record(claim)
+            self.register.record(claim)
+        elif record["kind"] == "unsound":
+            failed = self.policy.decided(total_of_record(record))
+            if failed is not None:
+                self.register.fail(failed)
         elif record["kind"] == "answered":
             total = total_of_record(record)
             self._digests[total] = record["answer"]
@@ -190,7 +171,7 @@ class Releaser:
             self._unloaded.setdefault((total.plan, total.window), []).append(total)
 
     def _close_answer(self, total: TotalKey, digest: str) -> None:
-        self._write("answered", **_fields(total), answer=digest)
+        self._write("answered", **key_of(total), answer=digest)
         self._digests[total] = digest
 
     def _body(self, total: TotalKey) -> bytes | None:
@@ -208,28 +189,23 @@ class Releaser:
         for total in self._unloaded.pop((plan, window), ()):
             claim, body = self.policy.decided(total), self._body(total)
             if claim is not None and body is not None:
-                answer = Answer.decode(body)
-                if not answer.refused:
-                    self.policy.answer(claim, answer.given())
+                self.policy.answer(claim, Answer.decode(body).given())
 
-    def release(self, total: Total) -> tuple[Plan, Answer]:
-        """Do steps 1 to 6; return the plan and the answer. Raises ReleaseRefused, StateError."""
+    def release(self, total: Total) -> tuple[Plan, Claim, Answer]:
+        """Do steps 1 to 6; return plan, claim and answer. Raises ReleaseRefused, StateError."""
         try:
             return self._release(total)
         except ReleaseRefused as refused:
             header = total.header
             key = TotalKey(header.plan, header.group, header.window, header.part)
-            if self._refusals.get(key) != str(refused):
-                self.ledger.append("refused", **_fields(key), rule=refused.rule, refusal=str(refused))
+            if refused.rule != "unsound" and self._refusals.get(key) != str(refused):
+                self.ledger.append("refused", **key_of(key), rule=refused.rule, refusal=str(refused))
                 self._refusals[key] = str(refused)
             raise
 
     def drop_retired_keys(self) -> None:
         """Delete from memory every secret key that is no longer in the vault."""
-        held = self._secrets().contexts
-        gone = [plan_id for plan_id in self._decryptors if self._plans[plan_id].key_id not in held]
-        for plan_id in gone:
-            del self._decryptors[plan_id]
+        self._opener.forget(self._plans.values())
 
     def resume(self, name: str) -> None:
         """Resume what is stopped under this name, if anything. Raises StateError."""
@@ -240,46 +216,66 @@ class Releaser:
         """Record in the ledger how many totals were dropped for each reason. Raises StateError."""
         self.ledger.append("dropped", reasons=dict(sorted(reasons.items())))
 
-    def _release(self, total: Total) -> tuple[Plan, Answer]:
+    def _release(self, total: Total) -> tuple[Plan, Claim, Answer]:
         self._check_signature(total)
         plan = self._plans.get(total.header.plan)
-        claim = claim_of(total, plan)
+        lists, fault = self._lists.read(total.header, plan)
+        claim = claim_of(total, plan, lists)
         contexts = self._secrets().contexts
         fresh = self.policy.decide(claim, plan, key_held=claim.key in contexts)
         if plan is None:
             raise ReleaseRefused("plan", f"{claim} is of plan {claim.plan}, whose bundle is missing")
+        if claim.total in self.stops.failed:
+            raise _unsound(claim)
         self._load(claim.plan, claim.window)
         if not self.answered(claim.total):
             self.stops.check(aggregator=claim.aggregator, group=claim.group, key=claim.key)
-        failpoint("release.1.checked")
         if fresh:
-            self.ledger.append(
-                "decided",
-                **_fields(claim.total),
-                key=claim.key,
-                aggregator=claim.aggregator,
-                meters=claim.meters,
-                members=claim.members.hex(),
-                pieces=[list(piece) for piece in claim.pieces],
-                content=claim.content.hex(),
-            )
-            self.policy.record(claim)
+            if fault is not None:
+                raise fault
+            self._check_new(total, plan, claim, lists)
+            failpoint("release.1.checked")
+            self._decide(total, claim, lists)
         failpoint("release.2.decided")
         body = self._body(claim.total)
         if body is None:
             if claim.key not in contexts:  # decided before a crash, and the key was retired afterwards
                 raise ReleaseRefused("key", f"{claim} needs key {claim.key}, which is retired")
-            body = self._decrypt(plan, claim, total.ciphertext).encode()
+            answer, sums = self._open(plan, claim, total.ciphertext)
+            body = answer.encode()
             failpoint("release.4.decrypted")
-            self.answers.store(claim.total, body, self.ledger.head, self._versions())
+            self.answers.store(claim.total, body, self.ledger.head, self._versions(), sums)
             failpoint("release.5.stored")
             self._close_answer(claim.total, digest_of(body))
             failpoint("release.6.closed")
         answer = Answer.decode(body)
-        if answer.refused:
-            raise ReleaseRefused("inconsistent", answer.refused)
         self.policy.answer(claim, answer.given())
-        return plan, answer
+        return plan, claim, answer
+
+    def _check_new(self, total: Total, plan: Plan, claim: Claim, lists: Mapping[PieceKey, Members]) -> None:
+        """The checks of a total that was not decided, after the policy's."""
+        try:
+            planes = Planes(plan.parameters)
+            planes.check(planes.views(total.ciphertext))
+        except EnvelopeError as error:
+            raise ReleaseRefused("ciphertext", f"{claim} is not a ciphertext of its plan: {error}") from None
+        self.register.check(
+            claim, lists, opened=self.answered, overlapping=self.policy.overlapping(claim, plan)
+        )
+
+    def _decide(self, total: Total, claim: Claim, lists: Mapping[PieceKey, Members]) -> None:
+        """Step 2."""
+        period = claim.plan, claim.window
+        new = [
+            piece
+            for piece in total.header.pieces
+            if self.register.digest(period, (piece.group, piece.part)) is None
+        ]
+        self.answers.store_lists(*period, total.header.roster, new, self.ledger.head)
+        failpoint("release.2.listed")
+        self.ledger.append("decided", **fields_of(claim))
+        self.policy.record(claim)
+        self.register.add(claim, lists)
 
     def knows_plan(self, plan_id: str) -> bool:
         """Whether there is a bundle of this plan."""
@@ -307,32 +303,84 @@ class Releaser:
 
     def _check_signature(self, total: Total) -> None:
         name = total.header.aggregator
-        key = self._aggregators().get(name)
+        key = {each.name: each.verify_key for each in self._enrolment.aggregators()}.get(name)
         if key is None:
             raise ReleaseRefused("signature", f"aggregator {name!r} is not enrolled")
         try:
             total.check_signature(key)
         except EnvelopeError as error:
             # The aggregator may have been enrolled again, with a new key, after the total arrived.
-            if not any(total.is_signed_with(former) for former in self._former_keys().get(name, ())):
+            former = self._enrolment.former_keys().get(name, ())
+            if not any(total.is_signed_with(each) for each in former):
                 raise ReleaseRefused("signature", str(error)) from None
 
-    def _decrypt(self, plan: Plan, claim: Claim, ciphertext: bytes) -> Answer:
-        """Do steps 3 and 4."""
-        decryptor = self._decryptors.get(plan.plan_id)
-        if decryptor is None:
-            secrets = self._secrets()
-            decryptor = Decryptor(plan, secrets.contexts[plan.key_id], secrets.noise_key)
-            self._decryptors[plan.plan_id] = decryptor
-        try:
-            blocks = plan.layout.split(decryptor.decrypt(ciphertext))
-            withheld = self.policy.withheld(
-                claim, plan, {name: kinds["present"] for name, kinds in blocks.items()}
-            )
-        except EnvelopeError as error:
-            return Answer(
-                blocks={}, withheld={}, refused=f"{claim} is not a ciphertext of this plan: {error}"
-            )
-        except ReleaseRefused as refused:
-            return Answer(blocks={}, withheld={}, refused=str(refused).removeprefix("inconsistent: "))
-        return Answer.of(blocks, withheld)
+    def _open(self, plan: Plan, claim: Claim, ciphertext: bytes) -> tuple[Answer, dict[PieceKey, bytes]]:
+        """Do steps 3 and 4; return the answer, and the guard sums to store. Raises ReleaseRefused."""
+        new: dict[PieceKey, bytes] = {}
+        blocks = self._added_up(plan, claim)
+        if blocks is None:
+            sums = self._sums(plan, claim, new)
+            try:
+                values = self._opener.open(plan, claim.window, ciphertext, sums)
+            except Unsound as unsound:
+                self._fail(plan, claim, unsound)
+                raise _unsound(claim) from None
+            blocks = plan.layout.split(values)
+        withheld = self.policy.withheld(
+            claim, plan, {name: kinds["present"] for name, kinds in blocks.items()}
+        )
+        return Answer.of(blocks, withheld), new
+
+    def _added_up(self, plan: Plan, claim: Claim) -> dict[str, dict[str, NDArray[np.int64]]] | None:
+        """The sum of the pieces' answers, if all pieces were opened and no interval of them was withheld."""
+        if any(claim.members):
+            return None
+        total = plan.layout.split(np.zeros(plan.layout.used, np.int64))
+        for group, part, _ in claim.pieces:
+            answer = Answer.decode(self._body(TotalKey(claim.plan, group, claim.window, part)) or b"")
+            if any(reason for reasons in answer.withheld.values() for reason in reasons):
+                return None
+            for name, kinds in answer.blocks.items():
+                for kind, values in kinds.items():
+                    total[name][kind] += np.array(values, np.int64)
+        return total
+
+    def _sums(self, plan: Plan, claim: Claim, new: dict[PieceKey, bytes]) -> GuardSums:
+        """The guard sums of a total; those that are not stored yet are put into `new`."""
+        lists = self.register.lists((claim.plan, claim.window))
+        found = []
+        for group, part, _ in claim.pieces:
+            stored = self.answers.sums(TotalKey(claim.plan, group, claim.window, part))
+            if stored is None:
+                found.append(self._opener.sums(plan, claim.window, lists[group, part]))
+                new[group, part] = encode_sums(found[-1])
+            else:
+                found.append(decode_sums(stored, plan))
+        return functools.reduce(operator.add, found)
+
+    def _fail(self, plan: Plan, claim: Claim, unsound: Unsound) -> None:
+        """Write a failed check to the ledger, with the suspects."""
+        lists = self.register.lists((claim.plan, claim.window))
+        own = lists.get((claim.group, claim.part))
+        failed_part = self.register.failed_part(claim)
+        finding = self._opener.suspects(plan, claim, lists, unsound)
+        failure = Failure(
+            total=claim.total,
+            key=claim.key,
+            aggregator=claim.aggregator,
+            check=unsound.check,
+            of=claim.part if failed_part is None else failed_part,
+            finding=finding,
+            members=own.names if own is not None else (),
+        )
+        start_s = plan.window_start_s(claim.window)
+        enrolled = {each.group: self._enrolment.enrolled(each.group, start_s) for each in finding.suspects}
+        self._write("unsound", **self.stops.fields(failure, at=self._now(), enrolled=enrolled))
+        self.register.fail(claim)
+        _log.warning("total failed a check", extra={"total": str(failure), "check": unsound.check})
+
+
+def _unsound(claim: Claim) -> ReleaseRefused:
+    return ReleaseRefused(
+        "unsound", f"{claim} is not the sum of the batches that it names; the ledger has the failed check"
+    )

@@ -110,8 +110,7 @@ class ReleaseService:
                     paths,
                     plans=self._plans,
                     secrets=lambda: authority.vault.secrets,
-                    aggregators=self._aggregators,
-                    former_keys=authority.enrolment.former_keys,
+                    enrolment=authority.enrolment,
                     settings=self._settings.release,
                     now=self._now,
                     inbox_head=START if known is None else known.head(),
@@ -152,8 +151,7 @@ class ReleaseService:
         return plan is not None and total.window in {parse_window(w, plan.window_s) for w in self._windows}
 
     def _record_of(self, total: TotalKey) -> dict[str, Any] | None:
-        again = self._queue.again(total)
-        return None if again is None else again.record
+        return self._queue.again(total).record
 
     def offline(self) -> list[ReleaseOutcome]:
         """Release totals of the inbox, without a broker."""

@@ -319,7 +319,7 @@ def test_inspect_needs_no_passphrase_and_finds_a_changed_ledger(
     assert "revoked     bert" in out
     found = json.loads(run("inspect", "--home", home, "--json")[1])
     assert found["ledger"]["refusals"] == {"minimum": 1}
-    assert found["groups"] == {"north/f1": 1}
+    assert found["groups"] == {"north/f1": 1 + 6, "north/f2": 3}
     assert found["aggregators"] == ["agg1"]
     assert [each["rule"] for each in found["inbox"]["refused"]] == ["minimum"]
     ledger = home / "ledger.jsonl"

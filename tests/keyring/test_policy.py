@@ -34,6 +34,7 @@ PLAN = Plan(
     scale_bits=20,
     flooding_bits=0,
     decryptions=1000,
+    guard_bits=14,
 )
 PLANS = {PLAN.plan_id: PLAN}
 
@@ -50,7 +51,7 @@ def claim(
         window=window,
         part=part,
         meters=sum(meters for _, _, meters in named),
-        members=bytes(32),
+        members=(b"",) * len(named),
         pieces=named,
         content=content or repr(sorted(named)).encode(),
     )
@@ -159,7 +160,8 @@ def test_the_same_total_with_other_content_is_refused() -> None:
     policy = ReleasePolicy(plans=PLANS)
     allow(policy, claim("f1", ("f1", 0, 25)))
     assert refusal(policy, claim("f1", ("f1", 0, 25), content=b"other")) == "changed_content"
-    assert refusal(policy, replace(claim("f1", ("f1", 0, 25)), members=b"m" * 32)) == "changed_content"
+    assert refusal(policy, replace(claim("f1", ("f1", 0, 25)), members=(b"m" * 32,))) == "changed_members"
+    assert refusal(policy, claim("f1", ("f1", 0, 24))) == "changed_members"
 
 
 def test_a_region_of_one_feeder_is_the_feeder_and_must_be_the_same_ciphertext() -> None:
@@ -207,8 +209,8 @@ def test_windows_are_families_of_their_own() -> None:
 
 
 def test_the_query_budget_of_a_key_ends() -> None:
-    policy = ReleasePolicy(plans=PLANS)
     tight = replace(PLAN, decryptions=3)
+    policy = ReleasePolicy(plans={tight.plan_id: tight})
     wanted = [replace(claim("f1", window=20 + i), plan=tight.plan_id) for i in range(4)]
     for one in wanted[:3]:
         assert policy.decide(one, tight, key_held=True)
@@ -344,17 +346,14 @@ def test_the_family_is_laminar_in_any_order_of_insertion(asked: list[frozenset[i
     assert refusal(policy, as_claim(frozenset({1, 2}), [8] * PIECES, 99)) == "overlap"
 
 
-def test_impossible_counts_withhold_their_interval_and_a_total_of_them_is_refused() -> None:
+def test_an_interval_with_few_present_meters_is_withheld() -> None:
     policy = ReleasePolicy(plans=PLANS)
     wanted = claim("f1", ("f1", 0, 25))
     allow(policy, wanted)
-    counts = np.array([25, 26, -1, 4], np.int64)
+    counts = np.array([25, 5, 4, 1], np.int64)
     assert policy.withheld(wanted, PLAN, {"import_wh": counts}) == {
-        "import_wh": ["", "impossible_count", "impossible_count", "isolates"]
+        "import_wh": ["", "", "isolates", "isolates"]
     }
-    with pytest.raises(ReleaseRefused) as caught:
-        policy.withheld(wanted, PLAN, {"import_wh": np.array([-(2**62), 2**62, 26, -3], np.int64)})
-    assert caught.value.rule == "inconsistent"
 
 
 def test_an_interval_with_nobody_in_it_is_given_out() -> None:

@@ -34,7 +34,7 @@ def release(small_authority: Any, payload: bytes) -> None:
         authority.paths,
         plans=authority.paths.read_plans(),
         secrets=lambda: authority.vault.secrets,
-        aggregators=lambda: {each.name: each.verify_key for each in authority.enrolment.aggregators()},
+        enrolment=authority.enrolment,
         settings=ReleaseSettings(),
         now=lambda: "2026-01-01T00:00:00.000Z",
     ) as releaser:

@@ -48,6 +48,7 @@ def plan_with(shift: int = 0, statistics: tuple[str, ...] = ALL, intervals: int 
         scale_bits=20,
         flooding_bits=0,
         decryptions=1,
+        guard_bits=14,
     )
 
 

@@ -28,6 +28,7 @@ def some_secrets() -> Secrets:
         ingest_secret=os.urandom(32),
         noise_key=os.urandom(32),
         broker_secret=os.urandom(32),
+        guard_secret=os.urandom(32),
         contexts={"k0123456789abcdef": os.urandom(70_000)},
     )
 

@@ -22,8 +22,8 @@ from gridhe.aggregator.state.totals import Totals
 from gridhe.config.settings import CkksSettings, MeterSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import BundleError, CredentialError, EnvelopeError, StateError
 from gridhe.keyring.release.answers import Answer
+from gridhe.keyring.release.claims import claim_of_record
 from gridhe.keyring.release.ledger import Ledger, verify_ledger
-from gridhe.keyring.release.releaser import claim_of_record
 from gridhe.meter_agent.outbox import Outbox
 from gridhe.meter_agent.windows import WindowBuilder
 from gridhe.plan.plan import Plan

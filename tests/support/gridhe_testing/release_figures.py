@@ -25,6 +25,7 @@ from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.bench.authority import MadeUpAuthority
 from gridhe.config.settings import ReleaseSettings, Settings
 from gridhe.custody.ring import embed
+from gridhe.keyring.home.enrolment import Enrolment
 from gridhe.keyring.release import decrypt
 from gridhe.keyring.release.decrypt import Decryptor, Unsound, gaussian
 from gridhe.keyring.release.ledger import verify_ledger
@@ -120,7 +121,7 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
     """`count` releases, each killed at a random moment, then requested twice again."""
     rng, log = random.Random(seed), folder / "draws"
     grid = SpoiltGrid(folder, {"north": 6})
-    home, plan, signer = grid.authority, grid.plan, grid.signers["agg1"]
+    home, plan = grid.authority, grid.plan
     payloads = [grid.total("north", window) for window in range(count + 1)]
     expected = [
         np.sum([grid.batch(meter, window).slots for meter in grid.meters("north")], axis=0)[
@@ -135,11 +136,11 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
             home.paths,
             plans={plan.plan_id: plan},
             secrets=lambda: home.vault.secrets,
-            aggregators=lambda: {"agg1": signer.verify_key},
+            enrolment=Enrolment(home.paths.enrolment),
             settings=ReleaseSettings(),
             now=lambda: "2026-01-01T00:00:00Z",
         ) as releaser:
-            _, answer = releaser.release(open_total(payloads[window], 1 << 24))
+            _, _, answer = releaser.release(open_total(payloads[window], 1 << 24))
             return [v for kinds in answer.blocks.values() for block in kinds.values() for v in block]
 
     def fork(window: int, kill_after_s: float | None) -> tuple[bytes, float]:
