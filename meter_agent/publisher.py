@@ -132,7 +132,7 @@ class Publisher:
                     unit.agent.remove(batch.id)
                     continue
                 if not _intact(payload, unit.credential.ingest_key):
-                    # No aggregator answers a batch with a wrong tag, so it would wait without end.
+                    # No aggregator answers a batch that does not open, so it would wait without end.
                     self.damaged.append(unit.agent.set_aside(batch, "damaged"))
                     continue
                 topic = topics.batch(unit.credential.group, unit.meter)

@@ -38,7 +38,7 @@ class DemoOutcome:
     rejected: int
     refused: int  # totals that the release policy refused
     bytes_per_batch: float
-    seal_ms_per_batch: float  # median: encode, encrypt, tag
+    seal_ms_per_batch: float  # median: encode, guards, encrypt, envelope
     total_ms_per_batch: float | None  # from the fleet's start to the last release; None in real time
     seconds: float
 
