@@ -56,7 +56,7 @@ def _honest_releases(workload: Workload, plan: Plan, plain: Plaintext) -> list[R
             )
             claim = Claim(
                 plan=plan.plan_id, key=plan.key_id, aggregator="main", group=group,
-                window=workload.first_window + at, part=0, meters=len(members), members=b"", pieces=(),
+                window=workload.first_window + at, part=0, meters=len(members), members=(), pieces=(),
                 content=b"",
             )  # fmt: skip
             releases.append(release_of(record_of(plan, claim, answer, (0.05, 0.5, 0.95))))
