@@ -241,7 +241,7 @@ def all_changes(wanted: Settings) -> dict[str, Settings]:
     }
 
 
-def test_too_few_guards_are_refused_by_name_with_fewer_bins_or_longer_intervals() -> None:
+def test_repro_a_plan_that_leaves_too_few_guards_is_refused_by_name_with_the_way_out() -> None:
     ring = {"ring_degree": 4096, "prime_bits": (48, 45, 16)}
     choose(settings_of(ring, bins=34))  # 888 slots
     wanted = settings_of(ring, bins=35)
@@ -296,7 +296,9 @@ def test_small_readings_leave_room_for_guards_of_14_bits() -> None:
 @pytest.mark.parametrize(
     ("statistics", "least"), [(ALL, 10), (("sum", "variance"), 10), (("sum",), 5), (("sum", "max"), 5)]
 )
-def test_a_minimum_below_the_floor_needs_the_word_accepted(statistics: tuple[str, ...], least: int) -> None:
+def test_repro_few_meters_whose_readings_were_determined_need_the_word_accepted(
+    statistics: tuple[str, ...], least: int
+) -> None:
     def plan_of(minimum_meters: int, small_groups: str) -> Settings:
         quantity = QuantitySettings(statistics=statistics)  # type: ignore[arg-type]  # checked by pydantic
         return Settings(
@@ -380,3 +382,13 @@ def test_a_scale_that_is_not_exact_makes_no_plan() -> None:
     for scale_bits in (5, 100):
         with pytest.raises(PlanError, match="scale of"):
             planned(wanted, replace(choice, scale_bits=scale_bits))
+
+
+def test_an_exact_scale_with_too_few_guards_makes_no_plan() -> None:
+    from dataclasses import replace
+
+    wanted = settings_of({"ring_degree": 4096, "prime_bits": (48, 45, 16)}, bins=34)
+    choice = choose(wanted)
+    assert planned(wanted, choice).scale_bits == choice.scale_bits == 50
+    with pytest.raises(PlanError, match=r"soundness: .* allows 884 for data with 1000 meters"):
+        planned(wanted, replace(choice, scale_bits=51))
