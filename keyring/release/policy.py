@@ -195,6 +195,11 @@ class ReleasePolicy:
                 raise ReleaseRefused(
                     "pieces", f"{claim} has a piece of {group}, which is not part of that group"
                 )
+            if group == claim.group and claim.pieces != ((group, claim.part, claim.meters),):
+                raise ReleaseRefused(
+                    "pieces",
+                    f"{claim}: a total of a group with meters has exactly one piece, of its group and part",
+                )
         family = self._families.get((claim.plan, claim.window), Family())
         family.check_pieces(pieces)
         same = family.member(frozenset(pieces))

@@ -62,19 +62,21 @@ def read_members(piece: Piece, meters: Sequence[str], proof_bytes: int) -> Membe
     """
     if piece.members is None:
         raise ReleaseRefused("members", f"{piece.group} part {piece.part} brings no list")
-    positions = positions_of(piece.members.bitmap)
+    bits = int.from_bytes(piece.members.bitmap, "little")
     where = f"the list of {piece.group} part {piece.part}"
-    if positions and positions[-1] >= len(meters):
+    if bits.bit_length() > len(meters):
         raise ReleaseRefused(
-            "members", f"{where} has bit {positions[-1]}, and the roster {len(meters)} meters in the group"
+            "members",
+            f"{where} has bit {bits.bit_length() - 1}, and the roster {len(meters)} meters in the group",
         )
-    if len(positions) != piece.meters:
-        raise ReleaseRefused("members", f"{where} has {len(positions)} members, not {piece.meters}")
+    if bits.bit_count() != piece.meters:
+        raise ReleaseRefused("members", f"{where} has {bits.bit_count()} members, not {piece.meters}")
     if len(piece.members.proofs) != piece.meters * proof_bytes:
         raise ReleaseRefused(
             "members",
             f"{where} has {len(piece.members.proofs)} bytes of proofs, not {piece.meters} x {proof_bytes}",
         )
+    positions = positions_of(piece.members.bitmap)  # bounded now: a bitmap may have megabytes
     return Members(names=tuple(meters[at] for at in positions), proofs=piece.members.proofs)
 
 

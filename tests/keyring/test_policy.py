@@ -361,3 +361,13 @@ def test_an_interval_with_nobody_in_it_is_given_out() -> None:
     wanted = claim("f1", ("f1", 0, 25))
     allow(policy, wanted)
     assert policy.withheld(wanted, PLAN, {"import_wh": np.zeros(4, np.int64)}) == {"import_wh": [""] * 4}
+
+
+def test_repro_the_total_of_a_group_with_meters_has_no_other_piece_than_itself() -> None:
+    # Else an aggregator has one piece counted twice in a wider total, which is added up and not decrypted.
+    policy = ReleasePolicy(plans=PLANS)
+    assert refusal(policy, claim("north/f1", ("north/f1", 5, 6))) == "pieces"
+    assert refusal(policy, claim("north/f1", ("north/f1", 0, 6), ("north/f1", 1, 6))) == "pieces"
+    assert refusal(policy, claim("north/f1", ("north/f1", 0, 6), ("north/f1/x", 0, 6))) == "pieces"
+    allow(policy, claim("north/f1", ("north/f1", 5, 6), part=5))
+    assert policy.decide(claim("north", ("north/f1", 5, 6)), PLAN, key_held=True)
