@@ -21,7 +21,7 @@ def test_every_consumer_deals_with_every_message(measuring: Callable[[], Any]) -
     assert found["12 groups gridhe", "rate"] > 0
     assert found["12 groups paho", "rate"] > 0
     assert found["12 groups gridhe", "rate / paho"] == pytest.approx(
-        found["12 groups gridhe", "rate"] / found["5 groups paho", "rate"]
+        found["12 groups gridhe", "rate"] / found["12 groups paho", "rate"]
     )
 
 
