@@ -22,6 +22,10 @@ class Counters:
     looked_at: int = 0  # checks of whether a group's parts are due
     expired_parts: int = 0  # parts below the minimum when their window expired
     expired_batches: int = 0  # batches in those parts
+    counted: int = 0  # meters in closed parts of leaf groups
+    expected: int = 0  # meters enrolled in these groups for these windows
+    unsound_parts: int = 0  # given up, because the authority refused them as unsound
+    unsound_batches: int = 0  # batches in those parts
     dropped: int = 0  # refused totals deleted because too many were kept
     rejected: Counter[str] = field(default_factory=Counter)  # batches, by reason
     refused: Counter[str] = field(default_factory=Counter)  # the authority's refusals of totals, by reason

@@ -3,7 +3,7 @@
 A batch is decrypted, checked, folded in memory and recorded among its part's members. Every commit then
 does, in this order:
 
- 1. one transaction: due parts close (deepest groups first, each added to the next wider one), and the
+ 1. one transaction: the authority's verdicts take effect, due parts close (deepest groups first), and the
     changed totals, the new members and the newest rejects are written. A crash before
     it is durable leaves the state before it and no receipt, so the meters send the batches again.
  2. receipts for the transaction's batches, and the newly closed totals, are returned for publishing. A
@@ -21,7 +21,8 @@ from gridhe.aggregator.delivery import Delivery, Outgoing
 from gridhe.aggregator.fold.closing import Closing
 from gridhe.aggregator.fold.groups import GroupTree
 from gridhe.aggregator.fold.parts import OpenParts
-from gridhe.aggregator.fold.rows import TotalRow
+from gridhe.aggregator.fold.rows import TotalRow, largest_leaf
+from gridhe.aggregator.fold.verdicts import Verdicts
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.enrolment import RosterTable
 from gridhe.aggregator.state.lists import MemberLists
@@ -91,6 +92,7 @@ class Engine:
             plans=self._admission.plans,
             counters=self.counters,
         )
+        self._verdicts = Verdicts(closing=self._closing, store=self._totals, counters=self.counters)
         self._delivery = Delivery(
             self._totals,
             self._admission.plans,
@@ -142,7 +144,7 @@ class Engine:
         _log.info("roster updated", extra={"version": roster.version, "meters": self._meters})
 
     def take_total_receipt(self, payload: bytes) -> int:
-        """Take the authority's receipt. Returns the count of totals that it stored."""
+        """Take the authority's receipt for the next commit. Returns the count of stored totals."""
         name = self._credential.aggregator
         try:
             receipt = TotalReceipt.decode(payload, self._admission.key_of(f"aggregator/{name}"))
@@ -191,7 +193,7 @@ class Engine:
                 self._answer_duplicate(header)
                 return
             part = self._parts.get(node)
-            if part is not None and part.meters >= active.plan.largest_group:
+            if part is not None and part.meters >= largest_leaf(active.plan):
                 # The next commit closes this part; sent again, the batch counts in the group's next part.
                 raise EnvelopeError("capacity", f"the open part of {header.group} has {part.meters} meters")
             planes = active.planes.views(ciphertext)
@@ -265,10 +267,15 @@ class Engine:
         failpoint("commit.1.before")
         with self._db.transaction():
             published: list[TotalRow] = []
+            kept: list[TotalKey] = []
             outdated: dict[str, int] = {}
+            verdicts: dict[TotalKey, str] = {}
             if now is None:
                 self._closing.note_touched()
             else:
+                verdicts = self._delivery.verdicts()
+                kept = self._verdicts.apply(verdicts, now)
+                failpoint("commit.1.judged")
                 published = self._closing.close_due(now)
                 outdated = self._outdated(now)
                 published += self._closing.close_outdated(outdated, now) if outdated else ()
@@ -279,13 +286,13 @@ class Engine:
             # After closing, because the numbers of the parts deleted here must not be used again.
             for plan_id, before in outdated.items():
                 self._totals.prune(plan_id, before)
-                self._members.prune(plan_id, before)
             if now is not None:
                 self._db.set_meta("clock", str(now).encode())
             failpoint("commit.1.written")
         failpoint("commit.1.after")
         self._parts.saved()
         self._members.saved()
+        self._delivery.applied(verdicts, kept)
         self._uncommitted = 0
         self.counters.commits += 1
         self._commit_s = time.perf_counter() - started
@@ -338,7 +345,7 @@ class Engine:
         self._delivery.offer_all()
 
     def undelivered(self, limit: int = 64) -> list[TotalKey]:
-        """Totals without a receipt or refusal, oldest first."""
+        """Totals without a verdict, oldest first."""
         return self._delivery.waiting(limit)
 
     def snapshot(self, now: float) -> Snapshot:

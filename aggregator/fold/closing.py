@@ -1,12 +1,13 @@
 """Closes parts, decides which are published, and moves small remainders to wider groups.
 
 A group's parts are due when every enrolled meter below it has reported; or, for a leaf, when its part is
-full; or, for a roll-up, when every narrower group has closed its first part; or when its time is over:
-`grace_s` after the window's end (or after the first batch, if that arrives later), and `late_s` after the
-first batch of a later part.
+full; or, for a roll-up, when every narrower group has closed its first part and has the authority's verdict
+on each part that it published; or when its time is over: `grace_s` after the window's end (or after the
+first batch, if that arrives later), and `late_s` after the first batch of a later part.
 
-A part of at least the plan's minimum of meters is published, and added to the next wider group. A
-smaller one is not published: it joins a *rest* of the wider group. When the wider group closes,
+A part of at least the plan's minimum of meters is published, and added to the next wider group when the
+authority has opened it (fold.verdicts). A smaller one is not published: it joins a *rest* of the wider
+group, whose total brings its list of members. When the wider group closes,
 
   - a rest of at least the minimum is added to it: the wider total less its published narrower totals
     gives the sum of the whole rest, which has enough meters;
@@ -14,11 +15,10 @@ smaller one is not published: it joins a *rest* of the wider group. When the wid
     reveal it. In the widest group it waits for more, until the window is outdated. Then no batch of it
     can arrive any more, and the rest expires: it is counted and not published.
 
-So no two published totals differ by fewer meters than the minimum, and no batch is lost.
+So no two opened totals differ by fewer meters than the minimum, and no batch is lost.
 
-No part sums more than `largest_rollup` meters. A part without room for an addition closes first and is
-added to the next wider group, which may have to close in turn; each step goes to a wider group, so this
-ends. If a rest has no room, another rest is opened beside it.
+No part sums more than `largest_rollup` meters, or has longer lists than a total's header can take. A part
+without room for an addition closes first. If a rest has no room, another rest is opened beside it.
 
 A commit checks only the groups changed since the last commit, and those whose time has come. Other open
 parts cost it nothing.
@@ -26,23 +26,31 @@ parts cost it nothing.
 
 import heapq
 import logging
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 
 from gridhe.aggregator.counters import Counters
 from gridhe.aggregator.fold.groups import GroupTree, depth
 from gridhe.aggregator.fold.parts import Node, OpenParts, Part, group_node, rest_node
 from gridhe.aggregator.fold.plans import ActivePlan
-from gridhe.aggregator.fold.rows import PartStore, TotalRow
+from gridhe.aggregator.fold.rows import (
+    PIECES_BYTES_MAX,
+    PartStore,
+    PieceRef,
+    TotalRow,
+    largest_leaf,
+    pieces_bytes,
+)
+from gridhe.aggregator.fold.windows import WindowStates
 from gridhe.plan.plan import Plan
+from gridhe.wire.total import TotalKey
 
 __all__ = ["Closing", "due_at"]
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE, _NEVER = float("-inf"), float("inf")
-_WINDOWS_CACHED = 64  # windows whose closed parts are cached
 
 
 def due_at(
@@ -52,25 +60,26 @@ def due_at(
     *,
     expected: int,
     closed_meters: int | None,
-    children_closed: bool,
+    children_done: bool,
     widest: bool,
 ) -> float:
     """When the open parts of a group are due, UTC epoch seconds; -inf: at once, inf: never.
 
     `expected`: meters enrolled below the group. `closed_meters`: in its closed parts, None before the first.
-    `children_closed`: every narrower group has closed a part. `widest`: the group has no wider group.
+    `children_done`: every narrower group has closed a part, and has a verdict on each that it published.
+    `widest`: the group has no wider group.
     """
     end_s = plan.window_start_s(window) + plan.window_s
     if widest and all(part.meters < plan.minimum_meters for part in parts):
         return _NEVER
     if sum(part.meters for part in parts) + (closed_meters or 0) >= expected:
         return _AT_ONCE
-    if any(part.meters >= plan.largest_group and not part.pieces for part in parts):
+    if any(part.meters >= largest_leaf(plan) and not part.pieces for part in parts):
         return _AT_ONCE
     first_at = min(part.first_at for part in parts)
     if closed_meters is not None:
         return first_at + plan.late_s
-    if children_closed:
+    if children_done:
         return _AT_ONCE
     return max(end_s, first_at) + plan.grace_s
 
@@ -94,7 +103,7 @@ class Closing:
         self._to_check: dict[int, set[Node]] = {}  # groups to check in this commit, by depth
         self._planned: dict[Node, float] = {}  # when to check a group again, UTC epoch seconds
         self._heap: list[tuple[float, Node]] = []  # the same in order, with outdated entries
-        self._closed: OrderedDict[tuple[str, int], dict[str, int]] = OrderedDict()
+        self._windows = WindowStates(store)
         self._published: list[TotalRow] = []
         self._outdated: Mapping[str, int] = {}
 
@@ -107,12 +116,12 @@ class Closing:
     def tree(self, tree: GroupTree) -> None:
         self._tree = tree
         for node in self._parts.groups:
-            self._mark(node)
+            self.mark(node)
 
     def note_touched(self) -> None:
         """Mark the groups changed since the last commit for the next check."""
         for node in self._parts.touched:
-            self._mark(group_node(node))
+            self.mark(group_node(node))
 
     def close_due(self, now: float) -> list[TotalRow]:
         """Close the parts due at `now`, narrow groups first. Returns the parts to publish."""
@@ -121,7 +130,7 @@ class Closing:
             at, node = heapq.heappop(self._heap)
             if self._planned.get(node) == at:
                 del self._planned[node]
-                self._mark(node)
+                self.mark(node)
         return self._close_all(now)
 
     def close_outdated(self, outdated: Mapping[str, int], now: float) -> list[TotalRow]:
@@ -129,21 +138,22 @@ class Closing:
         self._outdated = outdated
         for node in self._parts.groups:
             if self._is_outdated(node):
-                self._mark(node)
+                self.mark(node)
         return self._close_all(now)
 
     def _close_all(self, now: float) -> list[TotalRow]:
-        self._published = []
         while self._to_check:
             for node in sorted(
                 self._to_check.pop(max(self._to_check))
             ):  # closing a group marks only wider ones
                 self._close_if_due(node, now)
-        return self._published
+        published, self._published = self._published, []
+        return published
 
     # when parts are due
 
-    def _mark(self, node: Node) -> None:
+    def mark(self, node: Node) -> None:
+        """Check in the next commit, or in the rest of this one, whether a group is due."""
         self._to_check.setdefault(depth(node[1]), set()).add(node)
 
     def _close_if_due(self, node: Node, now: float) -> None:
@@ -169,7 +179,8 @@ class Closing:
         if self._is_outdated(node):
             return _AT_ONCE
         plan_id, group, window = node
-        plan, closed = self._plans[plan_id].plan, self._closed_meters(node)
+        plan, state = self._plans[plan_id].plan, self._windows.of(plan_id, window)
+        closed = state.closed
         start_s = plan.window_start_s(window)
         children = self._tree.children(group, start_s) if group not in closed else set()
         return due_at(
@@ -178,7 +189,7 @@ class Closing:
             parts,
             expected=self._tree.expected(group, start_s),
             closed_meters=closed.get(group),
-            children_closed=bool(children) and children <= closed.keys(),
+            children_done=bool(children) and children <= closed.keys() and not state.waits_for(children),
             widest=self._tree.parent(group) is None,
         )
 
@@ -193,36 +204,20 @@ class Closing:
             self._heap = [(moment, each) for each, moment in self._planned.items()]
             heapq.heapify(self._heap)
 
-    def _closed_meters(self, node: Node) -> dict[str, int]:
-        """Meters in the closed parts of a window, by group; rests count for their group."""
-        window = node[0], node[2]
-        closed = self._closed.get(window)
-        if closed is None:
-            closed = {}
-            for name, meters in self._store.closed_meters(*window).items():
-                group = group_node((node[0], name, node[2]))[1]
-                closed[group] = closed.get(group, 0) + meters
-            self._closed[window] = closed
-            if len(self._closed) > _WINDOWS_CACHED:
-                self._closed.popitem(last=False)
-        else:
-            self._closed.move_to_end(window)
-        return closed
-
     # closing parts
 
     def _close(self, node: Node, now: float) -> None:
         """Close the group's part: first add its large rests, and move small rests to the wider group."""
-        minimum, wider = self._plans[node[0]].plan.minimum_meters, self._wider(node)
+        minimum, wider = self._plans[node[0]].plan.minimum_meters, self.wider(node)
         own = self._parts.get(node)
         for rest in self._parts.of_group(node):
             if rest is own:
                 continue
             if rest.meters >= minimum:
-                ciphertext = self._parts.pack(rest)
+                row = rest.row(ciphertext=self._parts.pack(rest))
                 self._parts.remove(rest)
                 self._store.delete(rest.key)
-                self._add(rest, ciphertext, node, now, opened=False)
+                self.add_to_part(row, node, now)
             elif wider is not None:
                 self._close_part(rest, wider, now)
         part = self._parts.get(node)
@@ -230,26 +225,30 @@ class Closing:
             self._close_part(part, wider, now)
 
     def _close_part(self, part: Part, wider: Node | None, now: float) -> None:
-        """Close one part, publish it if it has enough meters, and add it to the wider group."""
-        active = self._plans[part.key.plan]
-        is_rest = group_node(part.node) != part.node
-        publish = part.meters >= active.plan.minimum_meters and not is_rest
+        """Close one part: publish it if it has enough meters, else add it to a rest of the wider group."""
         ciphertext = self._parts.pack(part)
-        row = part.row(ciphertext=ciphertext if publish else None, closed=True)
-        self._shut(part, row)
+        is_rest = group_node(part.node) != part.node
+        publish = part.meters >= self._plans[part.key.plan].plan.minimum_meters and not is_rest
+        row = part.row(ciphertext=ciphertext, closed=True)
+        self._shut(part, row if publish else replace(row, ciphertext=None))
         if publish:
             self._published.append(row)
-        if wider is not None:
-            target = wider if publish else self._rest_with_room(wider, part.meters)
-            self._add(part, ciphertext, target, now, opened=publish)
+            self._windows.of(part.key.plan, part.key.window).waiting.add(part.key)
+        elif wider is not None:
+            self.add_to_rest(row, wider, now)
 
     def _shut(self, part: Part, row: TotalRow) -> None:
         """Store a part as closed."""
-        node, key = group_node(part.node), part.key
-        closed = self._closed_meters(node)
+        key = part.key
+        start_s = self._plans[key.plan].plan.window_start_s(key.window)
+        expected = self._tree.expected(group_node(part.node)[1], start_s)
+        if not part.pieces:
+            self._counters.counted += part.meters
+            if key.group not in self._windows.of(key.plan, key.window).closed:
+                self._counters.expected += expected
         self._store.save(row)
         self._parts.remove(part)
-        closed[node[1]] = closed.get(node[1], 0) + part.meters
+        self._windows.closed(part.node, part.meters)
         self._counters.closed += 1
         _log.info(
             "closed",
@@ -258,6 +257,7 @@ class Closing:
                 "window": key.window,
                 "part": key.part,
                 "meters": part.meters,
+                "expected": expected,
                 "published": row.ciphertext is not None,
             },
         )
@@ -272,34 +272,45 @@ class Closing:
             extra={"group": part.key.group, "window": part.key.window, "meters": part.meters},
         )
 
-    def _add(self, part: Part, ciphertext: bytes, target: Node, now: float, *, opened: bool) -> None:
-        """Add a closed or absorbed part to the open part at `target`.
+    def add_to_rest(self, row: TotalRow, wider: Node, now: float) -> None:
+        """Add a closed part to a rest of the wider group."""
+        self.add_to_part(row, self._rest_with_room(wider, row), now)
 
-        `opened`: its own total is published, so the wider total need not bring its lists.
-        """
-        active = self._plans[part.key.plan]
+    def add_to_part(self, row: TotalRow, target: Node, now: float) -> None:
+        """Add a closed or absorbed part to the open part at `target`."""
+        pieces = row.all_pieces()
         taking = self._parts.get(target)
-        if taking is not None and taking.meters + part.meters > active.plan.largest_rollup:
+        if taking is not None and not self._has_room(taking, row.meters, pieces):
             # A larger sum would not be exact, so the open part closes first. Only a group's own part can be
             # full here, because `_rest_with_room` chose the rest.
-            self._close_part(taking, self._wider(target), now)
+            self._close_part(taking, self.wider(target), now)
         taking = self._parts.take(target, now)
-        self._parts.fold(taking, active.planes.views(ciphertext))
-        pieces = part.row(ciphertext=None).all_pieces()
-        if opened:
-            pieces = tuple(piece._replace(listed=False) for piece in pieces)
-        self._parts.count(taking, part.meters, pieces)
-        self._mark(group_node(target))
+        self._parts.fold(taking, self._plans[row.key.plan].planes.views(row.ciphertext))
+        self._parts.count(taking, row.meters, pieces)
+        self.mark(group_node(target))
 
-    def _rest_with_room(self, node: Node, meters: int) -> Node:
-        """The node of an open rest with room for this many meters, else a free rest node."""
-        largest = self._plans[node[0]].plan.largest_rollup
+    def _has_room(self, part: Part, meters: int, pieces: Sequence[PieceRef]) -> bool:
+        plan = self._plans[part.key.plan].plan
+        return (
+            part.meters + meters <= plan.largest_rollup
+            and part.pieces_bytes + pieces_bytes(plan, pieces) <= PIECES_BYTES_MAX
+        )
+
+    def _rest_with_room(self, node: Node, row: TotalRow) -> Node:
+        """The node of an open rest with room for this part, else a free rest node."""
         for part in self._parts.of_group(node):
-            if part.node != node and part.meters + meters <= largest:
+            if part.node != node and self._has_room(part, row.meters, row.all_pieces()):
                 return part.node
         return next(place for number in count(1) if self._parts.get(place := rest_node(node, number)) is None)
 
-    def _wider(self, node: Node) -> Node | None:
+    def judged(self, key: TotalKey) -> None:
+        """Note the authority's verdict on a total: the wider group may be due."""
+        self._windows.of(key.plan, key.window).waiting.discard(key)
+        wider = self.wider((key.plan, key.group, key.window))
+        if wider is not None:
+            self.mark(wider)
+
+    def wider(self, node: Node) -> Node | None:
         """The node of the next wider group; None in the widest."""
         wider = self._tree.parent(node[1])
         return None if wider is None else (node[0], wider, node[2])

@@ -1,12 +1,12 @@
 """Open parts: the running encrypted totals, in memory up to a bound and otherwise on disk."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.aggregator.fold.plans import ActivePlan
-from gridhe.aggregator.fold.rows import PartStore, PieceRef, TotalRow
+from gridhe.aggregator.fold.rows import PartStore, PieceRef, TotalRow, pieces_bytes
 from gridhe.wire.planes import PlaneViews
 from gridhe.wire.total import TotalKey
 
@@ -38,6 +38,7 @@ class Part:
     meters: int = 0
     pieces: list[PieceRef] = field(default_factory=list)  # of a roll-up; empty for a leaf, its own piece
     total: Accumulator | None = None
+    pieces_bytes: int = 0  # of `pieces` in a total's header, about
 
     @property
     def node(self) -> Node:
@@ -75,6 +76,7 @@ class OpenParts:
                     first_at=row.first_at,
                     meters=row.meters,
                     pieces=list(row.pieces),
+                    pieces_bytes=pieces_bytes(plans[row.key.plan].plan, row.pieces),
                 )
             )
 
@@ -119,10 +121,11 @@ class OpenParts:
         """Add a checked ciphertext to a part's running total."""
         self._total(part).fold(planes)
 
-    def count(self, part: Part, meters: int, pieces: Iterable[PieceRef] = ()) -> None:
+    def count(self, part: Part, meters: int, pieces: Sequence[PieceRef] = ()) -> None:
         """Record the meters and pieces of what was just folded."""
         part.meters += meters
         part.pieces.extend(pieces)
+        part.pieces_bytes += pieces_bytes(self._plans[part.key.plan].plan, pieces)
         self._touched[part.node] = part
 
     def pack(self, part: Part) -> bytes:

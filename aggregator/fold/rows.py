@@ -1,12 +1,17 @@
 """The stored form of a part, and the protocol through which the fold uses the store."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from gridhe.wire.total import TotalKey
+from gridhe.plan.plan import Plan
+from gridhe.wire.total import TOTAL_HEADER_BYTES_MAX, TotalKey
 
-__all__ = ["PartStore", "PieceRef", "TotalRow"]
+__all__ = ["PIECES_BYTES_MAX", "PartStore", "PieceRef", "TotalRow", "largest_leaf", "pieces_bytes"]
+
+# The other half of a total's header is room for the longer bitmaps of groups with many former meters.
+PIECES_BYTES_MAX = TOTAL_HEADER_BYTES_MAX // 2
+_PIECE_BYTES = 32  # of a piece without group and list
 
 
 class PieceRef(NamedTuple):
@@ -18,11 +23,25 @@ class PieceRef(NamedTuple):
     listed: bool
 
 
+def pieces_bytes(plan: Plan, pieces: Iterable[PieceRef]) -> int:
+    """An estimate of the bytes of these pieces in a total's header, lists included."""
+    bitmap = plan.largest_group // 8 + 1
+    return sum(
+        _PIECE_BYTES + len(piece.group) + piece.listed * (bitmap + piece.meters * plan.proof_bytes)
+        for piece in pieces
+    )
+
+
+def largest_leaf(plan: Plan) -> int:
+    """The largest number of meters in a leaf part: as many as the plan allows and a header lists."""
+    return min(plan.largest_group, PIECES_BYTES_MAX // plan.proof_bytes)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalRow:
     """A part's stored form.
 
-    `ciphertext` is present while the part is open and, for a published part, until the authority's receipt.
+    `ciphertext` is present while the part is open and, for a published part, until the authority's verdict.
     It is not signed: each time the total is sent, it is signed with the aggregator's present key.
     """
 
@@ -36,6 +55,10 @@ class TotalRow:
     def all_pieces(self) -> tuple[PieceRef, ...]:
         """The leaf parts it sums."""
         return self.pieces or (PieceRef(self.key.group, self.key.part, self.meters, True),)
+
+    def opened(self) -> "TotalRow":
+        """The same after the authority has opened it: a wider total need not bring its lists."""
+        return replace(self, pieces=tuple(piece._replace(listed=False) for piece in self.all_pieces()))
 
 
 class PartStore(Protocol):
@@ -52,6 +75,12 @@ class PartStore(Protocol):
 
     def delete(self, key: TotalKey) -> None:
         """Delete a part that was added to another one."""
+
+    def is_waiting(self, key: TotalKey) -> bool:
+        """Whether this is a published part without a verdict."""
+
+    def waiting(self, plan: str, window: int) -> set[TotalKey]:
+        """The published parts of a window without a verdict."""
 
     def next_part(self, plan: str, group: str, window: int) -> int:
         """The number of the next part of a (group, window)."""

@@ -114,7 +114,3 @@ class Members:
         self._new.clear()
         while len(self._counted) > _CACHED:
             self._counted.popitem(last=False)
-
-    def prune(self, plan: str, before_window: int) -> None:
-        """Delete the members of earlier windows; inside a transaction."""
-        self._db.write("DELETE FROM members WHERE plan = ? AND window < ?", plan, before_window)

@@ -136,6 +136,11 @@ class Totals:
         )
         return bool(self._db.query(sql, *key))
 
+    def waiting(self, plan: str, window: int) -> set[TotalKey]:
+        """The closed totals of a window without a receipt."""
+        sql = f"SELECT plan, grp, window, part FROM totals WHERE plan = ? AND window = ? AND {_WAITING}"  # noqa: S608
+        return {TotalKey(*columns) for columns in self._db.query(sql, plan, window)}
+
     def drop_content(self, keys: Iterable[TotalKey]) -> int:
         """Delete the content of these totals. Returns the count of those that had one. Own transaction."""
         count = 0
@@ -159,14 +164,19 @@ class Totals:
     def prune(self, plan: str, before_window: int) -> None:
         """Delete the state of earlier windows, and refuse their batches from now on; inside a transaction.
 
-        The bound is stored too, so that no batch counts twice after a step back of the clock.
+        Windows in which a total waits stay: it needs its members, and a verdict can open a part, which must
+        not have the number of a deleted one. The bound is stored too, so that no batch counts twice after a
+        step back of the clock.
         """
         if before_window <= self.pruned_before.get(plan, 0):
             return
         self.pruned_before[plan] = before_window
         self._db.set_meta(_PRUNED, msgpack.packb(self.pruned_before))
-        self._db.write(
-            "DELETE FROM totals WHERE plan = ? AND window < ? AND closed = 1 AND ciphertext IS NULL",
-            plan,
-            before_window,
-        )
+        for table in ("members", "totals"):
+            self._db.write(
+                f"DELETE FROM {table} WHERE plan = ? AND window < ? AND window NOT IN "  # noqa: S608
+                "(SELECT window FROM totals WHERE plan = ? AND (closed = 0 OR ciphertext IS NOT NULL))",
+                plan,
+                before_window,
+                plan,
+            )

@@ -50,8 +50,7 @@ def test_repro_a_batch_refused_while_the_clock_was_ahead_was_lost_for_good(make_
 def test_windows_that_are_forgotten_are_refused_for_good_whatever_the_clock_says_later(make_grid) -> None:
     grid = make_grid(horizon_s=10 * 3_600.0)
     send_all(grid)
-    totals = grid.totals(grid.engine.commit(grid.now))
-    grid.acknowledge(*totals)
+    grid.settle()
     later = grid.now + 100 * 3_600
     send_all(grid, WINDOW + 100, later)
     grid.engine.commit(later)
@@ -73,7 +72,7 @@ def test_windows_that_are_forgotten_are_refused_for_good_whatever_the_clock_says
 def test_while_the_clock_is_not_believed_nothing_is_closed_or_refused_for_good(grid) -> None:
     for meter in grid.meters[1:]:
         grid.send(meter)
-    grid.engine.commit(grid.now)
+    grid.settle()
     topic = f"gridhe/v1/batch/{grid.group_of('a0')}/a0"
     grid.engine.receive(topic, grid.envelope("a0"), None)
     topic = f"gridhe/v1/batch/{grid.group_of('a1')}/a1"
@@ -86,7 +85,7 @@ def test_while_the_clock_is_not_believed_nothing_is_closed_or_refused_for_good(g
     assert grid.totals(outgoing) == {}
     assert grid.engine.known_s == grid.now
     grid.send("a0")
-    total = grid.totals(grid.engine.commit(grid.now))["grid", WINDOW, 0]
+    total = grid.settle()["grid", WINDOW, 0]
     assert np.array_equal(grid.decrypted(total), grid.expected(grid.meters))
 
 
@@ -95,9 +94,9 @@ def test_repro_a_part_opened_while_the_clock_was_ahead_waited_for_that_time(grid
     ahead = grid.now + 30 * DAY_S
     for meter in grid.meters[1:]:
         grid.send(meter, WINDOW, ahead)
-    grid.engine.commit(ahead)
+    grid.settle(ahead)
     if start:
         grid.start()
     grid.engine.clock_set(grid.now)
     assert grid.totals(grid.engine.commit(grid.now)) == {}
-    assert ("grid", WINDOW, 0) in grid.totals(grid.engine.commit(grid.now + 61))
+    assert ("grid", WINDOW, 0) in grid.settle(grid.now + 61)

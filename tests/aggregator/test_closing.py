@@ -50,8 +50,8 @@ def part(meters: int, first_at: float = END_S + 5, *, leaf: bool = False) -> Par
         ([part(6), part(3)], {}, END_S + 5 + 60),  # one is missing: the grace, from the first batch
         ([part(6, END_S - 9)], {}, END_S + 60),  # or from the window's end
         ([part(6, END_S + 900)], {"closed_meters": 3}, END_S + 900 + 600),  # later ones
-        ([part(6)], {"children_closed": True}, float("-inf")),
-        ([part(1)], {"closed_meters": 3, "children_closed": True}, END_S + 5 + 600),
+        ([part(6)], {"children_done": True}, float("-inf")),
+        ([part(1)], {"closed_meters": 3, "children_done": True}, END_S + 5 + 600),
         ([part(8, leaf=True)], {}, float("-inf")),  # full
         ([part(8)], {}, END_S + 5 + 60),  # a roll-up has more room
         ([part(2), part(2)], {"widest": True, "expected": 4}, float("inf")),  # too few, and nothing to join
@@ -59,7 +59,7 @@ def part(meters: int, first_at: float = END_S + 5, *, leaf: bool = False) -> Par
     ],
 )
 def test_when_a_groups_open_parts_are_due(parts: list[Part], situation: dict[str, Any], due: float) -> None:
-    known = {"expected": 10, "closed_meters": None, "children_closed": False, "widest": False}
+    known = {"expected": 10, "closed_meters": None, "children_done": False, "widest": False}
     assert due_at(plan_of(largest_group=8), WINDOW, parts, **{**known, **situation}) == due
 
 
@@ -72,7 +72,7 @@ def test_repro_a_rest_that_does_not_fit_its_group_closes_without_recursion(
     world = make_world({"n/a": 6, "n/b": 2, "n/c": 2, "s/a": 3}, largest_rollup=8, largest_group=8)
     for meter in world.groups["n/a"] + world.groups["n/b"] + world.groups["n/c"]:
         world.send(meter)
-    totals = world.commit()
+    totals = world.settle()
     # n holds 6 meters, and its rest 4: 10 are too many for one part, so n has two.
     assert {place: total.header.meters for place, total in totals.items()} == {
         ("n/a", WINDOW, 0): 6,
@@ -174,7 +174,7 @@ def test_what_a_commit_without_a_clock_has_touched_closes_once_the_clock_is_beli
     for meter in world.number:
         world.send(meter)
     assert world.take(world.engine.commit(None)) == {}
-    assert world.commit(world.now).keys() == {("a", WINDOW, 0), ("grid", WINDOW, 0)}
+    assert world.commit(world.now).keys() == {("a", WINDOW, 0)}
 
 
 def lines_run(function: Callable[[], object]) -> int:
@@ -220,7 +220,7 @@ def test_repro_what_is_open_costs_a_commit_nothing(make_world: Callable[..., Wor
 
 
 def many_totals(world: World, windows: int) -> float:
-    """So many windows closed, each with a total of the only group `a`, and one of the grid."""
+    """So many windows closed, each with a total of the groups `a` and `b`."""
     now = world.plan.window_start_s(WINDOW + windows) + 1.0
     for window in range(WINDOW, WINDOW + windows):
         for meter in world.number:
@@ -232,7 +232,7 @@ def many_totals(world: World, windows: int) -> float:
 def test_repro_totals_are_signed_with_the_key_of_the_day_they_are_sent(
     make_world: Callable[..., World],
 ) -> None:
-    world = make_world({"a": 3})
+    world = make_world({"a": 3, "b": 3})
     many_totals(world, 2)
     before = dict(world.totals)
     world.aggregator_key = SigningKey.generate()  # enrolled again: a new credential
@@ -250,7 +250,7 @@ def test_repro_totals_are_signed_with_the_key_of_the_day_they_are_sent(
 def test_repro_totals_that_are_never_receipted_do_not_block_later_ones(
     make_world: Callable[..., World],
 ) -> None:
-    world = make_world({"a": 3})
+    world = make_world({"a": 3, "b": 3})
     many_totals(world, 20)
     oldest = [("a", window, 0) for window in range(WINDOW, WINDOW + 10)]
     sent: Counter[Place] = Counter()
@@ -267,9 +267,9 @@ def test_repro_totals_that_are_never_receipted_do_not_block_later_ones(
 def test_repro_a_refused_total_is_not_sent_again_until_the_authority_starts_anew(
     make_world: Callable[..., World],
 ) -> None:
-    world = make_world({"a": 3})
+    world = make_world({"a": 3, "b": 3})
     now = many_totals(world, 3)
-    wrong, for_now = [("a", WINDOW, 0)], [("grid", WINDOW, 0)]
+    wrong, for_now = [("a", WINDOW, 0)], [("b", WINDOW, 0)]
     world.answer(refused=wrong)
     world.answer(refused=for_now, reason="signature")
     assert len(world.take(world.engine.send_again())) == 5
@@ -288,10 +288,10 @@ def test_too_many_refused_totals_are_dropped_oldest_first_and_counted(
     from gridhe.aggregator import delivery
 
     monkeypatch.setattr(delivery, "_REFUSED_MAX", 4)
-    world = make_world({"a": 3})
+    world = make_world({"a": 3, "b": 3})
     now = many_totals(world, 4)
     world.answer(refused=[("a", window, 0) for window in range(WINDOW, WINDOW + 4)])
-    world.answer(refused=[("grid", WINDOW, 0)])
+    world.answer(refused=[("b", WINDOW, 0)])
     snapshot = world.engine.snapshot(now)
     assert (snapshot.undelivered, snapshot.refused_totals, snapshot.counters.dropped) == (7, 4, 1)
     world.engine.offer_all()
@@ -303,7 +303,7 @@ def test_repro_a_fresh_total_is_sent_without_being_read_back(
 ) -> None:
     from gridhe.aggregator.state.totals import Totals
 
-    world = make_world({"a": 3})
+    world = make_world({"a": 3, "b": 3})
     read: list[object] = []
     before = Totals.total
     monkeypatch.setattr(Totals, "total", lambda self, key: read.append(key) or before(self, key))

@@ -1,8 +1,9 @@
-"""Closing over any tree, limit and order of arrival: exactly once, disjoint, and never too few."""
+"""Closing over any tree, limit, order of arrival and verdicts: exactly once, disjoint, and never too few."""
 
+import random
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -11,6 +12,14 @@ from hypothesis import strategies as st
 from gridhe_testing.closing_world import LATER, WINDOW, Place, World, plan_of
 
 LEAVES = ("a/x", "a/y", "b/x/p", "b/x/q", "b/y", "c")
+# What the authority says about a total; "" for `stored`. The second is what an authority says that asks for
+# more meters than the plan.
+MOODS = {
+    "opens all": [""],
+    "refuses some as too small": ["", "", "minimum", "coverage"],
+    "refuses some as unsound": ["", "", "", "unsound"],
+    "refuses some for any reason": ["", "", "minimum", "unsound", "coverage", "suspended"],
+}
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,8 @@ class Scenario:
     minimum: int
     largest_group: int
     largest_rollup: int
+    mood: str
+    seed: int
     steps: list[tuple[str, int]]
 
 
@@ -32,7 +43,9 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     steps: list[tuple[str, int]] = []
     for meter in order:
         steps.append(("send", meter))
-        kind = draw(st.sampled_from(["", "", "commit", "commit", "wait", "restart", "leave"]))
+        kind = draw(
+            st.sampled_from(["", "", "commit", "commit", "judge", "judge", "wait", "restart", "leave"])
+        )
         if kind == "wait":
             steps.append(("wait", draw(st.sampled_from([30, 61, 601, 5_000]))))
         elif kind:
@@ -42,11 +55,62 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         minimum=minimum,
         largest_group=draw(st.integers(1, largest_rollup)),
         largest_rollup=largest_rollup,
+        mood=draw(st.sampled_from(sorted(MOODS))),
+        seed=draw(st.integers(0, 2**32)),
         steps=steps,
     )
 
 
-@settings(max_examples=40, deadline=None)
+@dataclass
+class Judge:
+    """An authority that answers each total with the same word each time, when it likes."""
+
+    world: World
+    scenario: Scenario
+    verdicts: dict[Place, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.scenario.seed)
+
+    def decide(self) -> None:
+        """Decide on the totals that have come."""
+        for place, total in self.world.totals.items():
+            if place not in self.verdicts:
+                words = MOODS[self.scenario.mood] if place[1] == WINDOW else [""]
+                word = self.random.choice(words)
+                if word == "coverage" and any(piece.part for piece in total.header.pieces):
+                    word = ""
+                self.verdicts[place] = word
+
+    def answer_some(self) -> None:
+        """Send receipts in any order, some twice; some are lost."""
+        self.decide()
+        answers = [each for each in self.verdicts.items() if self.random.random() < 0.6]
+        answers += [each for each in answers if self.random.random() < 0.3]
+        self.random.shuffle(answers)
+        while answers:
+            count = self.random.randint(1, len(answers))
+            if self.random.random() < 0.8:
+                self.world.judge(answers[:count])
+            answers = answers[count:]
+
+    def answer_all(self, now: float) -> None:
+        """Answer whatever comes, also what was lost, until nothing comes any more."""
+        for _ in range(200):
+            self.world.commit(now)
+            again = self.world.take(self.world.engine.send_again())
+            if not again:
+                return
+            self.decide()
+            self.world.judge((place, self.verdicts[place]) for place in again)
+        raise AssertionError("this does not end")
+
+    @property
+    def opened(self) -> set[Place]:
+        return {place for place, word in self.verdicts.items() if not word}
+
+
+@settings(max_examples=80, deadline=None)
 @given(scenarios())
 def test_closing_ends_counts_each_batch_once_a_level_and_isolates_nobody(scenario: Scenario) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -59,12 +123,14 @@ def test_closing_ends_counts_each_batch_once_a_level_and_isolates_nobody(scenari
         )
         world = World(Path(directory) / "state", groups, plan)
         try:
-            play(world, scenario)
+            judge = Judge(world, scenario)
+            play(world, scenario, judge)
+            check(world, scenario, judge)
         finally:
             world.stop()
 
 
-def play(world: World, scenario: Scenario) -> None:
+def play(world: World, scenario: Scenario, judge: Judge) -> None:
     names, now = list(world.number), world.now
     waiting: list[str] = []
     gone: list[str] = []
@@ -90,6 +156,8 @@ def play(world: World, scenario: Scenario) -> None:
             send(names[number])
         elif kind == "wait":
             now += number
+        elif kind == "judge":
+            judge.answer_some()
         else:
             commit()
         if kind == "restart":
@@ -105,9 +173,11 @@ def play(world: World, scenario: Scenario) -> None:
         rounds += 1
         assert rounds <= len(names) + 1
         commit()
+        judge.answer_some()
     for step in (61, 601, 601):  # the grace, twice the time for late batches
         now += step
         commit()
+        judge.answer_all(now)
     # Meters go on, so that the first window is outdated some day.
     now = world.plan.window_start_s(LATER + 1) + 1.0
     for _ in range(max(map(len, world.groups.values()))):  # as often as the fullest leaf has parts
@@ -117,25 +187,43 @@ def play(world: World, scenario: Scenario) -> None:
         world.commit(now)
     for step in (61, 3_601):
         world.commit(now + step)
-    check(world, scenario)
+        judge.answer_all(now + step)
 
 
-def check(world: World, scenario: Scenario) -> None:
+def check(world: World, scenario: Scenario, judge: Judge) -> None:
     totals = {place: total for place, total in world.totals.items() if place[1] == WINDOW}
+    opened = {place: total for place, total in totals.items() if place in judge.opened}
     open_meters = sum(part.meters for part in world.engine._parts if part.key.window == WINDOW)
     if len(totals) < len(world.totals):  # a later window is published
         assert open_meters == 0, "nothing is open for ever"
+    # The authority knows what an opened total has listed. A piece has one list, a meter is in one piece.
+    lists: dict[tuple[str, int], set[str]] = {}
+    for place, total in totals.items():
+        for piece in total.header.pieces:
+            if piece.members is not None:
+                members = world.listed(piece, WINDOW)
+                assert lists.setdefault((piece.group, piece.part), members) == members, place
+    assert len(set().union(*lists.values())) == sum(map(len, lists.values()))
+    shown = {
+        (piece.group, piece.part)
+        for total in opened.values()
+        for piece in total.header.pieces
+        if piece.members is not None
+    }
     # Each total holds exactly the batches that its pieces name, each once.
     pieces_of: dict[Place, frozenset[tuple[str, int]]] = {}
     meters_of: dict[tuple[str, int], int] = {}
     for place, total in totals.items():
         held = world.members(total)
-        assert set(held.values()) == {1}
+        named = {(piece.group, piece.part): piece for piece in total.header.pieces}
+        assert all(piece.members is not None or key in shown for key, piece in named.items())
+        assert held == Counter(meter for key in named for meter in lists[key])
         assert held.total() == total.header.meters
         limit = scenario.largest_group if place[0] in LEAVES else scenario.largest_rollup
         assert scenario.minimum <= total.header.meters <= limit
-        pieces_of[place] = frozenset((piece.group, piece.part) for piece in total.header.pieces)
-        meters_of |= {(piece.group, piece.part): piece.meters for piece in total.header.pieces}
+        if place in opened:
+            pieces_of[place] = frozenset(named)
+            meters_of |= {key: piece.meters for key, piece in named.items()}
     # Parts of one group are disjoint, and what is in a group is in the groups around it.
     for group in {place[0] for place in pieces_of}:
         parts = [pieces for place, pieces in pieces_of.items() if place[0] == group]
@@ -143,13 +231,28 @@ def check(world: World, scenario: Scenario) -> None:
     for level in {group for leaf in world.groups for group in prefixes(leaf)}:
         inside: Counter[str] = Counter()
         for place, total in totals.items():
+            # (What was refused as too small is in a wider total, or in another of the widest group.)
             if place[0] == level:
                 inside += world.members(total)
         assert not inside or max(inside.values()) == 1
         if level == "grid":
-            # Nothing is lost: a batch is in a total of the widest group, or has expired, and is counted so.
+            # Nothing is lost: a batch is in a total of the widest group, or it is counted why it is not.
+            refused = sum(
+                total.header.meters
+                for place, total in totals.items()
+                if judge.verdicts[place] == "suspended" and level != place[0]
+            )
+            given_up = sum(
+                total.header.meters for place, total in totals.items() if judge.verdicts[place] == "unsound"
+            )
+            assert given_up == world.given_up
+            below = world.given_up - sum(
+                total.header.meters
+                for place, total in totals.items()
+                if judge.verdicts[place] == "unsound" and place[0] == level
+            )
             left = world.expired + open_meters
-            assert inside.total() + left == len(world.number)
+            assert inside.total() + left + below + refused == len(world.number)
             # (Two small rests may stay apart only where they are too many for one part.)
             assert left < scenario.minimum or scenario.largest_rollup < 2 * scenario.minimum - 2
     # Whatever is added and subtracted: pieces that lie in the same totals can only be told apart from others

@@ -16,7 +16,7 @@ WINDOW = 480_000  # the grid's first window
 def test_totals_of_every_group_decrypt_to_the_integer_sums(grid) -> None:
     for meter in grid.meters:
         grid.send(meter)
-    totals = grid.totals(grid.engine.commit(grid.now))
+    totals = grid.settle()
     assert set(totals) == {
         (group, WINDOW, 0) for group in ("north/f1", "north/f2", "south/f1", "north", "south", "grid")
     }
@@ -42,13 +42,13 @@ def test_a_repeated_batch_is_receipted_again_and_folded_once(grid) -> None:
     for meter in grid.meters:
         payload = grid.send(meter)
         grid.deliver(meter, payload)
-    first = grid.engine.commit(grid.now)
+    totals = grid.settle()
     grid.deliver("c0", grid.envelope("c0"))  # even sealed anew
     again = grid.engine.commit(grid.now)
     assert grid.engine.counters.folded == len(grid.meters)
     assert grid.engine.counters.duplicates == len(grid.meters) + 1
     assert grid.receipts(again)["c0"].committed == (WINDOW,)
-    assert np.array_equal(grid.decrypted(grid.totals(first)["grid", WINDOW, 0]), grid.expected(grid.meters))
+    assert np.array_equal(grid.decrypted(totals["grid", WINDOW, 0]), grid.expected(grid.meters))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -69,7 +69,8 @@ def test_a_crash_at_any_moment_loses_nothing_and_counts_nothing_twice(grid, seed
         elif deed < 0.9:
             outgoing = grid.engine.commit(now)
             if rng.random() < 0.5:  # else the receipts and totals are lost on the way
-                totals |= grid.totals(outgoing)
+                totals |= (opened := grid.totals(outgoing))
+                grid.acknowledge(*opened)
                 for meter, receipt in grid.receipts(outgoing).items():
                     for window in receipt.committed:
                         waiting.pop((meter, window), None)
@@ -78,7 +79,9 @@ def test_a_crash_at_any_moment_loses_nothing_and_counts_nothing_twice(grid, seed
     for (meter, _), payload in waiting.items():
         grid.deliver(meter, payload, now)
     totals |= grid.totals(grid.engine.commit(now))
-    totals |= grid.totals(grid.engine.send_again())
+    totals |= (again := grid.totals(grid.engine.send_again()))
+    grid.acknowledge(*again)
+    totals |= grid.settle(now)
     assert {(group, window) for group, window, part in totals if part == 0} == {
         (group, window)
         for group in ("north/f1", "north/f2", "south/f1", "north", "south", "grid")
@@ -96,7 +99,7 @@ def test_parts_too_small_to_publish_join_wider_groups_until_they_are_enough(grid
         if meter not in late:
             grid.send(meter)
     assert grid.totals(grid.engine.commit(grid.now)) == {}
-    closed = grid.totals(grid.engine.commit(grid.now + 120))  # the grace is over
+    closed = grid.settle(grid.now + 120)  # the grace is over
     # The only meter of south/f1 is in no published total: grid less north would have shown it.
     assert {key[0]: total.header.meters for key, total in closed.items()} == {
         "north/f1": 4,
@@ -106,7 +109,7 @@ def test_parts_too_small_to_publish_join_wider_groups_until_they_are_enough(grid
     }
     for meter in late:
         grid.send(meter, now=grid.now + 200)
-    later = grid.totals(grid.engine.commit(grid.now + 200))
+    later = grid.settle(grid.now + 200)
     # Now all are in. One more in each northern feeder, two in the south: too few anywhere but in the grid.
     assert set(later) == {("grid", WINDOW, 1)}
     total = later["grid", WINDOW, 1]
@@ -134,14 +137,14 @@ def test_whatever_the_order_all_batches_end_in_published_totals_and_no_two_isola
     for meter in order:
         grid.send(meter, now=now)
         if rng.random() < 0.3:
-            totals |= grid.totals(grid.engine.commit(now))
+            totals |= grid.settle(now)
         if rng.random() < 0.2:
             now += rng.choice([30, 90, 700])
         if rng.random() < 0.1:
-            totals |= grid.totals(grid.engine.commit(now))
+            totals |= grid.settle(now)
             grid.start()
     for _ in range(8):
-        totals |= grid.totals(grid.engine.commit(now))
+        totals |= grid.settle(now)
         now += 1_000
     counted: dict[str, int] = {}
     for (group, _, _), total in totals.items():
@@ -169,7 +172,7 @@ def test_what_is_too_little_for_the_widest_group_too_waits_and_is_not_published(
     for meter in grid.meters:
         if meter not in late:
             grid.send(meter)
-    grid.engine.commit(grid.now + 120)
+    grid.settle(grid.now + 120)
     for meter in late:
         grid.send(meter, now=grid.now + 500)
     for moment in (600, 5_000, 50_000, 500_000):
@@ -262,7 +265,8 @@ def test_totals_put_away_on_disk_give_the_same_bytes(make_grid) -> None:
                 small.engine.commit(now)
     assert small.engine.counters.commits > 0
     small.engine.commit(now)
-    totals = small.totals(small.engine.send_again())
+    small.acknowledge(*small.totals(small.engine.send_again()))
+    totals = small.settle(now)
     for window in windows:
         assert np.array_equal(
             small.decrypted(totals["grid", window, 0]), small.expected(small.meters, window)
@@ -275,10 +279,12 @@ def test_totals_are_handed_out_until_the_authority_has_receipted_them(grid) -> N
     totals = grid.totals(grid.engine.commit(grid.now))
     grid.start()
     assert grid.totals(grid.engine.send_again()).keys() == totals.keys()
-    grid.acknowledge(*(key for key in totals if key[0] != "south"))
-    assert [key.group for key in grid.engine.undelivered()] == ["south"]
+    grid.acknowledge(*(key for key in totals if key[0] != "south/f1"))
+    assert [key.group for key in grid.engine.undelivered()] == ["south/f1"]
     grid.acknowledge(*totals)
     assert grid.engine.undelivered() == []
+    assert grid.engine.counters.delivered == 0  # nothing is deleted before the next commit
+    grid.engine.commit(grid.now)
     assert grid.engine.counters.delivered == len(totals)
 
 
@@ -290,7 +296,7 @@ def test_a_forged_receipt_bundle_or_roster_changes_nothing(grid) -> None:
     grid.engine.take_total_receipt(b"\x92\xc4\x01x\xc4\x01y")
     grid.engine.take_bundle(b"\x93junk")
     grid.engine.take_roster(Roster.of(99, [RosterEntry("a0", "north/f1")]).encode(stranger), grid.now)
-    assert len(grid.engine.undelivered()) == 6
+    assert len(grid.engine.undelivered()) == 3
     assert grid.engine.counters.rejected == {"receipt": 1, "bundle": 1, "roster": 1}
     assert grid.engine.snapshot(grid.now).meters == 12
 

@@ -81,5 +81,5 @@ def test_a_full_disk_gives_no_receipt_and_a_clear_error(grid) -> None:
     grid.start()
     for meter in grid.meters:
         grid.send(meter)
-    totals = grid.totals(grid.engine.commit(grid.now))
+    totals = grid.settle()
     assert np.array_equal(grid.decrypted(totals["grid", WINDOW, 0]), grid.expected(grid.meters))

@@ -75,6 +75,7 @@ class World:
     database: Database | None = None
     version: int = 0
     expired_before: int = 0
+    given_up_before: int = 0
     totals: dict[Place, Total] = field(default_factory=dict)
     receipts: list[Receipt] = field(default_factory=list)
 
@@ -103,9 +104,14 @@ class World:
         """Batches in parts that ended unpublished, in this engine and those before it."""
         return self.expired_before + self.engine.counters.expired_batches
 
+    @property
+    def given_up(self) -> int:
+        """Batches in unsound parts, in this engine and those before it."""
+        return self.given_up_before + self.engine.counters.unsound_batches
+
     def stop(self) -> None:
         if self.database is not None:
-            self.expired_before = self.expired
+            self.expired_before, self.given_up_before = self.expired, self.given_up
             self.database.close()
             self.database = None
 
@@ -165,6 +171,14 @@ class World:
         """Commit, and check and keep what comes out."""
         return self.take(self.engine.commit(self.now if now is None else now))
 
+    def settle(self, now: float | None = None) -> dict[Place, Total]:
+        """Commit, and let the authority open each total, until no more come. Returns them all."""
+        found: dict[Place, Total] = {}
+        while totals := self.commit(now):
+            found |= totals
+            self.answer(stored=totals)
+        return found
+
     def take(self, outgoing: Iterable[Outgoing]) -> dict[Place, Total]:
         """The totals among these messages."""
         found = {}
@@ -183,11 +197,16 @@ class World:
         self, stored: Iterable[Place] = (), refused: Iterable[Place] = (), reason: str = "size"
     ) -> None:
         """The authority's receipt."""
+        self.judge([*((place, "") for place in stored), *((place, reason) for place in refused)])
+
+    def judge(self, verdicts: Iterable[tuple[Place, str]]) -> None:
+        """The authority's receipt; a reason of "" stands for `stored`."""
         plan = self.plan.plan_id
+        verdicts = list(verdicts)
         receipt = TotalReceipt(
             aggregator="main",
-            stored=tuple(TotalKey(plan, *place) for place in stored),
-            refused=tuple((plan, *place, reason) for place in refused),
+            stored=tuple(TotalKey(plan, *place) for place, reason in verdicts if not reason),
+            refused=tuple((plan, *place, reason) for place, reason in verdicts if reason),
         )
         self.engine.take_total_receipt(receipt.encode(derive_key(SECRET, "aggregator/main")))
 

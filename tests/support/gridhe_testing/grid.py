@@ -193,6 +193,14 @@ class Grid(MadeUpAuthority):
                 found[meter] = Receipt.decode(one.payload, self.ingest_key_of(meter))
         return found
 
+    def settle(self, now: float | None = None) -> dict[tuple[str, int, int], Total]:
+        """Commit, and let the authority open each total, until no more come. Returns them all."""
+        found: dict[tuple[str, int, int], Total] = {}
+        while totals := self.totals(self.engine.commit(self.now if now is None else now)):
+            found |= totals
+            self.acknowledge(*totals)
+        return found
+
     def stored(self, *keys: tuple[str, int, int]) -> bytes:
         """The authority's receipt for totals (group, window, part) that it has opened."""
         receipt = TotalReceipt(
