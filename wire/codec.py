@@ -10,7 +10,18 @@ import msgpack
 
 from gridhe.errors import ConfigError, EnvelopeError
 
-__all__ = ["TAG_BYTES", "field", "key_id", "pack", "plan_id", "tag", "tag_matches", "unpack", "unpack_bins"]
+__all__ = [
+    "TAG_BYTES",
+    "bin_header",
+    "field",
+    "key_id",
+    "pack",
+    "plan_id",
+    "tag",
+    "tag_matches",
+    "unpack",
+    "unpack_bins",
+]
 
 TAG_BYTES = 32
 _ID = re.compile(r"([pk])[0-9a-f]{16}")
@@ -61,6 +72,12 @@ def unpack_bins(data: bytes, count: int, max_bytes: int) -> list[memoryview]:
     if at != len(data):
         raise EnvelopeError("malformed", f"{len(data) - at} bytes too many")
     return parts
+
+
+def bin_header(size: int) -> bytes:
+    """The msgpack bytes before a byte string of this size, which must be below 2^32."""
+    kind = next(kind for kind, width in _BIN.items() if size < 1 << 8 * width)
+    return bytes([kind]) + size.to_bytes(_BIN[kind], "big")
 
 
 def field(record: Any, name: str, kind: type[T], *, check: Callable[[T], Any] | None = None) -> T:

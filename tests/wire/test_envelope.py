@@ -69,6 +69,14 @@ def test_what_is_sealed_opens_to_the_same(
     envelope = open_envelope(payload, len(payload))
     assert envelope.header == header
     assert envelope.open(KEY) == ciphertext
+    assert msgpack.packb(msgpack.unpackb(payload)) == payload  # lengths in their shortest form
+
+
+@pytest.mark.parametrize("size", [0, 1, 227, 228, 255, 256, 65_507, 65_508, 65_535, 65_536, 300_000])
+def test_lengths_of_every_width_are_as_msgpack_writes_them(size: int) -> None:
+    payload = seal_envelope(HEADER, bytes(size), KEY)
+    assert msgpack.packb(msgpack.unpackb(payload)) == payload
+    assert open_envelope(payload, len(payload)).open(KEY) == bytes(size)
 
 
 def test_the_bytes_are_a_header_and_a_nonce_with_the_aes_gcm_of_the_ciphertext() -> None:
