@@ -3,7 +3,7 @@
 # make lint     lint, format, types
 # make check    lint and test: what a change has to pass, and what CI runs
 # make soak     fault cases at length: each, beside SOAK_MINUTES of all at once; docs/reliability.md has the figures
-# make hostile  a million hostile envelopes, 400 kills in the middle of a release, noise and rounding at length,
+# make hostile  a million hostile envelopes, 500 kills in the middle of a release, noise and rounding at length,
 #               10,000 honest totals, and all forged totals under ten keys
 # make fuzz     coverage-guided fuzzing of every decoder, FUZZ_SECONDS=600 each
 # make arm64    golden vectors and a fleet in an emulated arm64 user space, against x86 (root, on Debian or Ubuntu)
@@ -64,6 +64,7 @@ hostile: $(VENV)/installed-dev
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.hostile --count 1000000 --seed $(SEED)
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.release_figures --kills 200 --seed $(SEED)
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.release_lines --kills 200 --seed $(SEED)
+	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.refusal_kills --kills 100 --seed $(SEED)
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.honest_totals --count 10000 --seed $(SEED)
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.forgeries.campaign --rounds 10 --seed $(SEED)
 

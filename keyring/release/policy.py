@@ -19,6 +19,7 @@ ReleaseRefused with one of these rules:
     budget           the key has no decryptions left
     ciphertext       the bytes are not a ciphertext of this plan
     members          a member list is not valid, or a piece without list was not opened (release.register)
+    coverage         a leaf group's own total has too few of its enrolled meters (release.coverage)
     members_twice    a meter stands in another piece of this time (release.register)
     unsound          decrypted, and not the sum of the batches that it names (release.decrypt)
 
@@ -63,6 +64,7 @@ RULES = (
     "ciphertext",
     "members",
     "members_twice",
+    "coverage",
     "unsound",
 )
 

@@ -29,7 +29,7 @@ from gridhe.keyring.release.policy import Claim
 from gridhe.plan.plan import Plan
 from gridhe.wire.total import Piece, TotalHeader, TotalKey, positions_of
 
-__all__ = ["Members", "Period", "Register", "read_lists", "read_members"]
+__all__ = ["Members", "Period", "Register", "own_piece", "read_lists", "read_members"]
 
 Period = tuple[str, int]  # plan, window
 # In memory besides the window in use: so many members, about 200 bytes each, of so many windows.
@@ -145,12 +145,16 @@ class Register:
         """The digest of a piece's list, if it was decided."""
         return self._digests.get(period, {}).get(piece)
 
-    def failed_part(self, claim: Claim) -> int | None:
-        """The failed part of the group of which this decided total is a strand; None if it is none."""
-        window, own = self._window((claim.plan, claim.window)), _own_piece(claim)
-        if own is None or own not in window.pieces:
+    def failed_part(self, claim: Claim, lists: Mapping[PieceKey, Members]) -> int | None:
+        """The failed part of the group of which this total is a strand; None if it is none.
+
+        The total was decided, or was checked with these lists that it brings.
+        """
+        window, own = self._window((claim.plan, claim.window)), own_piece(claim)
+        members = None if own is None else window.pieces.get(own) or lists.get(own)
+        if members is None:
             return None
-        first, *_ = window.stands[window.pieces[own].names[0]]
+        first, *_ = window.stands.get(members.names[0], (own,))
         return None if first == own else first[1]
 
     def check(
@@ -228,7 +232,7 @@ class Register:
 
     def fail(self, claim: Claim) -> None:
         """Note that this decided total failed."""
-        period, own = (claim.plan, claim.window), _own_piece(claim)
+        period, own = (claim.plan, claim.window), own_piece(claim)
         listed = {
             (group, part)
             for (group, part, _), digest in zip(claim.pieces, claim.members, strict=True)
@@ -256,7 +260,7 @@ class Register:
         return window
 
 
-def _own_piece(claim: Claim) -> PieceKey | None:
+def own_piece(claim: Claim) -> PieceKey | None:
     """The piece of a leaf group's own total."""
     [(group, part, _), *more] = claim.pieces
     return (group, part) if not more and (group, part) == (claim.group, claim.part) else None

@@ -46,12 +46,13 @@ from gridhe.keyring.home.paths import HomePaths
 from gridhe.keyring.home.vault import Secrets
 from gridhe.keyring.release.answers import Answer, Answers, digest_of
 from gridhe.keyring.release.claims import claim_of, claim_of_record, fields_of, key_of, total_of_record
+from gridhe.keyring.release.coverage import check_coverage
 from gridhe.keyring.release.decrypt import Unsound
 from gridhe.keyring.release.family import PieceKey
 from gridhe.keyring.release.ledger import START, Head, Ledger, LedgerRecord
 from gridhe.keyring.release.opening import Opener, decode_sums, encode_sums
 from gridhe.keyring.release.policy import Claim, ReleasePolicy
-from gridhe.keyring.release.register import Members, Register
+from gridhe.keyring.release.register import Members, Register, own_piece
 from gridhe.keyring.release.stops import Failure, Stops
 from gridhe.keyring.release.stored_lists import StoredLists
 from gridhe.plan.guards import GuardSums
@@ -93,7 +94,7 @@ class Releaser:
             Stops(),
             Register(lambda period, digests: self._lists.load(period, digests)),
         )
-        self._opener = Opener(secrets)
+        self._opener, self._coverage = Opener(secrets), settings.coverage
         self._digests: dict[TotalKey, str] = {}
         self._refusals: dict[TotalKey, str] = {}  # the last one in the ledger, so that a retry adds no line
         self._unloaded: dict[
@@ -262,6 +263,10 @@ class Releaser:
         self.register.check(
             claim, lists, opened=self.answered, overlapping=self.policy.overlapping(claim, plan)
         )
+        own = own_piece(claim)
+        if own is not None and self.register.failed_part(claim, lists) is None:
+            enrolled = self._enrolment.enrolled(claim.group, plan.window_start_s(claim.window))
+            check_coverage(*own, meters=claim.meters, enrolled=enrolled, share=self._coverage)
 
     def _decide(self, total: Total, claim: Claim, lists: Mapping[PieceKey, Members]) -> None:
         """Step 2."""
@@ -362,7 +367,7 @@ class Releaser:
         """Write a failed check to the ledger, with the suspects."""
         lists = self.register.lists((claim.plan, claim.window))
         own = lists.get((claim.group, claim.part))
-        failed_part = self.register.failed_part(claim)
+        failed_part = self.register.failed_part(claim, lists)
         finding = self._opener.suspects(plan, claim, lists, unsound)
         failure = Failure(
             total=claim.total,
@@ -375,9 +380,18 @@ class Releaser:
         )
         start_s = plan.window_start_s(claim.window)
         enrolled = {each.group: self._enrolment.enrolled(each.group, start_s) for each in finding.suspects}
+        failpoint("release.3.judged")
         self._write("unsound", **self.stops.fields(failure, at=self._now(), enrolled=enrolled))
         self.register.fail(claim)
-        _log.warning("total failed a check", extra={"total": str(failure), "check": unsound.check})
+        _log.error(
+            "ALARM: a total failed its checks",
+            extra={
+                "total": str(failure),
+                "check": unsound.check,
+                "suspects": list(map(str, finding.suspects)),
+            },
+        )
+        failpoint("release.3.unsound")
 
 
 def _unsound(claim: Claim) -> ReleaseRefused:

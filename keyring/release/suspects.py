@@ -66,6 +66,9 @@ class Suspect:
     group: str
     fault: str
 
+    def __str__(self) -> str:
+        return f"{self.meter} of {self.group}: {self.fault}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:

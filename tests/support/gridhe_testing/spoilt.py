@@ -1,6 +1,6 @@
 """A small authority with meters, and totals of their batches that one of them or the aggregator spoils."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +73,7 @@ class SpoiltGrid:
             device.meter: device for device in load_fleet(file).devices
         }
         self.plan = self.authority.bundle().plan
+        self._made: dict[tuple[str, int, int], tuple[int, bytes]] = {}  # by group, window and part
         self.encryptor = Encryptor(self.authority.bundle())
 
     def meters(self, group: str) -> list[str]:
@@ -115,19 +116,57 @@ class SpoiltGrid:
             del ciphertexts[at]
         elif fault == "repeated":
             ciphertexts += [ciphertexts[at]] * 4
-        enrolment = self.authority.enrolment
-        version = enrolment.version
-        listed = member_list(
-            enrolment.group_meters(group, version), {each.meter: each.proof for each in batches}
-        )
+        return self._signed([self._piece(group, part, batches)], ciphertexts, group, window, part, aggregator)
+
+    def rollup(
+        self,
+        group: str,
+        window: int,
+        *,
+        opened: Iterable[tuple[str, int]] = (),
+        listed: Iterable[tuple[str, int, Iterable[str]]] = (),
+        aggregator: str = "agg1",
+    ) -> bytes:
+        """The signed total of a wider group.
+
+        `opened`: (group, part) of totals that `total` made before; `listed`: (group, part, members) of parts
+        that bring their list.
+        """
+        pieces, ciphertexts = [], []
+        for leaf, part in opened:
+            members, total = self._made[leaf, window, part]
+            pieces.append(Piece(leaf, part, members))
+            ciphertexts.append(total)
+        for leaf, part, names in listed:
+            batches = [self.batch(name, window) for name in sorted(names)]
+            pieces.append(self._piece(leaf, part, batches))
+            ciphertexts += [each.ciphertext for each in batches]
+        return self._signed(pieces, ciphertexts, group, window, 0, aggregator)
+
+    def _piece(self, group: str, part: int, batches: Sequence[Batch]) -> Piece:
+        meters = self.authority.enrolment.group_meters(group, self.authority.enrolment.version)
+        listed = member_list(meters, {each.meter: each.proof for each in batches})
+        return Piece(group, part, len(batches), listed)
+
+    def _signed(
+        self,
+        pieces: Sequence[Piece],
+        ciphertexts: Iterable[bytes],
+        group: str,
+        window: int,
+        part: int,
+        aggregator: str,
+    ) -> bytes:
+        ciphertext = folded(self.plan, ciphertexts)
+        self._made[group, window, part] = sum(piece.meters for piece in pieces), ciphertext
         return signed_total(
             self.plan,
             self.signers[aggregator],
-            [Piece(group, part, len(batches), listed)],
-            folded(self.plan, ciphertexts),
+            pieces,
+            ciphertext,
             group=group,
             window=window,
             part=part,
-            roster=version,
+            roster=self.authority.enrolment.version,
             aggregator=aggregator,
         )
