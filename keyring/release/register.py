@@ -151,8 +151,7 @@ class Register:
         The total was decided, or was checked with these lists that it brings.
         """
         window, own = self._window((claim.plan, claim.window)), own_piece(claim)
-        members = None if own is None else window.pieces.get(own) or lists.get(own)
-        if members is None:
+        if own is None or (members := window.pieces.get(own) or lists.get(own)) is None:
             return None
         first, *_ = window.stands.get(members.names[0], (own,))
         return None if first == own else first[1]
