@@ -38,6 +38,13 @@ class Oracle:
         self.repeats = 0
         self.counted: dict[tuple[str, int], Counter[str]] = {}  # (group, window): meter -> times
 
+    def resume(self, other: "Oracle") -> None:
+        """Continue from what another oracle has seen."""
+        self.totals.update(other.totals)
+        self.content.update(other.content)
+        self._proofs.update(other._proofs)
+        self.counted.update({place: times.copy() for place, times in other.counted.items()})
+
     def take(self, payload: bytes) -> TotalKey:
         """Check a total's bytes. Raises EnvelopeError if the aggregator did not sign them."""
         total = open_total(payload, len(payload))

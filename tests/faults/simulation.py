@@ -116,13 +116,17 @@ class Simulation:
             self.engine.take_total_receipt(answer.encode(key))
 
     def drain(self, rounds: int = 50) -> None:
-        """Let meters send batches without a receipt until each has one."""
+        """Let meters send batches without a receipt until each has one, and totals until no more come."""
         for _ in range(rounds):
             if not self.outbox:
                 break
             self.send(list(self.outbox))
             self.commit()
-        self.commit()
+        for _ in range(rounds):  # each level of roll-ups follows the receipt for the one below
+            known = len(self.oracle.totals)
+            self.commit()
+            if len(self.oracle.totals) == known:
+                break
 
     def digest(self) -> str:
         """The state of all counted batches: members of each part, and totals without their first time."""

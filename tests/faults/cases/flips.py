@@ -81,9 +81,7 @@ def _life_after(folder: Path, *, first: Simulation, envelopes: Envelopes) -> lis
     """Continue with this state until all is released; return what is wrong, None if damage was reported."""
     simulation = Simulation(envelopes, folder, seed=1)
     simulation.outbox = dict(first.outbox)
-    simulation.oracle.totals.update(first.oracle.totals)
-    simulation.oracle.content.update(first.oracle.content)
-    simulation.oracle.counted.update({place: times.copy() for place, times in first.oracle.counted.items()})
+    simulation.oracle.resume(first.oracle)
     told = False
     try:
         simulation.start()
