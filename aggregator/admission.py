@@ -4,6 +4,7 @@ Before the envelope is decrypted, the sender is unknown and gets no receipt. Aft
 the batch, and a refusal is receipted. Each check raises EnvelopeError with its reason:
 
     size malformed version topic tag                    unknown sender
+    rate                                                authentic sender, more than its share (engine)
     topic plan retired key malformed before_plan        authentic sender, a batch that cannot count
     expired not_enrolled group after_plan clock early late
     size residue transparent                            authentic sender, no valid ciphertext

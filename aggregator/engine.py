@@ -37,7 +37,7 @@ from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle
 from gridhe.wire.credential import AggregatorCredential
 from gridhe.wire.envelope import Header
-from gridhe.wire.receipt import Receipt, TotalReceipt
+from gridhe.wire.receipt import RATE, Receipt, TotalReceipt
 from gridhe.wire.roster import RosterReader
 from gridhe.wire.signing import SigningKey
 from gridhe.wire.total import TotalKey
@@ -49,6 +49,9 @@ _log = logging.getLogger(__name__)
 # The pause after a commit is at least this many times its duration, up to the maximum setting. So commits
 # take at most a ninth of the time.
 _COMMIT_SHARE = 8
+# Batches of one meter between two commits; more are refused temporarily. A meter has 8 batches without a
+# receipt (`meter.unreceipted_max`). Each old window of a flood opens a part, which costs the commit 100 KB.
+_METER_SHARE = 16
 _PRUNE_INTERVAL_S = 3_600.0
 
 
@@ -104,6 +107,7 @@ class Engine:
         self._meters = 0
         self._load_tree()
         self._answers: dict[tuple[str, str], _Answer] = {}
+        self._by_meter: dict[str, int] = {}  # batches since the last commit
         self._uncommitted = 0
         self._commit_s = 0.0
         self._pruned_at = 0.0
@@ -176,6 +180,7 @@ class Engine:
         header: Header | None = None
         try:
             header, ciphertext = self._admission.authenticate(topic, payload)
+            self._take_turn(header.meter)
             active = self._admission.known(header)
             try:
                 place = self._admission.place(active, header, now)
@@ -209,6 +214,13 @@ class Engine:
         self.counters.folded += 1
         self._uncommitted += 1
 
+    def _take_turn(self, meter: str) -> None:
+        """Count a batch of a meter. Raises EnvelopeError `rate` if it has sent its share in this commit."""
+        count = self._by_meter.get(meter, 0)
+        if count >= _METER_SHARE:
+            raise EnvelopeError(RATE, f"{meter} has sent {count} batches since the last commit")
+        self._by_meter[meter] = count + 1
+
     def _answer_duplicate(self, header: Header) -> None:
         self.counters.duplicates += 1
         self._answer(header).committed.add(header.window)
@@ -225,7 +237,7 @@ class Engine:
         self, reason: str, topic: str, payload: bytes, header: Header | None, now: float | None
     ) -> None:
         self.counters.rejected[reason] += 1
-        if now is not None:
+        if now is not None and reason != RATE:  # (nothing is wrong with the batch)
             self._quarantine.add(Quarantined(at=now, topic=topic, reason=reason, payload=payload))
         if header is not None:
             self._answer(header).refused[header.window] = reason
@@ -292,6 +304,7 @@ class Engine:
         failpoint("commit.1.after")
         self._parts.saved()
         self._members.saved()
+        self._by_meter.clear()
         self._delivery.applied(verdicts, kept)
         self._uncommitted = 0
         self.counters.commits += 1

@@ -22,6 +22,7 @@ _HINTS = {
     "not_enrolled": "this meter is not enrolled for that window",
     "plan_ended": "the plan had ended when it was sealed, and the readings are lost",
     "plan": "the aggregator does not know the plan yet; is the bundle published?",
+    "rate": "the aggregator takes 16 batches of a meter between two commits; it takes the others later",
     "retired": "the plan's key was retired, so the batch cannot be decrypted",
 }
 _UNKNOWN = "see docs/operations.md, or the aggregator's --quarantine"

@@ -16,6 +16,7 @@ from gridhe.wire.total import TotalKey
 __all__ = [
     "LATE",
     "MOVED",
+    "RATE",
     "RECEIPT_BYTES_MAX",
     "TRANSIENT_REASONS",
     "TRANSIENT_TOTAL_REASONS",
@@ -27,10 +28,13 @@ __all__ = [
 VERSION = 2
 RECEIPT_BYTES_MAX = 1 << 20
 # Refusals with a cause that can pass: a clock moves on or is set, the aggregator receives the plan or the
-# roster, a full part closes. With `after_plan` the meter waits for the next plan and seals the window again.
-# A meter keeps these batches and sends them again later; any other refusal is final.
-LATE, MOVED = "late", "group"
-TRANSIENT_REASONS = frozenset({"after_plan", "capacity", "clock", "early", LATE, "not_enrolled", "plan"})
+# roster, a full part closes, the aggregator commits (`rate`). With `after_plan` the meter waits for the next
+# plan and seals the window again. A meter keeps these batches and sends them again later; any other refusal
+# is final.
+LATE, MOVED, RATE = "late", "group", "rate"
+TRANSIENT_REASONS = frozenset(
+    {"after_plan", "capacity", "clock", "early", LATE, "not_enrolled", "plan", RATE}
+)
 # The same for totals. This refusal is not final, because a forged total can cause it.
 TRANSIENT_TOTAL_REASONS = frozenset({"signature"})
 _BATCHES, _TOTALS = b"gridhe/v2/receipt/batches\0", b"gridhe/v2/receipt/totals\0"

@@ -200,7 +200,8 @@ def commit_costs(world: World, stragglers: int) -> tuple[int, int]:
     now = world.plan.window_start_s(WINDOW + 60) + 1.0
     for window in range(WINDOW, WINDOW + stragglers):
         world.send("m0", window, now)
-    for moment in (0, 61, 700, 800):
+        world.commit(now)
+    for moment in (61, 700, 800):
         world.commit(now + moment)
     assert world.engine.snapshot(now).open_parts == stragglers
     idle = lines_run(lambda: world.commit(now + 801))
@@ -225,7 +226,7 @@ def many_totals(world: World, windows: int) -> float:
     for window in range(WINDOW, WINDOW + windows):
         for meter in world.number:
             world.send(meter, window, now)
-    world.commit(now)
+        world.commit(now)
     return now
 
 
