@@ -16,7 +16,7 @@ _ABOUT = {
     "micro": "Each step of a batch alone, in the same rounds as what it is compared with.",
     "peers": (
         "512 readings, each with a presence flag: the same 1,024 numbers for every peer. gridhe's "
-        "load+add also checks tag, sizes and residue ranges."
+        "load+add also opens the envelope and checks sizes and residue ranges."
     ),
     "security": "Plain TenSEAL on one thread: the cost of a larger ring.",
     "batch-size": "A ciphertext has the same size full or nearly empty, so fill it.",

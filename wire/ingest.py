@@ -1,4 +1,7 @@
-"""Ingest keys: the HMAC keys of meters and aggregators, derived from the aggregator's ingest secret."""
+"""Ingest keys: one for each meter and aggregator, derived from the aggregator's ingest secret.
+
+Receipts are tagged with the receiver's; a meter's envelope key derives from its own (gridhe.wire.envelope).
+"""
 
 import secrets
 

@@ -3,8 +3,9 @@
 The numbers are a batch of 512 readings, each with a presence flag, as a mean needs. A peer that is too slow
 is measured on a share of the numbers, and its records' notes state this. Every number of each sum is checked.
 
-`encrypt+serialize` is a meter's work for a batch, `load+add` an aggregator's. gridhe's `load+add` also checks
-tag, sizes and residue ranges, which no other peer does.
+`encrypt+serialize` is a meter's work for a batch, `load+add` an aggregator's. gridhe's `encrypt+serialize`
+also fills guards and encrypts the envelope. Its `load+add` opens the envelope and checks sizes and residue
+ranges. No other peer does that.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Replaying 10^4 to 10^6 distinct meters: cost per batch and memory must not grow with their number.
 
 The suite calls the engine directly, in a new process for each number of meters, with a commit after every
-2,500 batches. Meters share a small pool of ciphertexts, each with its own tag. The time to make envelopes is
-not counted. "Memory grown" is the growth of resident memory after the first commit.
+2,500 batches. Meters share a small pool of ciphertexts, each sealed in an envelope of its own. The time to
+make envelopes is not counted. "Memory grown" is the growth of resident memory after the first commit.
 """
 
 import json
