@@ -24,6 +24,7 @@ class Counters:
     expired_batches: int = 0  # batches in those parts
     counted: int = 0  # meters in closed parts of leaf groups
     expected: int = 0  # meters enrolled in these groups for these windows
+    strands: int = 0  # parts sent in place of unsound ones
     unsound_parts: int = 0  # given up, because the authority refused them as unsound
     unsound_batches: int = 0  # batches in those parts
     dropped: int = 0  # refused totals deleted because too many were kept

@@ -28,6 +28,7 @@ from gridhe.aggregator.state.enrolment import RosterTable
 from gridhe.aggregator.state.lists import MemberLists
 from gridhe.aggregator.state.members import Members
 from gridhe.aggregator.state.quarantine import Quarantine, Quarantined
+from gridhe.aggregator.state.strands import Strands
 from gridhe.aggregator.state.totals import Totals
 from gridhe.base.failpoints import failpoint
 from gridhe.base.timings import timed
@@ -73,7 +74,8 @@ class Engine:
         self._settings = settings
         self._credential = credential
         self._enrolment = RosterTable(database)
-        self._totals = Totals(database)
+        self._strands = Strands(database)
+        self._totals = Totals(database, self._strands)
         self._members = Members(database)
         self._quarantine = Quarantine(
             database, maximum=settings.quarantine_max, maximum_bytes=settings.quarantine_max_mb << 20
@@ -87,19 +89,30 @@ class Engine:
         for plan in database.plans():
             self._admission.add_plan(plan)
         self.counters = Counters()
-        self._parts = OpenParts(self._totals, self._admission.plans, settings.open_totals_mb << 20)
+        self._parts = OpenParts(
+            self._totals, self._strands, self._admission.plans, settings.open_totals_mb << 20
+        )
         self._fold = timed("fold", self._parts.fold)
         self._closing = Closing(
             parts=self._parts,
             store=self._totals,
+            strands=self._strands,
             plans=self._admission.plans,
             counters=self.counters,
         )
-        self._verdicts = Verdicts(closing=self._closing, store=self._totals, counters=self.counters)
+        lists = MemberLists(self._members, self._enrolment, self._strands)
+        self._verdicts = Verdicts(
+            closing=self._closing,
+            store=self._totals,
+            strands=self._strands,
+            members=lists,
+            plans=self._admission.plans,
+            counters=self.counters,
+        )
         self._delivery = Delivery(
             self._totals,
             self._admission.plans,
-            MemberLists(self._members, self._enrolment),
+            lists,
             aggregator=credential.aggregator,
             key=SigningKey.from_private_bytes(credential.signing_key),
             counters=self.counters,
@@ -206,9 +219,13 @@ class Engine:
         except EnvelopeError as error:
             self._reject(error.reason, topic, payload, header, now)
             return
-        part = self._parts.take(node, now)
-        self._fold(part, planes)
-        self._parts.count(part, 1)
+        if part is None:
+            start_s = active.plan.window_start_s(header.window)
+            expected = min(self._closing.tree.expected(header.group, start_s), largest_leaf(active.plan))
+            part = self._parts.take(node, now, meters=expected)
+        strand = self._strands.of(header.meter, header.window) if part.stranded else 0
+        self._fold(part, planes, strand)
+        self._parts.count(part, 1, strand=strand)
         self._members.add(part.key, place.number, header.proof)
         self._answer(header).committed.add(header.window)
         self.counters.folded += 1

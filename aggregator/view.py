@@ -52,6 +52,7 @@ def _fields(snapshot: Snapshot, connected: bool, batches_s: float, bytes_s: floa
         "expected": counters.expected,
         "expired_parts": counters.expired_parts,
         "expired_batches": counters.expired_batches,
+        "strands": counters.strands,
         "unsound_parts": counters.unsound_parts,
         "unsound_batches": counters.unsound_batches,
         "undelivered": snapshot.undelivered,

@@ -47,6 +47,12 @@ class Accumulator:
         if ciphertext is not None:
             self.fold(planes.views(ciphertext))
 
+    @staticmethod
+    def bytes_of(planes: Planes) -> int:
+        """Bytes in memory of a total with these planes."""
+        residues = 2 * planes.shape[2]
+        return residues * (8 * planes.shape[1] + 4 * len(planes.at16) + 8 * len(planes.at32))
+
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""

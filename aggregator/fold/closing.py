@@ -38,10 +38,12 @@ from gridhe.aggregator.fold.rows import (
     PIECES_BYTES_MAX,
     PartStore,
     PieceRef,
+    StrandStore,
     TotalRow,
     largest_leaf,
     pieces_bytes,
 )
+from gridhe.aggregator.fold.strands import STRANDED_METERS
 from gridhe.aggregator.fold.windows import WindowStates
 from gridhe.plan.plan import Plan
 from gridhe.wire.total import TotalKey
@@ -92,11 +94,13 @@ class Closing:
         *,
         parts: OpenParts,
         store: PartStore,
+        strands: StrandStore,
         plans: Mapping[str, ActivePlan],
         counters: Counters,
     ) -> None:
         self._parts = parts
         self._store = store
+        self._strands = strands
         self._plans = plans
         self._counters = counters
         self._tree = GroupTree({}, ())
@@ -229,13 +233,18 @@ class Closing:
         ciphertext = self._parts.pack(part)
         is_rest = group_node(part.node) != part.node
         publish = part.meters >= self._plans[part.key.plan].plan.minimum_meters and not is_rest
-        row = part.row(ciphertext=ciphertext, closed=True)
+        strands = len(part.sums) if publish and part.meters >= STRANDED_METERS else 1
+        row = part.row(ciphertext=ciphertext, closed=True, strands=strands)
         self._shut(part, row if publish else replace(row, ciphertext=None))
         if publish:
-            self._published.append(row)
-            self._windows.of(part.key.plan, part.key.window).waiting.add(part.key)
+            self.publish(row)
         elif wider is not None:
             self.add_to_rest(row, wider, now)
+
+    def publish(self, row: TotalRow) -> None:
+        """Publish a closed part after this commit."""
+        self._published.append(row)
+        self._windows.of(row.key.plan, row.key.window).waiting.add(row.key)
 
     def _shut(self, part: Part, row: TotalRow) -> None:
         """Store a part as closed."""
@@ -247,6 +256,10 @@ class Closing:
             if key.group not in self._windows.of(key.plan, key.window).closed:
                 self._counters.expected += expected
         self._store.save(row)
+        if row.strands > 1:
+            self._parts.save_strands(part)
+        elif part.stranded:
+            self._strands.delete(key)
         self._parts.remove(part)
         self._windows.closed(part.node, part.meters)
         self._counters.closed += 1

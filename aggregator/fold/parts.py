@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.aggregator.fold.plans import ActivePlan
-from gridhe.aggregator.fold.rows import PartStore, PieceRef, TotalRow, pieces_bytes
+from gridhe.aggregator.fold.rows import PartStore, PieceRef, StrandStore, TotalRow, pieces_bytes
+from gridhe.aggregator.fold.strands import STRANDED_METERS, STRANDS
 from gridhe.wire.planes import PlaneViews
 from gridhe.wire.total import TotalKey
 
-__all__ = ["Node", "OpenParts", "Part", "group_node", "rest_node"]
+__all__ = ["Node", "OpenParts", "Part", "Sum", "group_node", "rest_node"]
 
 # Suffix of the names of a group's rests: `north~`, and `north~~` if the first is full. Group names cannot
 # contain it.
@@ -29,23 +30,36 @@ def rest_node(node: Node, number: int) -> Node:
     return node[0], node[1] + _REST * number, node[2]
 
 
+@dataclass(slots=True)
+class Sum:
+    """A running total of `meters` batches. `total` is None while its ciphertext is only on disk."""
+
+    meters: int = 0
+    total: Accumulator | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class Part:
-    """An open part. `total` is None while its ciphertext is only on disk."""
+    """An open part. It is kept in one sum, or in strands."""
 
     key: TotalKey
     first_at: float  # when its first batch or narrower part was added, UTC epoch seconds
     meters: int = 0
     pieces: list[PieceRef] = field(default_factory=list)  # of a roll-up; empty for a leaf, its own piece
-    total: Accumulator | None = None
     pieces_bytes: int = 0  # of `pieces` in a total's header, about
+    sums: list[Sum] = field(default_factory=lambda: [Sum()])
 
     @property
     def node(self) -> Node:
         """The part's node."""
         return self.key.plan, self.key.group, self.key.window
 
-    def row(self, *, ciphertext: bytes | None, closed: bool = False) -> TotalRow:
+    @property
+    def stranded(self) -> bool:
+        """Whether it is kept in strands."""
+        return len(self.sums) > 1
+
+    def row(self, *, ciphertext: bytes | None, closed: bool = False, strands: int = 1) -> TotalRow:
         """The part's stored form."""
         return TotalRow(
             key=self.key,
@@ -53,23 +67,34 @@ class Part:
             meters=self.meters,
             first_at=self.first_at,
             pieces=tuple(self.pieces),
+            strands=strands,
             ciphertext=ciphertext,
         )
 
 
 class OpenParts:
-    """All open parts. Up to `limit_bytes` of ciphertexts stay in memory, the latest used ones."""
+    """All open parts. Up to `limit_bytes` of ciphertexts stay in memory, the latest used ones.
 
-    def __init__(self, store: PartStore, plans: Mapping[str, ActivePlan], limit_bytes: int) -> None:
+    New parts are kept in strands as long as all strands fit half of that memory: a working set beyond the
+    limit would be read and written in each commit.
+    """
+
+    def __init__(
+        self, store: PartStore, strands: StrandStore, plans: Mapping[str, ActivePlan], limit_bytes: int
+    ) -> None:
         self._store = store
+        self._strands = strands
         self._plans = plans
         self._limit_bytes = limit_bytes
-        self._resident: OrderedDict[Node, int] = OrderedDict()  # bytes in memory, least recently used first
+        # Bytes in memory of each sum, least recently used first.
+        self._resident: OrderedDict[tuple[Node, int], int] = OrderedDict()
         self.resident_bytes = 0
+        self._stranded_bytes = 0  # of all parts in strands, if all were in memory
         self._parts: dict[Node, Part] = {}
         self._by_group: dict[Node, list[Part]] = {}  # a group's own part and its rests
-        self._touched: dict[Node, Part] = {}  # changed since the last commit
+        self._touched: dict[Node, tuple[Part, set[int]]] = {}  # changed since the last commit, with its sums
         for row in store.open_totals():
+            meters = strands.meters(row.key, row.meters) if row.strands > 1 else [row.meters]
             self._open(
                 Part(
                     key=row.key,
@@ -77,6 +102,7 @@ class OpenParts:
                     meters=row.meters,
                     pieces=list(row.pieces),
                     pieces_bytes=pieces_bytes(plans[row.key.plan].plan, row.pieces),
+                    sums=[Sum(each) for each in meters],
                 )
             )
 
@@ -104,38 +130,75 @@ class OpenParts:
         """The open parts of a group: its own part and its rests."""
         return list(self._by_group.get(node, ()))
 
-    def take(self, node: Node, now: float) -> Part:
-        """The open part of a node, created if there is none."""
+    def take(self, node: Node, now: float, *, meters: int = 0) -> Part:
+        """The open part of a node, created if there is none.
+
+        `meters`: how many batches are expected for a new leaf part; with enough it is kept in strands.
+        """
         part = self._parts.get(node)
         if part is None:
+            planes = self._plans[node[0]].planes
             part = Part(key=TotalKey(*node, self._store.next_part(*node)), first_at=now)
+            bytes_ = self._bytes_stranded(part)
+            if meters >= STRANDED_METERS and self._stranded_bytes + bytes_ <= self._limit_bytes // 2:
+                part.sums = [Sum() for _ in range(STRANDS)]
             self._open(part)
-            self._place(part, Accumulator(self._plans[node[0]].planes))
+            if not part.stranded:
+                self._place(part, 0, Accumulator(planes))
         return part
+
+    def _bytes_stranded(self, part: Part) -> int:
+        return STRANDS * Accumulator.bytes_of(self._plans[part.key.plan].planes)
 
     def _open(self, part: Part) -> None:
         self._parts[part.node] = part
         self._by_group.setdefault(group_node(part.node), []).append(part)
+        if part.stranded:
+            self._stranded_bytes += self._bytes_stranded(part)
 
-    def fold(self, part: Part, planes: PlaneViews) -> None:
+    def fold(self, part: Part, planes: PlaneViews, strand: int = 0) -> None:
         """Add a checked ciphertext to a part's running total."""
-        self._total(part).fold(planes)
+        self._total(part, strand).fold(planes)
 
-    def count(self, part: Part, meters: int, pieces: Sequence[PieceRef] = ()) -> None:
+    def count(self, part: Part, meters: int, pieces: Sequence[PieceRef] = (), strand: int = 0) -> None:
         """Record the meters and pieces of what was just folded."""
         part.meters += meters
-        part.pieces.extend(pieces)
-        part.pieces_bytes += pieces_bytes(self._plans[part.key.plan].plan, pieces)
-        self._touched[part.node] = part
+        part.sums[strand].meters += meters
+        if pieces:
+            part.pieces.extend(pieces)
+            part.pieces_bytes += pieces_bytes(self._plans[part.key.plan].plan, pieces)
+        self._touch(part).add(strand)
+
+    def _touch(self, part: Part) -> set[int]:
+        touched = self._touched.get(part.node)
+        if touched is None:
+            touched = self._touched[part.node] = part, set()
+        return touched[1]
 
     def pack(self, part: Part) -> bytes:
         """A part's total as a packed ciphertext."""
-        return self._total(part).pack()
+        if not part.stranded:
+            return self._total(part, 0).pack()
+        planes = self._plans[part.key.plan].planes
+        total = Accumulator(planes)
+        for strand, each in enumerate(part.sums):
+            if each.meters:
+                total.fold(planes.views(self._total(part, strand).pack()))
+        return total.pack()
+
+    def save_strands(self, part: Part) -> None:
+        """Write the strands changed since the last commit; inside a transaction."""
+        for strand in sorted(self._touch(part)):
+            ciphertext = self._total(part, strand).pack()
+            self._strands.save(part.key, strand, part.sums[strand].meters, ciphertext)
 
     def remove(self, part: Part) -> None:
         """Remove a part that is closed or absorbed."""
         node = part.node
-        self._put_away(node)
+        for strand in range(len(part.sums)):
+            self._put_away(part, strand)
+        if part.stranded:
+            self._stranded_bytes -= self._bytes_stranded(part)
         del self._parts[node]
         self._touched.pop(node, None)
         group = group_node(node)
@@ -148,38 +211,47 @@ class OpenParts:
         for part in self._parts.values():
             if part.first_at > now:
                 part.first_at = now
-                self._touched[part.node] = part
+                self._touch(part)
 
     def save(self) -> None:
         """Write every changed part; inside a transaction."""
-        for part in self._touched.values():
-            self._store.save(part.row(ciphertext=self.pack(part)))
+        for part, _ in self._touched.values():
+            if part.stranded:
+                self.save_strands(part)
+                self._store.save(part.row(ciphertext=None, strands=STRANDS))
+            else:
+                self._store.save(part.row(ciphertext=self.pack(part)))
 
     def saved(self) -> None:
         """Call when the transaction is durable: least recently used totals beyond the bound leave memory."""
         self._touched.clear()
         while self.resident_bytes > self._limit_bytes and self._resident:
-            self._put_away(next(iter(self._resident)))
+            node, strand = next(iter(self._resident))
+            self._put_away(self._parts[node], strand)
 
     @property
     def memory_full(self) -> bool:
         """Whether totals in memory exceed the limit; a commit frees some of them."""
         return self.resident_bytes > self._limit_bytes
 
-    def _total(self, part: Part) -> Accumulator:
-        if part.total is None:
-            planes = self._plans[part.key.plan].planes
-            self._place(part, Accumulator(planes, self._store.total(part.key).ciphertext))
+    def _total(self, part: Part, strand: int) -> Accumulator:
+        each = part.sums[strand]
+        if each.total is not None:
+            self._resident.move_to_end((part.node, strand))
+            return each.total
+        planes = self._plans[part.key.plan].planes
+        if not part.stranded:
+            ciphertext = self._store.total(part.key).ciphertext
         else:
-            self._resident.move_to_end(part.node)
-        assert part.total is not None  # noqa: S101 - for the type checker; _place has just set it
-        return part.total
+            ciphertext = self._strands.ciphertext(part.key, strand) if each.meters else None
+        return self._place(part, strand, Accumulator(planes, ciphertext))
 
-    def _place(self, part: Part, total: Accumulator) -> None:
-        part.total = total
-        self._resident[part.node] = total.nbytes
+    def _place(self, part: Part, strand: int, total: Accumulator) -> Accumulator:
+        part.sums[strand].total = total
+        self._resident[part.node, strand] = total.nbytes
         self.resident_bytes += total.nbytes
+        return total
 
-    def _put_away(self, node: Node) -> None:
-        self._parts[node].total = None
-        self.resident_bytes -= self._resident.pop(node, 0)
+    def _put_away(self, part: Part, strand: int) -> None:
+        part.sums[strand].total = None
+        self.resident_bytes -= self._resident.pop((part.node, strand), 0)

@@ -1,13 +1,25 @@
 """The stored form of a part, and the protocol through which the fold uses the store."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from gridhe.plan.plan import Plan
 from gridhe.wire.total import TOTAL_HEADER_BYTES_MAX, TotalKey
 
-__all__ = ["PIECES_BYTES_MAX", "PartStore", "PieceRef", "TotalRow", "largest_leaf", "pieces_bytes"]
+__all__ = [
+    "PIECES_BYTES_MAX",
+    "Member",
+    "MemberStore",
+    "PartStore",
+    "PieceRef",
+    "StrandStore",
+    "TotalRow",
+    "largest_leaf",
+    "pieces_bytes",
+]
+
+Member = tuple[int, bytes]  # a meter's number in its group, and the proof of its batch
 
 # The other half of a total's header is room for the longer bitmaps of groups with many former meters.
 PIECES_BYTES_MAX = TOTAL_HEADER_BYTES_MAX // 2
@@ -50,6 +62,7 @@ class TotalRow:
     meters: int
     first_at: float
     pieces: tuple[PieceRef, ...]  # of a roll-up; empty for a leaf, its own piece
+    strands: int = 1  # sums in which it is kept: while it is open, and for a published part until the verdict
     ciphertext: bytes | None
 
     def all_pieces(self) -> tuple[PieceRef, ...]:
@@ -74,7 +87,10 @@ class PartStore(Protocol):
         """Store a part."""
 
     def delete(self, key: TotalKey) -> None:
-        """Delete a part that was added to another one."""
+        """Delete a part that was added to another one, or that was replaced by its strands."""
+
+    def drop(self, row: TotalRow) -> None:
+        """Delete the ciphertexts of a closed part, which stays on record."""
 
     def is_waiting(self, key: TotalKey) -> bool:
         """Whether this is a published part without a verdict."""
@@ -87,3 +103,29 @@ class PartStore(Protocol):
 
     def closed_meters(self, plan: str, window: int) -> dict[str, int]:
         """Meters in the closed parts of a window, by group."""
+
+
+class StrandStore(Protocol):
+    """Stores the sums of strands; writes happen inside the commit's transaction."""
+
+    def save(self, key: TotalKey, strand: int, meters: int, ciphertext: bytes) -> None:
+        """Store a strand's sum."""
+
+    def meters(self, key: TotalKey, total: int) -> list[int]:
+        """How many meters each strand of a part of `total` meters has."""
+
+    def ciphertext(self, key: TotalKey, strand: int) -> bytes:
+        """A strand's sum."""
+
+    def delete(self, key: TotalKey) -> None:
+        """Delete the strands of a part."""
+
+
+class MemberStore(Protocol):
+    """Stores the members of leaf parts; writes happen inside the commit's transaction."""
+
+    def by_strand(self, key: TotalKey, sizes: Sequence[int]) -> list[list[Member]]:
+        """The members of a part, by strand. `sizes`: how many each must have."""
+
+    def move(self, key: TotalKey, parts: Mapping[TotalKey, Sequence[Member]]) -> None:
+        """Move all members of a part to these parts."""

@@ -18,8 +18,9 @@ from gridhe.plan.plan import Plan
 __all__ = ["Database"]
 
 # 2: transactions are counted, small values carry a checksum. 3: counted in a table. 4: former places.
-# 5: closed totals are kept unsigned. 7: members with their proofs
-_SCHEMA_VERSION = 7
+# 5: closed totals are kept unsigned. 7: members with their proofs.
+# 8: strands
+_SCHEMA_VERSION = 8
 _CHECK_MAX_BYTES = 256 << 20  # a larger file is not checked at every start; about 1 s at this size
 _SCHEMA = """
 CREATE TABLE plans (plan TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -42,13 +43,18 @@ CREATE TABLE members (
 CREATE INDEX members_by_part ON members (plan, window, grp, part);
 CREATE TABLE totals (
     plan TEXT, grp TEXT, window INTEGER, part INTEGER, closed INTEGER NOT NULL, meters INTEGER NOT NULL,
-    first_at REAL NOT NULL, pieces BLOB NOT NULL, ciphertext BLOB,
+    first_at REAL NOT NULL, pieces BLOB NOT NULL, strands INTEGER NOT NULL, ciphertext BLOB,
     checksum BLOB NOT NULL
 );
 CREATE UNIQUE INDEX totals_by_key ON totals (plan, window, grp, part);
 CREATE INDEX totals_open ON totals (closed) WHERE closed = 0;
 CREATE INDEX totals_undelivered ON totals (window, grp, part, plan)
     WHERE closed = 1 AND ciphertext IS NOT NULL;
+CREATE TABLE strands (
+    plan TEXT, grp TEXT, window INTEGER, part INTEGER, strand INTEGER, meters INTEGER NOT NULL,
+    ciphertext BLOB NOT NULL, checksum BLOB NOT NULL
+);
+CREATE UNIQUE INDEX strands_by_key ON strands (plan, window, grp, part, strand);
 CREATE TABLE quarantine (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, topic TEXT NOT NULL, reason TEXT NOT NULL, payload BLOB NOT NULL
 );

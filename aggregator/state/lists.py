@@ -1,7 +1,12 @@
-"""Member lists: which meters of a group a leaf part holds, in the form of a total's header."""
+"""Lists of the members of a leaf part: in the form of a total's header, and by strand."""
 
+from collections.abc import Mapping, Sequence
+
+from gridhe.aggregator.fold.rows import Member
+from gridhe.aggregator.fold.strands import STRANDS
 from gridhe.aggregator.state.enrolment import RosterTable
 from gridhe.aggregator.state.members import Members
+from gridhe.aggregator.state.strands import Strands
 from gridhe.errors import EnvelopeError
 from gridhe.wire.total import MemberList, TotalKey, bitmap_of
 
@@ -11,8 +16,9 @@ __all__ = ["MemberLists"]
 class MemberLists:
     """Makes member lists by the stored roster. Raises StateError."""
 
-    def __init__(self, members: Members, roster: RosterTable) -> None:
+    def __init__(self, members: Members, roster: RosterTable, strands: Strands) -> None:
         self._members = members
+        self._strands = strands
         self._roster = roster
 
     @property
@@ -37,3 +43,18 @@ class MemberLists:
                 )
             proofs[at] = proof
         return MemberList(bitmap_of(proofs), b"".join(proofs[at] for at in sorted(proofs)))
+
+    def by_strand(self, key: TotalKey, sizes: Sequence[int]) -> list[list[Member]]:
+        """The members of a leaf part, by strand. Raises StateError unless they have these sizes."""
+        by_number = self._roster.names(key.group).by_number
+        strands: list[list[Member]] = [[] for _ in range(STRANDS)]
+        for number, proof in self._members.of_part(key):
+            name = by_number.get(number, "")
+            strands[self._strands.of(name, key.window)].append((number, proof))
+        if [len(each) for each in strands] != list(sizes):
+            raise self._members.damaged(f"the members of {key} are not those of its strands")
+        return strands
+
+    def move(self, key: TotalKey, parts: Mapping[TotalKey, Sequence[Member]]) -> None:
+        """Move all members of a part to these parts; inside a transaction."""
+        self._members.move(key, parts)

@@ -7,13 +7,16 @@ counted for a window if its number is in one of the rows of its group and window
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import msgpack
 
 from gridhe.aggregator.fold.parts import Node
+from gridhe.aggregator.fold.rows import Member
 from gridhe.aggregator.state.database import Database
+from gridhe.errors import StateError
 from gridhe.wire.total import TotalKey
 
 __all__ = ["Counted", "Members"]
@@ -76,11 +79,11 @@ class Members:
             raise self._db.damaged(f"the members of {node[1]}, window {node[2]} are not those of its parts")
         return counted
 
-    def of_part(self, key: TotalKey) -> list[tuple[int, bytes]]:
+    def of_part(self, key: TotalKey) -> list[Member]:
         """The stored members of a leaf part: (number, proof), in the order of arrival."""
         return list(self._rows("plan = ? AND grp = ? AND window = ? AND part = ?", *key))
 
-    def _rows(self, where: str, *values: object) -> Iterator[tuple[int, bytes]]:
+    def _rows(self, where: str, *values: object) -> Iterator[Member]:
         rows = self._db.query(
             f"SELECT plan, grp, window, part, members, checksum FROM members WHERE {where} ORDER BY id",  # noqa: S608
             *values,
@@ -93,6 +96,15 @@ class Members:
             flat = msgpack.unpackb(packed)
             yield from zip(flat[::2], flat[1::2], strict=True)
 
+    def damaged(self, what: str) -> StateError:
+        """The error to raise for damaged content."""
+        return self._db.damaged(what)
+
+    def move(self, key: TotalKey, parts: Mapping[TotalKey, Sequence[Member]]) -> None:
+        """Move all members of a part to these parts of the same window; inside a transaction."""
+        self._db.write("DELETE FROM members WHERE plan = ? AND grp = ? AND window = ? AND part = ?", *key)
+        self._write({part: list(chain.from_iterable(members)) for part, members in parts.items()})
+
     def add(self, key: TotalKey, number: int, proof: bytes) -> None:
         """Add a member to an open part."""
         self.counted(key[:3]).add(number)
@@ -100,11 +112,14 @@ class Members:
 
     def save(self) -> None:
         """Write the members added since the last commit; inside a transaction."""
+        self._write(self._new)
+
+    def _write(self, parts: Mapping[TotalKey, list[int | bytes]]) -> None:
         self._db.write_many(
             "INSERT INTO members (plan, grp, window, part, members, checksum) VALUES (?, ?, ?, ?, ?, ?)",
             [
                 (*key, packed, _checksum(key, packed))
-                for key, new in self._new.items()
+                for key, new in parts.items()
                 for packed in (msgpack.packb(new),)
             ],
         )

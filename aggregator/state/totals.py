@@ -9,6 +9,7 @@ import msgpack
 
 from gridhe.aggregator.fold.rows import PieceRef, TotalRow
 from gridhe.aggregator.state.database import Database
+from gridhe.aggregator.state.strands import Strands
 from gridhe.wire.total import TotalKey
 
 __all__ = ["Totals"]
@@ -18,7 +19,7 @@ _WAITING = "closed = 1 AND ciphertext IS NOT NULL"  # as in the index totals_und
 
 
 def _columns(row: TotalRow) -> tuple[object, ...]:
-    return (row.closed, row.meters, row.first_at, msgpack.packb(row.pieces))
+    return (row.closed, row.meters, row.first_at, msgpack.packb(row.pieces), row.strands)
 
 
 def _checksum(row: TotalRow) -> bytes:
@@ -36,8 +37,9 @@ def _checksum(row: TotalRow) -> bytes:
 class Totals:
     """The table of totals. Raises StateError."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, strands: Strands) -> None:
         self._db = database
+        self._strands = strands
         stored = database.meta(_PRUNED)
         # Per plan, the first window whose counted meters are known. It is stored and never decreases.
         self.pruned_before: dict[str, int] = msgpack.unpackb(stored) if stored else {}
@@ -45,10 +47,11 @@ class Totals:
     def save(self, row: TotalRow) -> None:
         """Store a part; inside a transaction."""
         self._db.write(
-            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (plan, window, grp, part) DO UPDATE SET closed = excluded.closed, "
             "meters = excluded.meters, first_at = excluded.first_at, "
-            "pieces = excluded.pieces, ciphertext = excluded.ciphertext, checksum = excluded.checksum",
+            "pieces = excluded.pieces, strands = excluded.strands, ciphertext = excluded.ciphertext, "
+            "checksum = excluded.checksum",
             *row.key,
             *_columns(row),
             row.ciphertext,
@@ -58,7 +61,7 @@ class Totals:
     def total(self, key: TotalKey) -> TotalRow:
         """A part. Raises StateError if it is missing or fails its checksum."""
         rows = self._db.query(
-            "SELECT closed, meters, first_at, pieces, ciphertext, checksum FROM totals "
+            "SELECT closed, meters, first_at, pieces, strands, ciphertext, checksum FROM totals "
             "WHERE plan = ? AND grp = ? AND window = ? AND part = ?",
             *key,
         )
@@ -67,7 +70,7 @@ class Totals:
         return self._row(key, rows[0])
 
     def _row(self, key: TotalKey, columns: tuple[Any, ...]) -> TotalRow:
-        closed, meters, first_at, pieces, ciphertext, checksum = columns
+        closed, meters, first_at, pieces, strands, ciphertext, checksum = columns
         damaged = self._db.damaged(f"part {key.part} of {key.group}, window {key.window} fails its checksum")
         try:
             row = TotalRow(
@@ -76,6 +79,7 @@ class Totals:
                 meters=meters,
                 first_at=first_at,
                 pieces=tuple(PieceRef(*piece) for piece in msgpack.unpackb(pieces)),
+                strands=strands,
                 ciphertext=ciphertext,
             )
             intact = _checksum(row) == checksum
@@ -105,6 +109,12 @@ class Totals:
     def delete(self, key: TotalKey) -> None:
         """Delete a part that was added to another one; inside a transaction."""
         self._db.write("DELETE FROM totals WHERE plan = ? AND grp = ? AND window = ? AND part = ?", *key)
+
+    def drop(self, row: TotalRow) -> None:
+        """Delete the ciphertexts of a closed part, which stays on record; inside a transaction."""
+        self.save(replace(row, ciphertext=None, strands=1))
+        if row.strands > 1:
+            self._strands.delete(row.key)
 
     def undelivered(self, limit: int, *, after: TotalKey | None = None) -> list[TotalKey]:
         """At most `limit` closed totals without a receipt: those after `after`, then from the start.
@@ -147,7 +157,7 @@ class Totals:
         with self._db.transaction():
             for key in keys:
                 if self.is_waiting(key):
-                    self.save(replace(self.total(key), ciphertext=None))
+                    self.drop(self.total(key))
                     count += 1
         return count
 

@@ -217,5 +217,5 @@ def test_a_body_that_is_no_receipt_is_malformed(kind: type[Receipt], body: objec
 
 
 def test_what_time_mends_is_no_refusal_for_good() -> None:
-    reasons = {"after_plan", "capacity", "clock", "early", "late", "not_enrolled", "plan"}
+    reasons = {"after_plan", "capacity", "clock", "early", "late", "not_enrolled", "plan", "rate"}
     assert reasons == TRANSIENT_REASONS

@@ -72,6 +72,7 @@ class World:
     groups: dict[str, list[str]]
     plan: Plan = field(default_factory=plan_of)
     aggregator_key: SigningKey = field(default_factory=SigningKey.generate)
+    settings: AggregatorSettings = field(default_factory=AggregatorSettings)
     database: Database | None = None
     version: int = 0
     expired_before: int = 0
@@ -96,7 +97,7 @@ class World:
             authority_key=AUTHORITY.verify_key,
         )
         self.database = Database(self.directory, authority=credential.authority, aggregator="main")
-        self.engine = Engine(database=self.database, credential=credential, settings=AggregatorSettings())
+        self.engine = Engine(database=self.database, credential=credential, settings=self.settings)
         return self.engine
 
     @property

@@ -18,6 +18,7 @@ from gridhe.aggregator.fold.rows import PieceRef, TotalRow
 from gridhe.aggregator.state.database import Database
 from gridhe.aggregator.state.enrolment import RosterTable
 from gridhe.aggregator.state.members import Members
+from gridhe.aggregator.state.strands import Strands
 from gridhe.aggregator.state.totals import Totals
 from gridhe.config.settings import CkksSettings, MeterSettings, PlanSettings, QuantitySettings, Settings
 from gridhe.errors import BundleError, CredentialError, EnvelopeError, StateError
@@ -275,7 +276,7 @@ def credential(directory: Path) -> Decoder:
 def state(directory: Path) -> Decoder:
     """Rows as a damaged disk could return them, with and without a valid checksum."""
     database = Database(directory / "state", authority="a", aggregator="main")
-    totals, key = Totals(database), TotalKey("p" + "0" * 16, "north", 7, 0)
+    totals, key = Totals(database, Strands(database)), TotalKey("p" + "0" * 16, "north", 7, 0)
     row = TotalRow(
         key=key,
         closed=False,
@@ -308,9 +309,9 @@ def state(directory: Path) -> Decoder:
     def read_total(data: bytes) -> None:
         insert("DELETE FROM totals")
         insert(
-            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(key.plan, key.window, key.group, key.part),
-            *columns(data, 6),
+            *columns(data, 7),
         )
         totals.total(key)
 
