@@ -22,7 +22,7 @@ def test_hostile_envelopes_are_counted_and_leave_the_neighbours_totals_exact(tmp
     assert found["rejected_total"] == COUNT
     assert found["duplicates"] == 0
     every = {"size", "malformed", "version", "topic", "tag", "plan", "key", "before_plan", "early"}
-    assert set(found["rejected"]) == {*every, "residue", "transparent"}
+    assert set(found["rejected"]) == {*every, "residue", "transparent", "rate"}
     assert found["most_mb"] <= found["settled_mb"] + 10, found
 
 
@@ -55,7 +55,7 @@ def test_a_rogue_meter_fills_no_memory_with_refusals_that_wait_for_a_commit(tmp_
     topic = topics.batch("north/f1", ROGUE)
     for number in range(3_000):
         grid.engine.receive(topic, grid.forged(ROGUE, ciphertext=sound[:64], window=number), grid.now)
-    assert grid.engine.counters.rejected == {"before_plan": 3_000}
+    assert grid.engine.counters.rejected == {"before_plan": 16, "rate": 2_984}
     outgoing = grid.engine.commit(grid.now)
     assert len(outgoing) == 1
     assert len(grid.receipts(outgoing)[ROGUE].refused) == 3_000

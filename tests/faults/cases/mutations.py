@@ -117,6 +117,7 @@ def two_steps(options: Options) -> CaseOutcome:
         cluster.reaches(lambda: not cluster.aggregator.running, 30.0)
         try:
             cluster.kill_aggregator()
+            cluster.reaches(lambda: not cluster.aggregator.running, 20.0)
             return cluster.finish(timeout_s=2, quiet_s=2)
         except ProgramFailed as failed:  # it refuses an inconsistent state
             return cluster.outcome([str(failed)])
