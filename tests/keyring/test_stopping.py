@@ -73,6 +73,18 @@ def test_a_spoilt_total_is_an_alarm_with_its_suspect(
     }
 
 
+def test_a_batch_that_no_list_names_is_recognised_if_another_total_has_brought_its_proof(
+    world: World,
+) -> None:
+    for window, known in ((100, True), (101, False)):
+        if known:
+            assert world.run(world.total("north/f2", window))["north/f2", window, 0] == ""
+        outcomes = world.run(world.total("north/f1", window, unnamed=["north-f2-001"]))
+        assert outcomes["north/f1", window, 0] == "unsound"
+    suspects = [record["suspects"] for record in world.records("unsound")]
+    assert suspects == [[["north-f2-001", "north/f2", "not_claimed"]], []]
+
+
 def test_a_failed_total_that_is_asked_for_again_is_counted_once(world: World) -> None:
     payload = world.total("north/f2", 100, fault="rogue")
     for _ in range(4):

@@ -103,10 +103,14 @@ class SpoiltGrid:
         fault: str = "",
         at: int = 0,
         members: Iterable[str] | None = None,
+        unnamed: Iterable[str] = (),
         part: int = 0,
         aggregator: str = "agg1",
     ) -> bytes:
-        """The signed total of a leaf group's members (default: all), spoilt by or through the `at`-th."""
+        """The signed total of a leaf group's members (default: all), spoilt by or through the `at`-th.
+
+        The batches of `unnamed` meters are in it too, and not on its list.
+        """
         names = sorted(self.meters(group) if members is None else members)
         batches = [
             self.batch(name, window, fault=fault if index == at else "") for index, name in enumerate(names)
@@ -116,6 +120,7 @@ class SpoiltGrid:
             del ciphertexts[at]
         elif fault == "repeated":
             ciphertexts += [ciphertexts[at]] * 4
+        ciphertexts += [self.batch(name, window).ciphertext for name in unnamed]
         return self._signed([self._piece(group, part, batches)], ciphertexts, group, window, part, aggregator)
 
     def rollup(
