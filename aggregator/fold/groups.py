@@ -16,9 +16,10 @@ def depth(group: str) -> int:
 class GroupTree:
     """Leaves with their enrolment, and every wider group that this aggregator covers.
 
-    `enrolled` is {leaf: [(from_s, meters), ...]}, times in UTC epoch seconds. A wider group is covered when
-    each enrolled leaf below it matches one of the topic filters. Only covered groups are rolled up, so
-    two aggregators with different filters never publish parts of one group.
+    `enrolled` is {leaf: [(from_s, meters), ...]}, times in UTC epoch seconds. A leaf that all meters have
+    left has an empty list: its last totals are still rolled up. A wider group is covered when each leaf below
+    it that has meters matches one of the topic filters. Only covered groups are rolled up, so two aggregators
+    with different filters never publish parts of one group.
     """
 
     def __init__(self, enrolled: Mapping[str, Sequence[tuple[int, int]]], filters: Iterable[str]) -> None:
@@ -27,7 +28,8 @@ class GroupTree:
         covered = {
             leaf for leaf in enrolled if any(topics.matches(one, topics.batch(leaf, "m")) for one in filters)
         }
-        missing = {wider for leaf in enrolled if leaf not in covered for wider in ancestors(leaf)}
+        left_out = [leaf for leaf, meters in enrolled.items() if meters and leaf not in covered]
+        missing = {wider for leaf in left_out for wider in ancestors(leaf)}
         self._leaves_below: dict[str, list[str]] = {}
         self._children: dict[str, set[str]] = {}
         for leaf in covered:

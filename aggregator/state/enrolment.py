@@ -216,8 +216,12 @@ class RosterTable:
         return GroupNames(ordered=sorted(ordered), by_number=by_number)
 
     def enrolled_since(self) -> dict[str, list[tuple[int, int]]]:
-        """Count of enrolled meters by leaf group and start: {group: [(from_s, meters), ...]}."""
-        enrolled: dict[str, list[tuple[int, int]]] = {}
+        """Count of enrolled meters by leaf group and start: {group: [(from_s, meters), ...]}.
+
+        A group that all its meters have left has an empty list.
+        """
+        groups = self._db.query("SELECT grp FROM meters WHERE enrolled = 0 UNION SELECT grp FROM former")
+        enrolled: dict[str, list[tuple[int, int]]] = {group: [] for (group,) in groups}
         sql = "SELECT grp, from_s, COUNT(*) FROM meters WHERE enrolled = 1 GROUP BY grp, from_s"
         for group, from_s, meters in self._db.query(sql):
             enrolled.setdefault(group, []).append((from_s, meters))

@@ -136,6 +136,18 @@ def test_repro_a_meter_that_left_within_a_window_takes_no_place_from_another(
     assert world.engine.counters.folded == 5
 
 
+def test_repro_the_total_of_a_group_that_all_meters_have_left_is_rolled_up(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world({"a/x": 3, "b": 3})
+    for meter in world.groups["a/x"]:
+        world.send(meter)
+    totals = world.commit()
+    world.enrol(without=world.groups["a/x"])  # between the total and the authority's verdict
+    world.answer(stored=totals)
+    assert set(world.settle(world.now + 61)) == {("a", WINDOW, 0), ("grid", WINDOW, 0)}
+
+
 def test_repro_parts_of_stragglers_end_when_their_window_is_outdated_and_are_counted(
     make_world: Callable[..., World],
 ) -> None:
