@@ -3,7 +3,8 @@
 A total is encrypted once, from the sum of its members' slots, so it costs the same for 5 and for 100 meters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from gridhe.config.settings import PlanSettings, QuantitySettings, Settings
 from gridhe.keyring.home.authority import AuthorityHome
+from gridhe.keyring.home.enrolment import Enrolment
 from gridhe.keyring.home.vault import Kdf
 from gridhe.plan.guards import Guards, guard_key, home_key
 from gridhe.plan.plan import Plan
@@ -94,12 +96,22 @@ class SmallAuthority:
         """int64[meters, intervals], all present."""
         return np.random.default_rng(seed).integers(0, 1001, (meters, self.plan.intervals))
 
+    @contextmanager
+    def enrolment(self) -> Iterator[Enrolment]:
+        """A connection of its own, so that the home may be used by others in between."""
+        enrolment = Enrolment(self.authority.paths.enrolment)
+        try:
+            yield enrolment
+        finally:
+            enrolment.close()
+
     def enrol(self, group: str, count: int) -> list[str]:
         """The names of the group's first meters; enrols those that are missing."""
         names = [f"{group.replace('/', '-')}-{number:03}" for number in range(count)]
-        known = {meter.name for meter in self.authority.enrolment.meters(revoked=True)}
-        if missing := [(name, group) for name in names if name not in known]:
-            self.authority.enrolment.enrol_meters(missing)
+        with self.enrolment() as enrolment:
+            known = {meter.name for meter in enrolment.meters(revoked=True)}
+            if missing := [(name, group) for name in names if name not in known]:
+                enrolment.enrol_meters(missing)
         return names
 
     def batches(
@@ -139,7 +151,7 @@ class SmallAuthority:
         pieces = {group: 6} if pieces is None else pieces
         meters = sum(pieces.values())
         rows = self.readings(meters) if rows is None else rows
-        total, named, at = np.zeros(self.plan.parameters.slots, np.int64), [], 0
+        total, named, at, version = np.zeros(self.plan.parameters.slots, np.int64), [], 0, 0
         for leaf, count in pieces.items():
             own = self.pieces.get((self.plan.plan_id, leaf, window, part))
             if own is None or leaf == group or len(own[1]) != count:
@@ -152,7 +164,9 @@ class SmallAuthority:
                 bring = listed
             at += count
             total += own[0]
-            enrolled = self.authority.enrolment.group_meters(leaf, self.authority.enrolment.version)
+            with self.enrolment() as enrolment:
+                version = enrolment.version
+                enrolled = enrolment.group_meters(leaf, version)
             named.append(Piece(leaf, part, count, member_list(enrolled, own[1]) if bring else None))
         change(total)
         self.sums[group, window, part] = total[: self.plan.layout.used]
@@ -164,7 +178,7 @@ class SmallAuthority:
             window=window,
             part=part,
             meters=meters,
-            roster=self.authority.enrolment.version,
+            roster=version,
             pieces=tuple(named),
         )
         return seal_total(header, ciphertext or self.encrypt(total), key or self.signing_key)
