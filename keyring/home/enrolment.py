@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from gridhe.base.sqlite import SqliteDatabase
 from gridhe.errors import ConfigError
 from gridhe.keyring.home.limits import Limit
-from gridhe.plan.names import ancestors, check_group, check_meter, check_name
+from gridhe.plan.names import ROOT_GROUP, ancestors, check_group, check_meter, check_name
 from gridhe.wire.roster import FormerPlace, RosterEntry
 
 __all__ = ["EnrolledAggregator", "EnrolledMeter", "Enrolment", "derive_password", "read_meters_csv"]
@@ -187,12 +187,16 @@ class Enrolment:
         ]
 
     def enrolled(self, group: str, start_s: int) -> int:
-        """How many meters the roster has in this leaf group for a window that starts then (UTC epoch s)."""
+        """How many meters the roster has in this group for a window that starts then (UTC epoch s).
+
+        A wider group has the meters of all groups inside it.
+        """
         query = (
-            "SELECT COUNT(*) FROM meters WHERE grp = ? AND from_s <= ? AND NOT revoked"
-            " AND name NOT IN (SELECT meter FROM excluded)"
+            "SELECT COUNT(*) FROM meters"
+            " WHERE (?1 = ?2 OR grp = ?1 OR substr(grp, 1, length(?1) + 1) = ?1 || '/')"
+            " AND from_s <= ?3 AND NOT revoked AND name NOT IN (SELECT meter FROM excluded)"
         )
-        [(count,)] = self._db.query(query, group, start_s)
+        [(count,)] = self._db.query(query, group, ROOT_GROUP, start_s)
         return int(count)
 
     def former_places(self) -> list[FormerPlace]:

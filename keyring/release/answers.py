@@ -54,15 +54,21 @@ class Answer:
     """A released total: integers per quantity, kind of block and interval.
 
     `withheld[quantity]` has a reason for each interval that was not given out, "" for the others; the
-    integers of a withheld interval are 0.
+    integers of a withheld interval are 0. `expected`: the meters that were enrolled in the group for this
+    window when the total was opened.
     """
 
     blocks: Mapping[str, Mapping[str, tuple[int, ...]]]
     withheld: Mapping[str, tuple[str, ...]]
+    expected: int
 
     @classmethod
     def of(
-        cls, blocks: Mapping[str, Mapping[str, NDArray[np.int64]]], withheld: Mapping[str, list[str]]
+        cls,
+        blocks: Mapping[str, Mapping[str, NDArray[np.int64]]],
+        withheld: Mapping[str, list[str]],
+        *,
+        expected: int,
     ) -> "Answer":
         """The answer for decrypted blocks, int64[intervals] each, without the withheld intervals."""
         shown = {name: np.array([not reason for reason in reasons]) for name, reasons in withheld.items()}
@@ -74,6 +80,7 @@ class Answer:
                 for name, kinds in blocks.items()
             },
             withheld={name: tuple(reasons) for name, reasons in withheld.items()},
+            expected=expected,
         )
 
     def given(self) -> dict[str, NDArray[np.int64]]:
@@ -91,15 +98,15 @@ class Answer:
 
     def encode(self) -> bytes:
         """The answer as msgpack."""
-        body: bytes = msgpack.packb([self.blocks, self.withheld])
+        body: bytes = msgpack.packb([self.blocks, self.withheld, self.expected])
         return body
 
     @classmethod
     def decode(cls, data: bytes) -> "Answer":
         """The answer that `encode` wrote. Raises StateError if it is damaged."""
         try:
-            blocks, withheld = msgpack.unpackb(data, use_list=False)
-            return cls(blocks=blocks, withheld=withheld)
+            blocks, withheld, expected = msgpack.unpackb(data, use_list=False)
+            return cls(blocks=blocks, withheld=withheld, expected=expected)
         except (ValueError, TypeError):
             raise StateError("a stored answer is damaged; restore answers.db from a backup") from None
 

@@ -1,10 +1,11 @@
 """The inbox: totals that arrived, stored until they are released. One SQLite file, WAL, synchronous=FULL.
 
-A total is stored before its receipt is sent, so the aggregator may delete it at the receipt. When a total is
-released its bytes are deleted; the answer has the integers. A refused total keeps its bytes, because a later
-plan may allow it. A file outside the database holds a second transaction count (gridhe.base.sqlite), so that
-a damaged log is detected. The ledger's head is stored with each change of state, so that a ledger older than
-the inbox is detected (gridhe.keyring.release.consistency).
+A total's receipt follows its verdict, state `released` or `refused`. A total that arrives again is not stored
+again, and its state says which receipt it gets. When a total is released its bytes are deleted; the answer
+has the integers. A refused total keeps its bytes, because a later plan may allow it. A file outside the
+database holds a second transaction count (gridhe.base.sqlite), so that a damaged log is detected. The
+ledger's head is stored with each change of state, so that a ledger older than the inbox is detected
+(gridhe.keyring.release.consistency).
 """
 
 import hashlib
@@ -103,15 +104,17 @@ class Inbox:
             )
 
     def totals(self, *, states: tuple[str, ...] = ("waiting",)) -> list[StoredTotal]:
-        """Stored totals in the order of release: by window, widest group first, name and part.
+        """Stored totals in the order of release: by window, narrowest group first, name and part.
 
-        If feeders were released first, one feeder that is too small would block its region and the grid,
-        because their total minus the other feeders is that feeder. Widest first blocks only one other feeder.
+        A wider total names pieces that were opened, so they come first. That blocks no wider group: a part
+        that is too small for a total of its own comes inside a wider total only together with others, at
+        least the minimum in all (gridhe.aggregator.fold.closing), so the wider total minus the opened parts
+        never isolates it.
         """
         marks = ",".join("?" * len(states))
         query = (
             f"SELECT digest, plan, win, grp, part, meters, state, rule, message FROM totals "  # noqa: S608
-            f"WHERE state IN ({marks}) ORDER BY win, depth, grp, part, digest"
+            f"WHERE state IN ({marks}) ORDER BY win, depth DESC, grp, part, digest"
         )
         rows = self._db.query(query, *states)
         names = ("digest", "plan", "window", "group", "part", "meters", "state", "rule", "message")
@@ -124,6 +127,11 @@ class Inbox:
         if hashlib.sha256(payload).digest() != digest:
             raise self._db.damaged("a stored total is not the one that was received")
         return open_total(payload, len(payload))
+
+    def verdict(self, digest: bytes) -> tuple[str, str]:
+        """State and rule of a total; ("waiting", "") if it is not stored."""
+        rows = self._db.query("SELECT state, rule FROM totals WHERE digest = ?", digest)
+        return (rows[0][0], rows[0][1]) if rows else ("waiting", "")
 
     def released(self) -> list[TotalKey]:
         """The keys of all totals in state released."""

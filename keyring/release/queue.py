@@ -1,6 +1,11 @@
-"""The release queue: tries the wanted totals of the inbox in order and reports each outcome."""
+"""The release queue: tries the needed totals of the inbox in order and reports each outcome.
 
-from collections.abc import Callable, Sequence
+A total that names a piece whose own total still waits, waits too, without a refusal. Totals are tried from
+narrow to wide groups (`Inbox.totals`), so this is rare.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +31,7 @@ class ReleaseOutcome:
     record: dict[str, Any] | None = None
     rule: str = ""
     message: str = ""
+    aggregator: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The record, or the refusal in the same shape without `intervals`."""
@@ -53,22 +59,29 @@ class ReleaseQueue:
         settings: ReleaseSettings,
         *,
         wanted: Callable[[TotalKey], bool] = lambda total: True,
+        needed: Callable[[TotalKey], bool] = lambda total: True,
+        settled: Callable[[ReleaseOutcome], None] = lambda outcome: None,
     ) -> None:
+        """`wanted` totals are given, `needed` ones are tried: also the narrower totals inside a wanted one.
+
+        `settled` is called when the inbox has the outcome.
+        """
         self._inbox, self._releaser, self._wanted = inbox, releaser, wanted
+        self._needed, self._settled = needed, settled
         self._release = timed("release", releaser.release)
         self._probabilities = settings.quantile_probabilities
 
     def work(self, *, states: Sequence[str], give: Callable[[ReleaseOutcome], None]) -> list[ReleaseOutcome]:
-        """Try every wanted total in one of these states, and call `give` with each outcome.
+        """Try every needed total in one of these states, and call `give` with the outcome of each wanted one.
 
         The inbox stores an outcome after `give` returns. So if `give` raises or a crash comes first, the
         total is tried again at the next start and gets the same answer. If `states` has `released`, every
-        answered total is given again first. Raises StateError.
+        answered total is given again first. Returns the given outcomes. Raises StateError.
         """
         totals = [
             stored
             for stored in self._inbox.totals(states=tuple(set(states) - {"released"}))
-            if self._wanted(stored.total)
+            if self._needed(stored.total)
         ]
         outcomes = []
         if "released" in states:
@@ -78,15 +91,35 @@ class ReleaseQueue:
                     again = self.again(total)
                     give(again)
                     outcomes.append(again)
-        for stored in totals:
-            outcome = self._try(stored)
-            give(outcome)
-            state = "refused" if outcome.record is None else "released"
-            head = self._releaser.ledger.head
-            self._inbox.mark(stored.digest, state, head, rule=outcome.rule, message=outcome.message)
-            failpoint("release.9.settled")
-            outcomes.append(outcome)
+        undecided = Counter(stored.total for stored in totals)
+        while totals:
+            later = []
+            for stored in totals:
+                outcome = self._try(stored, undecided)
+                if outcome is None:
+                    later.append(stored)
+                    continue
+                undecided[stored.total] -= 1
+                outcomes += self._settle(outcome, give)
+            if len(later) == len(totals):
+                break
+            totals = later
         return outcomes
+
+    def _settle(
+        self, outcome: ReleaseOutcome, give: Callable[[ReleaseOutcome], None]
+    ) -> list[ReleaseOutcome]:
+        """Give an outcome, if it is wanted, and store it."""
+        stored, wanted = outcome.stored, self._wanted(outcome.stored.total)
+        if wanted:
+            give(outcome)
+        state = "refused" if outcome.record is None else "released"
+        # Without its message a refusal that was not given is given by the next run that wants it.
+        message = outcome.message if wanted else ""
+        self._inbox.mark(stored.digest, state, self._releaser.ledger.head, rule=outcome.rule, message=message)
+        failpoint("release.9.settled")
+        self._settled(outcome)
+        return [outcome] if wanted else []
 
     def again(self, total: TotalKey) -> ReleaseOutcome:
         """The stored answer of a total. Raises StateError."""
@@ -106,14 +139,26 @@ class ReleaseQueue:
             stored=stored, plan=plan, record=record_of(plan, claim, answer, self._probabilities)
         )
 
-    def _try(self, stored: StoredTotal) -> ReleaseOutcome:
+    def _try(self, stored: StoredTotal, undecided: Mapping[TotalKey, int]) -> ReleaseOutcome | None:
+        """Release a total; None if it names a piece whose own total is undecided."""
         total = self._inbox.total(stored.digest)
+        header = total.header
+        named = {
+            TotalKey(header.plan, piece.group, header.window, piece.part)
+            for piece in header.pieces
+            if piece.members is None
+        }
+        if any(undecided.get(piece) for piece in named - {stored.total}):
+            return None
         try:
             plan, claim, answer = self._release(total)
         except ReleaseRefused as refused:
-            return ReleaseOutcome(stored=stored, rule=refused.rule, message=str(refused))
+            return ReleaseOutcome(
+                stored=stored, rule=refused.rule, message=str(refused), aggregator=header.aggregator
+            )
         return ReleaseOutcome(
             stored=stored,
             plan=plan,
             record=record_of(plan, claim, answer, self._probabilities),
+            aggregator=header.aggregator,
         )

@@ -4,14 +4,17 @@
                 roster/current (retained), so that a broker that lost them has them again
     total       check encoding, topic == header, aggregator enrolled, signature, size; drop a total that
                 fails one, and count it by reason
+    verdict     note that a total was opened or refused, for the next receipt
     commit      (1) store the totals of the last 0.1 s in one transaction of the inbox, on the disk; (2) send
-                each aggregator a receipt, which also names its dropped totals with the reason. After a crash
-                before (2) the aggregator sends its totals again, and the inbox stores none of them twice.
+                each aggregator a receipt: verdicts, those of totals that arrived again, and its dropped
+                totals with the reason
 
-Nothing is decrypted here. A total is stored even if the policy will refuse it: the aggregator needs to know
-only that it arrived.
+A total that waits gets no receipt, so the aggregator keeps it. After a crash before a receipt, or if one is
+lost, the aggregator sends its totals again; the inbox stores none of them twice, and those with a verdict get
+their receipt again. Nothing is decrypted here.
 """
 
+import hashlib
 import logging
 import secrets
 from collections import Counter
@@ -26,7 +29,7 @@ from gridhe.errors import BrokerError, EnvelopeError
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle
-from gridhe.wire.receipt import RefusedTotal, TotalReceipt
+from gridhe.wire.receipt import TotalReceipt
 from gridhe.wire.status import Status
 from gridhe.wire.total import TOTAL_HEADER_BYTES_MAX, Total, TotalKey, open_total
 
@@ -69,7 +72,10 @@ class Receiver:
         self._incarnation = secrets.token_hex(8)
         self._buffer: list[tuple[Total, bytes]] = []
         self._buffered_bytes = 0
-        self._dropped: dict[tuple[str, TotalKey], str] = {}  # reasons for the next receipt
+        # For the next receipts, by aggregator and total: the reason of a refusal, "" if opened.
+        self._dropped: dict[tuple[str, TotalKey], str] = {}
+        self._verdicts: dict[tuple[str, TotalKey], str] = {}
+        self.receipts = 0  # sent so far
         self.counts: Counter[str] = Counter()
         self.stored = 0
         self.last_arrival_s = loop.clock()
@@ -118,7 +124,7 @@ class Receiver:
         self.session.publish(self._status(online=True))
 
     def _on_connect(self, session_present: bool) -> None:
-        self.last_arrival_s = self._loop.clock()  # wait a full idle time for redelivered totals
+        self.wait_again()  # for redelivered totals
         self._publish_all()
         self._after_connect(session_present)
 
@@ -135,7 +141,6 @@ class Receiver:
             self.session.publish(message)
 
     def _on_message(self, topic: str, payload: bytes) -> None:
-        self.last_arrival_s = self._loop.clock()
         total: Total | None = None
         try:
             total = self._open(topic, payload)
@@ -170,38 +175,47 @@ class Receiver:
         if size is not None and len(total.ciphertext) != size:
             raise EnvelopeError("size", f"a ciphertext of {len(total.ciphertext)} bytes; the plan has {size}")
 
+    def verdict(self, aggregator: str, total: TotalKey, rule: str) -> None:
+        """Send a receipt at the next commit: the total was opened, or refused by `rule`."""
+        if aggregator in self._aggregators:
+            self._verdicts[aggregator, total] = rule
+
     def commit(self) -> int:
         """Store the buffered totals, then send receipts; return how many are new. Raises StateError."""
-        if not self._buffer and not self._dropped:
+        if not self._buffer and not self._dropped and not self._verdicts:
             return 0
         batch, self._buffer, self._buffered_bytes = self._buffer, [], 0
         dropped, self._dropped = self._dropped, {}
         new = 0
         if batch:
             new = self._inbox.store([(total.header, payload) for total, payload in batch], self._now())
+            for total, payload in batch:
+                state, rule = self._inbox.verdict(hashlib.sha256(payload).digest())
+                if state != "waiting":
+                    self.verdict(total.header.aggregator, _key_of(total), rule)
+        if new:
+            self.wait_again()
         self.stored += new
-        self._send_receipts(batch, dropped)
+        verdicts, self._verdicts = self._verdicts, {}
+        self._send_receipts({**dropped, **verdicts})
         return new
 
-    def _send_receipts(
-        self, batch: Sequence[tuple[Total, bytes]], dropped: Mapping[tuple[str, TotalKey], str]
-    ) -> None:
-        stored: dict[str, list[TotalKey]] = {}
-        for total, _ in batch:
-            stored.setdefault(total.header.aggregator, []).append(_key_of(total))
-        receipts = [
-            TotalReceipt(aggregator=aggregator, stored=tuple(places[start : start + _RECEIPT_TOTALS]))
-            for aggregator, places in stored.items()
-            for start in range(0, len(places), _RECEIPT_TOTALS)
-        ]
-        refused: dict[str, list[RefusedTotal]] = {}
-        for (aggregator, place), reason in dropped.items():
-            refused.setdefault(aggregator, []).append((*place, reason))
-        receipts += [TotalReceipt(aggregator=name, refused=tuple(each)) for name, each in refused.items()]
-        for receipt in receipts:
-            payload = receipt.encode(self._ingest_key(f"aggregator/{receipt.aggregator}"))
-            # Offline, the receipt is lost; the aggregator sends the total again and gets a receipt then.
-            self.session.publish(Message(topic=topics.receipt(receipt.aggregator), payload=payload))
+    def _send_receipts(self, verdicts: Mapping[tuple[str, TotalKey], str]) -> None:
+        by_aggregator: dict[str, list[tuple[TotalKey, str]]] = {}
+        for (aggregator, total), reason in verdicts.items():
+            by_aggregator.setdefault(aggregator, []).append((total, reason))
+        for aggregator, named in by_aggregator.items():
+            for start in range(0, len(named), _RECEIPT_TOTALS):
+                some = named[start : start + _RECEIPT_TOTALS]
+                receipt = TotalReceipt(
+                    aggregator=aggregator,
+                    stored=tuple(total for total, reason in some if not reason),
+                    refused=tuple((*total, reason) for total, reason in some if reason),
+                )
+                payload = receipt.encode(self._ingest_key(f"aggregator/{aggregator}"))
+                # Offline, the receipt is lost; the aggregator sends the total again and gets a receipt then.
+                self.session.publish(Message(topic=topics.receipt(aggregator), payload=payload))
+                self.receipts += 1
 
     def connect(self, timeout_s: float) -> None:
         """Run the loop until connected. Raises BrokerError if that takes longer than `timeout_s`."""
@@ -209,8 +223,15 @@ class Receiver:
             reason = self.session.last_error or f"no answer within {timeout_s:g} s"
             raise BrokerError(f"{reason}; is the broker at {self.session.url} running?")
 
+    def wait_again(self) -> None:
+        """Start the idle time anew."""
+        self.last_arrival_s = self._loop.clock()
+
     def idle_for_s(self) -> float:
-        """Seconds since the last arrival or connection; 0 while totals are not committed."""
+        """Seconds since the last connection or arrival of a new total; 0 while totals are not committed.
+
+        Totals that arrive again do not count: aggregators repeat each one until its receipt.
+        """
         return 0.0 if self._buffer else self._loop.clock() - self.last_arrival_s
 
     def flush(self, timeout_s: float) -> bool:

@@ -6,7 +6,7 @@
     3. decrypt    with all checks, noise and rounding (gridhe.keyring.release.decrypt). If a check fails,
                   write `unsound` to the ledger, and end. The answers of a wider total whose pieces were all
                   opened completely are added up instead
-    4. withhold   intervals that would isolate too few meters
+    4. withhold   intervals that would isolate too few meters, or whose numbers contradict each other
     5. store      write the answer and the guard sums to answers.db, on the disk
     6. close      write the answer's digest to the ledger
     7. give       append one line to the `--out` file, on the disk; before this step no integer is shown
@@ -29,14 +29,9 @@ If a stored answer does not match its digest, the program stops. It also stops i
 than the others (gridhe.keyring.release.consistency).
 """
 
-import functools
 import logging
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gridhe.base.failpoints import failpoint
 from gridhe.config.settings import ReleaseSettings
@@ -50,12 +45,13 @@ from gridhe.keyring.release.coverage import check_coverage
 from gridhe.keyring.release.decrypt import Unsound
 from gridhe.keyring.release.family import PieceKey
 from gridhe.keyring.release.ledger import START, Head, Ledger, LedgerRecord
-from gridhe.keyring.release.opening import Opener, decode_sums, encode_sums
+from gridhe.keyring.release.opening import Opener
+from gridhe.keyring.release.pieces import Pieces
 from gridhe.keyring.release.policy import Claim, ReleasePolicy
 from gridhe.keyring.release.register import Members, Register, own_piece
+from gridhe.keyring.release.statistics import inconsistent
 from gridhe.keyring.release.stops import Failure, Stops
 from gridhe.keyring.release.stored_lists import StoredLists
-from gridhe.plan.guards import GuardSums
 from gridhe.plan.names import ancestors
 from gridhe.plan.plan import Plan
 from gridhe.wire.planes import Planes
@@ -103,6 +99,7 @@ class Releaser:
         self.answers = Answers(paths.answers)
         self._lists = StoredLists(self.answers, enrolment)
         self.register = Register(self._lists.load)
+        self._pieces = Pieces(self.answers, self.register, self._opener, self._body)
         try:
             heads = {paths.answers.name: self.answers.head(), paths.inbox.name: inbox_head}
             self.ledger = Ledger(paths.ledger, now=now, on_record=self._replay, heads=heads)
@@ -249,6 +246,9 @@ class Releaser:
             failpoint("release.5.stored")
             self._close_answer(claim.total, digest_of(body))
             failpoint("release.6.closed")
+            _log.info(
+                "released", extra={**key_of(claim.total), "meters": claim.meters, "expected": answer.expected}
+            )
         answer = Answer.decode(body)
         self.policy.answer(claim, answer.given())
         return plan, claim, answer
@@ -322,46 +322,27 @@ class Releaser:
     def _open(self, plan: Plan, claim: Claim, ciphertext: bytes) -> tuple[Answer, dict[PieceKey, bytes]]:
         """Do steps 3 and 4; return the answer, and the guard sums to store. Raises ReleaseRefused."""
         new: dict[PieceKey, bytes] = {}
-        blocks = self._added_up(plan, claim)
+        blocks = self._pieces.added_up(plan, claim)
         if blocks is None:
-            sums = self._sums(plan, claim, new)
+            sums, new = self._pieces.sums(plan, claim)
             try:
                 values = self._opener.open(plan, claim.window, ciphertext, sums)
             except Unsound as unsound:
                 self._fail(plan, claim, unsound)
                 raise _unsound(claim) from None
             blocks = plan.layout.split(values)
-        withheld = self.policy.withheld(
-            claim, plan, {name: kinds["present"] for name, kinds in blocks.items()}
-        )
-        return Answer.of(blocks, withheld), new
-
-    def _added_up(self, plan: Plan, claim: Claim) -> dict[str, dict[str, NDArray[np.int64]]] | None:
-        """The sum of the pieces' answers, if all pieces were opened and no interval of them was withheld."""
-        if any(claim.members):
-            return None
-        total = plan.layout.split(np.zeros(plan.layout.used, np.int64))
-        for group, part, _ in claim.pieces:
-            answer = Answer.decode(self._body(TotalKey(claim.plan, group, claim.window, part)) or b"")
-            if any(reason for reasons in answer.withheld.values() for reason in reasons):
-                return None
-            for name, kinds in answer.blocks.items():
-                for kind, values in kinds.items():
-                    total[name][kind] += np.array(values, np.int64)
-        return total
-
-    def _sums(self, plan: Plan, claim: Claim, new: dict[PieceKey, bytes]) -> GuardSums:
-        """The guard sums of a total; those that are not stored yet are put into `new`."""
-        lists = self.register.lists((claim.plan, claim.window))
-        found = []
-        for group, part, _ in claim.pieces:
-            stored = self.answers.sums(TotalKey(claim.plan, group, claim.window, part))
-            if stored is None:
-                found.append(self._opener.sums(plan, claim.window, lists[group, part]))
-                new[group, part] = encode_sums(found[-1])
-            else:
-                found.append(decode_sums(stored, plan))
-        return functools.reduce(operator.add, found)
+        present = {name: kinds["present"] for name, kinds in blocks.items()}  # the proven counts
+        withheld = self.policy.withheld(claim, plan, present)
+        impossible = inconsistent(plan, blocks)
+        reasons = {
+            name: [
+                reason or ("inconsistent" if wrong else "")
+                for reason, wrong in zip(withheld[name], impossible[name], strict=True)
+            ]
+            for name in blocks
+        }
+        expected = self._enrolment.enrolled(claim.group, plan.window_start_s(claim.window))
+        return Answer.of(blocks, reasons, expected=expected), new
 
     def _fail(self, plan: Plan, claim: Claim, unsound: Unsound) -> None:
         """Write a failed check to the ledger, with the suspects."""

@@ -46,6 +46,7 @@ def record_of(plan: Plan, claim: Claim, answer: Answer, probabilities: Sequence[
         "window_start": iso(start_s),
         "part": claim.part,
         "meters": claim.meters,
+        "expected": answer.expected,
         "pieces": [list(piece) for piece in claim.pieces],
         "intervals": [
             {
@@ -74,7 +75,7 @@ def _counts(quantity: Quantity, answer: Answer, interval: int) -> dict[str, Any]
 
 
 def summary_of(record: dict[str, Any], plan: Plan) -> dict[str, str]:
-    """One table row: the first quantity's sum and peak, and the numbers of withheld and flagged values."""
+    """One table row: the first quantity's sum and peak, and the number of withheld values."""
     name, unit = plan.quantities[0].name, plan.quantities[0].unit
     values = [interval[name] for interval in record["intervals"]]
     shown = [
@@ -83,23 +84,15 @@ def summary_of(record: dict[str, Any], plan: Plan) -> dict[str, str]:
         if each["sum"] is not None
     ]
     withheld = sum(each["sum"] is None for interval in record["intervals"] for each in _quantities(interval))
-    flagged = sum(
-        each["sum"] is not None and bool(each["flags"])
-        for interval in record["intervals"]
-        for each in _quantities(interval)
-    )
     peak = max(shown, key=lambda pair: pair[0], default=None)
-    notes = [
-        f"{count} {what}" for count, what in ((withheld, "withheld"), (flagged, "inconsistent")) if count
-    ]
     return {
         "group": record["group"],
         "window": record["window_start"].replace("T00:00:00Z", ""),
         "part": str(record["part"]),
-        "meters": str(record["meters"]),
+        "meters": f"{record['meters']}/{record['expected']}",
         "sum": f"{sum(value for value, _ in shown)} {unit}" if shown else "-",
         "peak": f"{peak[1][11:16]} {peak[0]} {unit}" if peak else "-",
-        "notes": ", ".join(notes),
+        "notes": f"{withheld} withheld" if withheld else "",
     }
 
 

@@ -26,6 +26,7 @@ from gridhe.keyring.release.released_lines import ReleasedLines
 from gridhe.keyring.release.releaser import Releaser
 from gridhe.keyring.release.report import parse_window
 from gridhe.keyring.release.resuming import take_up_exclusions, take_up_resumes
+from gridhe.plan.names import ROOT_GROUP, ancestors
 from gridhe.plan.plan import Plan
 from gridhe.wire import topics
 from gridhe.wire.ingest import derive_key
@@ -81,11 +82,19 @@ class ReleaseService:
         self._worked_on = 0  # totals stored when the queue was last worked on
         self._resumed = False  # since the queue was last worked on
         self._publisher: ReleasePublisher | None = None
+        self._receiver_online: Receiver | None = None
         self._lines: ReleasedLines | None = None
         self._dropped: Counter[str] = Counter()  # dropped totals that the ledger has
         with ExitStack() as stack:
             self._open_files(stack)
-            self._queue = ReleaseQueue(self._inbox, self._releaser, settings.release, wanted=self._wanted)
+            self._queue = ReleaseQueue(
+                self._inbox,
+                self._releaser,
+                settings.release,
+                wanted=self._wanted,
+                needed=self._needed,
+                settled=self._settled,
+            )
             if out is not None:
                 self._lines = ReleasedLines(
                     out,
@@ -143,12 +152,19 @@ class ReleaseService:
         return {each.name: each.verify_key for each in self._authority.enrolment.aggregators()}
 
     def _wanted(self, total: TotalKey) -> bool:
-        if self._groups and total.group not in self._groups:
-            return False
+        return (not self._groups or total.group in self._groups) and self._in_windows(total)
+
+    def _in_windows(self, total: TotalKey) -> bool:
         plan = self._plans.get(total.plan)
         if not self._windows:
             return True
         return plan is not None and total.window in {parse_window(w, plan.window_s) for w in self._windows}
+
+    def _needed(self, total: TotalKey) -> bool:
+        """Whether a wanted total may name this one as a piece, or is it: groups include those inside them."""
+        if not self._groups or ROOT_GROUP in self._groups:
+            return self._in_windows(total)
+        return not self._groups.isdisjoint((total.group, *ancestors(total.group))) and self._in_windows(total)
 
     def _record_of(self, total: TotalKey) -> dict[str, Any] | None:
         return self._queue.again(total).record
@@ -176,9 +192,16 @@ class ReleaseService:
         if self._publisher is not None and outcome.record is not None:
             self._publisher.note(outcome.stored.total)
 
-    def online(self, *, idle_s: float, follow: bool) -> list[ReleaseOutcome]:
-        """Receive totals until none has arrived for `idle_s`, then release; `follow`: repeat until stopped.
+    def _settled(self, outcome: ReleaseOutcome) -> None:
+        """Send the receipt of a total that has its verdict."""
+        if self._receiver_online is not None:
+            self._receiver_online.verdict(outcome.aggregator, outcome.stored.total, outcome.rule)
 
+    def online(self, *, idle_s: float, follow: bool) -> list[ReleaseOutcome]:
+        """Receive totals until none has arrived for `idle_s`, then release and send receipts.
+
+        Repeats that until no receipt was sent, because an aggregator makes wider totals of opened ones when
+        it has their receipts; `follow`: until stopped.
         SIGTERM and SIGINT end `follow`; all totals that arrived are stored by then. Returns the outcomes;
         with `follow` none, to bound memory. Raises BrokerError if the broker is not reachable at the start,
         or (without `follow`) has not acknowledged all releases at the end.
@@ -190,6 +213,7 @@ class ReleaseService:
             loop.every(_CHANGES_S, lambda: self._take_up_changes(receiver))
             loop.every(_DROPPED_S, lambda: self._note_dropped(receiver.counts))
             states: Sequence[str] = self._first_states
+            receipts = receiver.receipts
             while not stopping:
                 # With `follow`, release even if totals never pause; a single run waits for all of them.
                 longest_s = _LONGEST_IDLES * idle_s if follow else None
@@ -199,10 +223,15 @@ class ReleaseService:
                 self._worked_on, self._resumed = receiver.stored, False
                 done = self._queue.work(states=states, give=self._give)
                 self._take_up_changes(receiver)
+                receiver.commit()
                 states = ("waiting",)
                 if not follow:
                     outcomes += done
-                    break
+                    if receiver.receipts == receipts:
+                        break
+                    receipts = receiver.receipts
+                    receiver.wait_again()
+                    continue
                 # Wait for the next total, or for totals that may be tried again.
                 loop.run_until(
                     lambda: bool(stopping) or self._resumed or receiver.stored > self._worked_on, None
@@ -254,6 +283,7 @@ class ReleaseService:
             alarms=self._releaser.stops.counts,
             on_connect=self._on_connect,
         )
+        self._receiver_online = receiver
         if self._settings.release.publish:
             totals = self._releaser.answered_totals()
             self._publisher = ReleasePublisher(

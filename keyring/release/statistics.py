@@ -14,7 +14,8 @@ shift, a = 2^s) and h_b the number of meters in bin b, which is [edge_b, edge_(b
 
 Bins are given as (lowest, highest) possible reading, both included.
 
-Impossible values are flagged, not hidden; numbers without a meaning are None:
+An interval whose numbers contradict each other is not released (`inconsistent`), because a meter that does
+not follow the plan is in it, and its numbers could be a message about others. Its flags:
 
     sum_out_of_range    S is not in 0..n * largest
     bin_out_of_range    a bin's count is not in 0..n
@@ -29,10 +30,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gridhe.plan.plan import Plan
 from gridhe.plan.quantity import Quantity
 
-__all__ = ["FLAGS", "Bin", "IntervalStatistics", "statistics_of"]
+__all__ = ["FLAGS", "Bin", "IntervalStatistics", "inconsistent", "statistics_of"]
 
 FLAGS = (
     "sum_out_of_range",
@@ -71,9 +75,17 @@ class IntervalStatistics:
         return {**wanted, "flags": list(self.flags)}
 
 
+def inconsistent(plan: Plan, blocks: Mapping[str, Mapping[str, NDArray[np.int64]]]) -> dict[str, list[bool]]:
+    """For each quantity the intervals with any of FLAGS. Blocks are int64[intervals]."""
+    return {
+        name: [bool(each.flags) for each in intervals]
+        for name, intervals in statistics_of(plan, blocks).items()
+    }
+
+
 def statistics_of(
     plan: Plan,
-    blocks: Mapping[str, Mapping[str, Sequence[int]]],
+    blocks: Mapping[str, Mapping[str, Sequence[int] | NDArray[np.int64]]],
     *,
     probabilities: Sequence[float] = (),
     withheld: Mapping[str, Sequence[str]] | None = None,
@@ -86,7 +98,9 @@ def statistics_of(
     exact = [Fraction(str(p)) for p in probabilities]  # "0.95", not the double next to it: ceil must be right
     return {
         quantity.name: [
-            _interval(quantity, {kind: values[i] for kind, values in blocks[quantity.name].items()}, exact)
+            _interval(
+                quantity, {kind: int(values[i]) for kind, values in blocks[quantity.name].items()}, exact
+            )
             if not (withheld and withheld[quantity.name][i])
             else IntervalStatistics(sum=None, present=None, flags=(withheld[quantity.name][i],))
             for i in range(plan.intervals)

@@ -187,24 +187,24 @@ def test_bundle_writes_the_current_bundle(run: Run, small_authority: Any, tmp_pa
 
 def test_release_prints_a_table_and_writes_json_lines(run: Run, small_authority: Any, tmp_path: Path) -> None:
     rows = small_authority.readings(6)
+    small_authority.enrol("north/f1", 7)
     arrive(small_authority, small_authority.total("north/f1", rows=rows))
     code, out, _ = run("release", "--home", small_authority.home, "--offline", "--out", "r.jsonl")
     assert code == 0
     heading, row, summary = out.splitlines()
     assert heading.split() == ["group", "window", "part", "meters", "sum", "peak"]
-    assert row.split()[:6] == ["north/f1", "1970-01-05T04:00:00Z", "0", "6", str(rows.sum()), "Wh"]
+    assert row.split()[:6] == ["north/f1", "1970-01-05T04:00:00Z", "0", "6/7", str(rows.sum()), "Wh"]
     assert summary == "1 totals released, 0 refused"
     [line] = (tmp_path / "r.jsonl").read_text().splitlines()
     record = json.loads(line)
-    assert {
-        key: record[key] for key in ("plan", "group", "window", "window_start", "part", "meters", "pieces")
-    } == {
+    assert {key: value for key, value in record.items() if key != "intervals"} == {
         "plan": small_authority.plan.plan_id,
         "group": "north/f1",
         "window": 100,
         "window_start": "1970-01-05T04:00:00Z",
         "part": 0,
         "meters": 6,
+        "expected": 7,
         "pieces": [["north/f1", 0, 6]],
     }
     edges = small_authority.plan.quantities[0].bin_edges

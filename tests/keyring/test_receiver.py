@@ -15,6 +15,7 @@ from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import BrokerSettings, ReleaseSettings, Settings
 from gridhe.keyring.home.inspection import inspect_home, lines_of
 from gridhe.keyring.release.inbox import Inbox
+from gridhe.keyring.release.ledger import START
 from gridhe.keyring.release.queue import ReleaseOutcome
 from gridhe.keyring.release.receiver import Receiver
 from gridhe.keyring.release.service import ReleaseService, publish_bundles, utc_now
@@ -26,6 +27,7 @@ from gridhe.wire.receipt import TotalReceipt
 from gridhe.wire.roster import Roster
 from gridhe.wire.signing import SigningKey
 from gridhe.wire.status import Status
+from gridhe.wire.total import TotalKey
 
 WAIT_S = 20.0
 
@@ -90,14 +92,14 @@ def receiver_of(small_authority: Any, broker: EmbeddedBroker) -> Callable[[Event
     return made
 
 
-def test_an_authority_online_publishes_and_receipts_what_it_has_stored(
+def test_an_authority_online_publishes_and_receipts_a_total_after_its_verdict(
     small_authority: Any,
     peer_of: Callable[[EventLoop], Peer],
     receiver_of: Callable[[EventLoop, Inbox], Receiver],
     tmp_path: Path,
 ) -> None:
     authority = small_authority.authority
-    payload = small_authority.total("north/f1")
+    payload, other = small_authority.total("north/f1"), small_authority.total("north/f2")
     inbox = Inbox(tmp_path / "inbox.db")
     with EventLoop() as loop:
         peer = peer_of(loop)
@@ -109,19 +111,33 @@ def test_an_authority_online_publishes_and_receipts_what_it_has_stored(
         assert peer.heard[topics.plan(bundle.plan.plan_id)] == peer.heard[topics.PLAN_CURRENT]
         assert Roster.decode(peer.heard[topics.ROSTER_CURRENT], authority.verify_key).version >= 1
 
-        peer.send("north/f1", payload)
-        assert loop.run_until(lambda: topics.receipt("agg1") in peer.heard, WAIT_S)
-        receipt = TotalReceipt.decode(
-            peer.heard.pop(topics.receipt("agg1")),
-            derive_key(authority.vault.secrets.ingest_secret, "aggregator/agg1"),
-        )
-        assert receipt.stored == ((bundle.plan.plan_id, "north/f1", 100, 0),)
-        assert [stored.group for stored in inbox.totals()] == ["north/f1"]
+        key = derive_key(authority.vault.secrets.ingest_secret, "aggregator/agg1")
+        total = TotalKey(bundle.plan.plan_id, "north/f1", 100, 0)
 
-        peer.send("north/f1", payload)  # the receipt was lost
-        assert loop.run_until(lambda: topics.receipt("agg1") in peer.heard, WAIT_S)
-        assert receiver.stored == 1
-        assert len(inbox.totals()) == 1
+        def receipt_after(act: Callable[[], None]) -> TotalReceipt:
+            peer.heard.pop(topics.receipt("agg1"), None)
+            act()
+            assert loop.run_until(lambda: topics.receipt("agg1") in peer.heard, WAIT_S)
+            return TotalReceipt.decode(peer.heard[topics.receipt("agg1")], key)
+
+        for _ in range(2):  # also if it arrives again
+            peer.send("north/f1", payload)
+        peer.send("north/f2", other)
+        assert loop.run_until(lambda: len(inbox.totals()) == 2, WAIT_S)
+        [stored, _] = inbox.totals()
+        assert receiver.receipts == 0  # it waits
+        receipt = receipt_after(lambda: receiver.verdict("agg1", total, ""))
+        assert receipt == TotalReceipt(aggregator="agg1", stored=(total,))
+        receipt = receipt_after(lambda: receiver.verdict("agg1", total, "unsound"))
+        assert receipt == TotalReceipt(aggregator="agg1", refused=((*total, "unsound"),))
+        receiver.verdict("agg9", total, "")  # a revoked one
+
+        inbox.mark(stored.digest, "refused", START, rule="minimum")  # the receipt was lost
+        receipt = receipt_after(lambda: peer.send("north/f1", payload))
+        assert receipt.refused == ((*total, "minimum"),)
+        inbox.mark(stored.digest, "released", START)
+        assert receipt_after(lambda: peer.send("north/f1", payload)).stored == (total,)
+        assert (receiver.stored, receiver.receipts) == (2, 4)
         receiver.close()
         assert loop.run_until(lambda: not Status.decode(peer.heard[topics.STATUS_AUTHORITY]).online, WAIT_S)
     inbox.close()
@@ -191,15 +207,22 @@ def with_broker(settings: Settings, broker: EmbeddedBroker, *, publish: bool = F
     )
 
 
-def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
+def test_a_single_run_releases_narrow_groups_first_and_waits_for_the_wider_totals_that_follow(
     small_authority: Any, broker: EmbeddedBroker, peer_of: Callable[[EventLoop], Peer]
 ) -> None:
-    payloads = {
+    """As an aggregator, the peer sends totals until their receipt, and wider ones when it has these."""
+    leaves = {
         "north/f1": small_authority.total("north/f1", {"north/f1": 10}),
         "north/f2": small_authority.total("north/f2", {"north/f2": 6}),
-        "grid": small_authority.total("grid", {"north/f1": 10, "north/f2": 6, "north/f3": 4}),
+        "north/f9": small_authority.total("north/f9", {"north/f9": 4}),
+        "south/f3": small_authority.total("south/f3", key=SigningKey.generate()),
     }
-    forged = small_authority.total("north/f3", key=SigningKey.generate())
+    wider = {
+        "north": small_authority.total("north", {"north/f1": 10, "north/f2": 6, "north/f3": 5}),
+        "grid": small_authority.total("grid", {"north/f1": 10, "north/f2": 6, "north/f3": 5, "south/f1": 6}),
+    }
+    key = derive_key(small_authority.authority.vault.secrets.ingest_secret, "aggregator/agg1")
+    receipts: dict[str, str] = {}  # group: the rule, or stored
     with EventLoop() as loop:
         peer = peer_of(loop)
         assert loop.run_until(lambda: peer.session.connected, WAIT_S)
@@ -207,29 +230,44 @@ def test_release_takes_in_waits_for_quiet_and_releases_the_widest_group_first(
         assert loop.run_until(lambda: topics.ROSTER_CURRENT in peer.heard, WAIT_S)
         seen: list[ReleaseOutcome] = []
         settings = with_broker(small_authority.settings, broker)
+
+        def act() -> None:
+            if (payload := peer.heard.pop(topics.receipt("agg1"), None)) is not None:
+                receipt = TotalReceipt.decode(payload, key)
+                receipts.update({total.group: "stored" for total in receipt.stored})
+                receipts.update({refused[1]: refused[4] for refused in receipt.refused})
+            for group, payload in leaves.items():
+                if group not in receipts:
+                    peer.send(group, payload)
+            if {"north/f1", "north/f2"} <= receipts.keys() and "north" not in receipts:
+                peer.send("north", wider["north"])
+            if "north" in receipts and "grid" not in receipts:
+                peer.send("grid", wider["grid"])
+
         thread = threading.Thread(target=loop.run)
+        loop.every(0.2, act)
         thread.start()
         try:
             with ReleaseService(small_authority.authority, settings, emit=seen.append) as service:
-                # The authority subscribes within online(); the peer repeats until it is heard, as an
-                # aggregator does.
-                def send() -> None:
-                    peer.send("north/f3", forged)
-                    for group, payload in payloads.items():
-                        peer.send(group, payload)
-
-                loop.every(0.2, send)
-                stop = threading.Timer(2.0, loop.stop)
-                stop.start()
                 outcomes = service.online(idle_s=1.0, follow=False)
         finally:
             loop.stop()
             thread.join()
     assert [(o.stored.group, o.rule) for o in outcomes] == [
-        ("grid", ""),
         ("north/f1", ""),
-        ("north/f2", "isolates"),
+        ("north/f2", ""),
+        ("north/f9", "minimum"),
+        ("north", ""),
+        ("grid", ""),
     ]
+    assert receipts == {
+        "north/f1": "stored",
+        "north/f2": "stored",
+        "north/f9": "minimum",
+        "north": "stored",
+        "grid": "stored",
+        "south/f3": "signature",
+    }
     assert outcomes == seen
     found = inspect_home(small_authority.authority.paths)
     assert found["ledger"]["kinds"]["dropped"] == 1
@@ -353,7 +391,7 @@ def test_repro_a_follower_drops_a_retired_key_and_tells_the_aggregators(
         try:
             with ReleaseService(authority, settings, emit=emit) as service:
                 service.online(idle_s=0.3, follow=True)
-                assert service._releaser._decryptors == {}
+                assert service._releaser._opener._decryptors == {}
         finally:
             watchdog.cancel()
             loop.stop()

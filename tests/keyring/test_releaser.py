@@ -1,5 +1,6 @@
 """Releasing real totals, and crashing at every step of it."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -383,4 +384,6 @@ def test_no_number_but_integers_leaves(
         answer = release(releaser, small_authority.total("north/f1"))
     assert {type(value) for value in numbers(answer)} == {int}
     assert len(numbers(answer)) == small_authority.plan.layout.used
-    assert not caplog.records
+    [record] = caplog.records
+    told = record.__dict__.keys() - logging.makeLogRecord({}).__dict__.keys() - {"message", "asctime"}
+    assert told == {"plan", "window", "group", "part", "meters", "expected"}

@@ -387,7 +387,7 @@ def state(directory: Path) -> Decoder:
             pack([b"\3", bytes(16)]),
             pack(["north", 0, 0, 1, 12345]),
             small_plan().encode(),
-            Answer(blocks={"q": {"present": (1, 2)}}, withheld={"q": ("", "")}).encode(),
+            Answer(blocks={"q": {"present": (1, 2)}}, withheld={"q": ("", "")}, expected=2).encode(),
             ledger.read_bytes(),
             decision,
             window_builder.state(),

@@ -1,6 +1,7 @@
 """A small authority with meters, and totals of their batches that one of them or the aggregator spoils."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from gridhe.config.settings import PlanSettings, QuantitySettings, Settings
 from gridhe.keyring.home.authority import AuthorityHome
+from gridhe.keyring.home.enrolment import Enrolment
 from gridhe.keyring.home.vault import Kdf
 from gridhe.meter_agent.sealing import Encryptor
 from gridhe.plan.plan import TAGS
@@ -149,7 +151,9 @@ class SpoiltGrid:
         return self._signed(pieces, ciphertexts, group, window, 0, aggregator)
 
     def _piece(self, group: str, part: int, batches: Sequence[Batch]) -> Piece:
-        meters = self.authority.enrolment.group_meters(group, self.authority.enrolment.version)
+        # A connection of its own: the home may be used by another process in between.
+        with closing(Enrolment(self.authority.paths.enrolment)) as enrolment:
+            meters = enrolment.group_meters(group, enrolment.version)
         listed = member_list(meters, {each.meter: each.proof for each in batches})
         return Piece(group, part, len(batches), listed)
 
@@ -164,6 +168,8 @@ class SpoiltGrid:
     ) -> bytes:
         ciphertext = folded(self.plan, ciphertexts)
         self._made[group, window, part] = sum(piece.meters for piece in pieces), ciphertext
+        with closing(Enrolment(self.authority.paths.enrolment)) as enrolment:
+            version = enrolment.version
         return signed_total(
             self.plan,
             self.signers[aggregator],
@@ -172,6 +178,6 @@ class SpoiltGrid:
             group=group,
             window=window,
             part=part,
-            roster=self.authority.enrolment.version,
+            roster=version,
             aggregator=aggregator,
         )
