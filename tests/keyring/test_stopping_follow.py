@@ -14,6 +14,8 @@ from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.resuming import read_stops
 from gridhe.wire import topics
 from gridhe.wire.credential import load_aggregator
+from gridhe.wire.ingest import derive_key
+from gridhe.wire.receipt import TotalReceipt
 from gridhe.wire.roster import Roster
 from gridhe.wire.status import Status
 from gridhe.wire.total import open_total
@@ -25,26 +27,32 @@ FAULTY = "north-f1-003"
 
 
 class Listener:
-    """What an aggregator sees of the authority: the roster and the status."""
+    """What aggregator agg1 sees of the authority: roster, status and receipts."""
 
     def __init__(self, grid: SpoiltGrid, settings: BrokerSettings, loop: EventLoop) -> None:
         self.loop, self._authority_key = loop, grid.authority.verify_key
         self.roster: set[str] = set()
         self.status: Status | None = None
-        credential = load_aggregator(grid.authority.paths.credentials / "aggregator-agg2.json")
+        self.receipts: list[tuple[str, str, int]] = []  # the rule, or "stored"; group and window
+        credential = load_aggregator(grid.authority.paths.credentials / "aggregator-agg1.json")
+        self._receipt_key = derive_key(credential.ingest_secret, "aggregator/agg1")
         self.session = Session(
             settings=settings,
-            client_id=aggregator_user("agg2"),
-            username=aggregator_user("agg2"),
+            client_id=aggregator_user("agg1"),
+            username=aggregator_user("agg1"),
             password=credential.password,
             on_message=self.on_message,
-            subscriptions=(topics.ROSTER_CURRENT, topics.STATUS_AUTHORITY),
+            subscriptions=(topics.ROSTER_CURRENT, topics.STATUS_AUTHORITY, topics.receipt("agg1")),
         )
         loop.add(self.session)
 
     def on_message(self, topic: str, payload: bytes) -> None:
         if topic == topics.STATUS_AUTHORITY:
             self.status = Status.decode(payload)
+        elif topic == topics.receipt("agg1"):
+            receipt = TotalReceipt.decode(payload, self._receipt_key)
+            self.receipts += [("stored", total.group, total.window) for total in receipt.stored]
+            self.receipts += [(rule, group, window) for _, group, window, _, rule in receipt.refused]
         else:
             decoded = Roster.decode(payload, self._authority_key)
             self.roster = {entry.meter for entry in decoded.entries}
@@ -103,6 +111,7 @@ def test_repro_what_was_stopped_goes_on_while_release_follows(tmp_path: Path, mo
         said = shell.run("gridhe-keyring", "resume", "--home", "authority", "agg1", FAULTY)
         assert said.count("resumed when release runs next") == 2
         listener.wait(lambda: outcomes()[-1] == ("north/f2", 102, ""))
+        listener.wait(lambda: ("stored", "north/f2", 102) in listener.receipts)
         listener.wait(lambda: listener.roster == everybody and listener.counts() == (4, 0))
         assert "is no suspended aggregator" in shell.run(
             "gridhe-keyring", "resume", "--home", "authority", "agg1", code=2
