@@ -112,6 +112,7 @@ class World:
         if passed:
             counters = self.engine.counters
             self.until(lambda: counters.received >= passed)
+        self.engine.commit(grid.now)  # each meter has its share of batches again
         for meter in grid.meters:
             user = meter if meter in (VICTIM, ROGUE) else None
             payload = grid.envelope(meter)
