@@ -70,7 +70,7 @@ BATCHES = [
 def test_repro_a_rogue_meters_batch(start: Start, make: Callable[[Attack], Forged], check: str) -> None:
     grid = start(aggregate=True)
     run_through_the_aggregator(grid, make)
-    grid.until(lambda: bool(grid.ledger("unsound")) and "north/k6" in grid.groups())
+    grid.until(lambda: bool(grid.ledger("unsound")) and {"north/k6", "north", "grid"} <= grid.groups())
     check_nothing_of_the_victim(grid)
     [line] = grid.ledger("unsound")
     assert (line["group"], line["check"]) == ("north/k5", check)
@@ -89,7 +89,7 @@ def victims_readings(grid: RunningGrid) -> np.ndarray:
 
 
 def test_without_the_checks_five_thousand_times_the_victim_shows_its_readings(start: Start) -> None:
-    grid = start(aggregate=True, unchecked="off_grid guards tags presence range")
+    grid = start(aggregate=True, unchecked="off_grid guards tags presence range inconsistent")
     run_through_the_aggregator(grid, five_thousand_times)
     grid.until(lambda: "north/k5" in grid.groups())
     readings, shown = shown_readings(grid)
@@ -108,7 +108,7 @@ def test_without_the_check_present_4_shows_the_one_household_with_power(start: S
 
 
 def test_without_the_checks_a_probe_reads_the_secret_key(start: Start) -> None:
-    grid = start(aggregate=True, unchecked="off_grid guards tags presence range")
+    grid = start(aggregate=True, unchecked="off_grid guards tags presence range inconsistent")
     run_through_the_aggregator(grid, named("(0, D): D = 1000 in 24 data slots"))
     grid.until(lambda: "north/k5" in grid.groups())
     readings, shown = shown_readings(grid)

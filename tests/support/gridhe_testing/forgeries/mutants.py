@@ -5,6 +5,7 @@
 The programs themselves have no such switch.
 
     off_grid, guards, tags, presence, range   a check of decrypted slots
+    inconsistent                              intervals whose numbers contradict each other are withheld
     lists                                     what member lists must not say
 """
 
@@ -15,11 +16,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from gridhe.keyring.release import releaser
 from gridhe.keyring.release.decrypt import Decryptor
 from gridhe.keyring.release.register import Register
+from gridhe.plan.plan import Plan
 from gridhe_testing.forgeries.table import CHECKS
 
 __all__ = ["unchecked"]
+
+
+def _none_inconsistent(plan: Plan, blocks: Any) -> dict[str, list[bool]]:
+    return {quantity.name: [False] * plan.intervals for quantity in plan.quantities}
 
 
 @contextmanager
@@ -30,9 +37,11 @@ def unchecked(*names: str) -> Iterator[None]:
     def fewer(self: Decryptor, *arguments: Any) -> Iterator[tuple[str, bool]]:
         return ((name, failed and name not in names) for name, failed in original(self, *arguments))
 
-    assert set(names) <= {*CHECKS, "lists"}, names
+    assert set(names) <= {*CHECKS, "inconsistent", "lists"}, names
     with ExitStack() as stack:
         stack.enter_context(patch.object(Decryptor, "_checks", fewer))
+        if "inconsistent" in names:
+            stack.enter_context(patch.object(releaser, "inconsistent", _none_inconsistent))
         if "lists" in names:
             stack.enter_context(patch.object(Register, "check", lambda *arguments, **options: None))
         yield
