@@ -190,27 +190,29 @@ class Register:
 
     def _check_once(self, claim: Claim, piece: PieceKey, members: Members, others: Sequence[_Window]) -> None:
         """Refuse a new list if a meter of it stands in another piece, unless the piece is a strand."""
-        period = claim.plan, claim.window
-        stands = self._window(period).stands
+        stands = self._window((claim.plan, claim.window)).stands
+        strand = self._is_strand(claim, piece, members)
         for meter in members.names:
-            elsewhere = next((each.stands[meter] for each in others if meter in each.stands), None)
-            before = elsewhere or stands.get(meter)
-            if before and (elsewhere or not self._is_strand(period, piece, members, before[0])):
+            before = next((each.stands[meter] for each in others if meter in each.stands), ())
+            if not strand:
+                before = before or stands.get(meter, ())
+            if before:
                 raise ReleaseRefused(
                     "members_twice",
                     f"{claim}: meter {meter} of {piece[0]} part {piece[1]} stands in {before[0][0]} part "
                     f"{before[0][1]} of this time too",
                 )
 
-    def _is_strand(self, period: Period, piece: PieceKey, members: Members, failed: PieceKey) -> bool:
-        """Whether the list is part of this failed one, and none of its meters stands in another strand."""
+    def _is_strand(self, claim: Claim, piece: PieceKey, members: Members) -> bool:
+        """Whether a new list is part of a failed one, and none of its meters stands in another strand."""
+        period = claim.plan, claim.window
         window = self._window(period)
+        failed, *_ = window.stands.get(members.names[0], (piece,))
         if piece[0] != failed[0] or failed not in self._split.get(period, ()):
             return False
         proofs = dict(window.pieces[failed].items())
         return all(
-            proofs.get(name) == proof and set(window.stands[name]) <= {failed, piece}
-            for name, proof in members.items()
+            proofs.get(name) == proof and window.stands[name] == (failed,) for name, proof in members.items()
         )
 
     # -- recording -------------------------------------------------------------------------------
