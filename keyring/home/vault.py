@@ -107,7 +107,14 @@ class Secrets:
     @classmethod
     def _decode(cls, data: bytes) -> "Secrets":
         try:
-            return cls(**msgpack.unpackb(data, max_bin_len=len(data)))
+            record = msgpack.unpackb(data, max_bin_len=len(data))
+            if "guard_secret" not in record:
+                raise VaultError(
+                    "the vault has no guard secret, without which no total can be checked: restore a backup "
+                    "of the vault; if an earlier version of gridhe made this home, make a new one "
+                    "(gridhe-keyring init) and enrol the meters there"
+                )
+            return cls(**record)
         except (ValueError, TypeError):
             raise VaultError(
                 "the vault was written by another version of gridhe; upgrade this machine"

@@ -1,11 +1,10 @@
 """The release queue: tries the needed totals of the inbox in order and reports each outcome.
 
-A total that names a piece whose own total still waits, waits too, without a refusal. Totals are tried from
-narrow to wide groups (`Inbox.totals`), so this is rare.
+Totals are tried from narrow to wide groups (`Inbox.totals`). So a total that names a piece is tried after the
+piece's own total, if both wait, and never refused because it came first.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,19 +90,8 @@ class ReleaseQueue:
                     again = self.again(total)
                     give(again)
                     outcomes.append(again)
-        undecided = Counter(stored.total for stored in totals)
-        while totals:
-            later = []
-            for stored in totals:
-                outcome = self._try(stored, undecided)
-                if outcome is None:
-                    later.append(stored)
-                    continue
-                undecided[stored.total] -= 1
-                outcomes += self._settle(outcome, give)
-            if len(later) == len(totals):
-                break
-            totals = later
+        for stored in totals:
+            outcomes += self._settle(self._try(stored), give)
         return outcomes
 
     def _settle(
@@ -139,26 +127,17 @@ class ReleaseQueue:
             stored=stored, plan=plan, record=record_of(plan, claim, answer, self._probabilities)
         )
 
-    def _try(self, stored: StoredTotal, undecided: Mapping[TotalKey, int]) -> ReleaseOutcome | None:
-        """Release a total; None if it names a piece whose own total is undecided."""
+    def _try(self, stored: StoredTotal) -> ReleaseOutcome:
         total = self._inbox.total(stored.digest)
-        header = total.header
-        named = {
-            TotalKey(header.plan, piece.group, header.window, piece.part)
-            for piece in header.pieces
-            if piece.members is None
-        }
-        if any(undecided.get(piece) for piece in named - {stored.total}):
-            return None
         try:
             plan, claim, answer = self._release(total)
         except ReleaseRefused as refused:
             return ReleaseOutcome(
-                stored=stored, rule=refused.rule, message=str(refused), aggregator=header.aggregator
+                stored=stored, rule=refused.rule, message=str(refused), aggregator=total.header.aggregator
             )
         return ReleaseOutcome(
             stored=stored,
             plan=plan,
             record=record_of(plan, claim, answer, self._probabilities),
-            aggregator=header.aggregator,
+            aggregator=total.header.aggregator,
         )

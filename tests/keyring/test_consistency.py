@@ -176,8 +176,8 @@ def test_a_home_that_is_used_on_after_any_crash_contradicts_nothing(
             raise Crash
 
     for number, point in enumerate(
-        ("release.1.checked", "release.2.decided", "release.4.decrypted", "release.5.stored",
-         "release.6.closed", "release.9.settled")
+        ("release.1.checked", "release.2.listed", "release.2.decided", "release.4.decrypted",
+         "release.5.stored", "release.6.closed", "release.9.settled")
     ):  # fmt: skip
         points_to_crash_at = [point]
         arrive(small_authority, small_authority.total("north/f1", window=number))
@@ -188,7 +188,7 @@ def test_a_home_that_is_used_on_after_any_crash_contradicts_nothing(
                 run_command(cli, ["release", "--home", str(small_authority.home), "--offline"])
         assert point in points
     assert run("release", "--offline")[0] == 0
-    assert run("release", "--offline", "--all")[1].endswith("6 totals released, 0 refused\n")
+    assert run("release", "--offline", "--all")[1].endswith("7 totals released, 0 refused\n")
 
 
 def test_inspect_notices_a_ledger_older_than_the_inbox(run: Run, backups: Backups) -> None:

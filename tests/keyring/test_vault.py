@@ -121,6 +121,21 @@ def test_a_file_that_is_no_vault_is_refused(home: Path, data: bytes) -> None:
         Vault.open(path, PASSPHRASE)
 
 
+def test_a_vault_without_a_guard_secret_is_refused_with_the_way_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gridhe.keyring.home import vault as module
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_KEYS", tuple(key for key in module._KEYS if key != "guard_secret"))
+        Vault.create(home / "vault.bin", PASSPHRASE, some_secrets(), kdf=Kdf(n=2**14))
+    with pytest.raises(
+        VaultError, match=r"no guard secret.* restore a backup .*gridhe-keyring init"
+    ) as refused:
+        Vault.open(home / "vault.bin", PASSPHRASE)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_missing_vault_is_refused(home: Path) -> None:
     with pytest.raises(VaultError, match="cannot read"):
         Vault.open(home / "vault", PASSPHRASE)

@@ -107,14 +107,20 @@ class SmallAuthority:
         return names
 
     def batches(
-        self, names: Sequence[str], rows: NDArray[np.int64], window: int, plan: Plan | None = None
+        self,
+        names: Sequence[str],
+        rows: NDArray[np.int64],
+        window: int,
+        lie: Callable[[NDArray[np.int64]], None] | None = None,
     ) -> tuple[NDArray[np.int64], dict[str, bytes]]:
-        """The sum int64[N/2] of the meters' slots, and their proofs."""
+        """The sum int64[N/2] of the meters' slots, and their proofs; the first meter lies about its own."""
         secret = self.authority.vault.secrets.guard_secret
-        guards = Guards(plan or self.plan)
+        guards = Guards(self.plan)
         total, proofs = np.zeros(guards.plan.parameters.slots, np.int64), {}
         for name, row in zip(names, rows, strict=True):
             used = guards.plan.layout.encode({"import_wh": row})
+            if lie is not None and name == names[0]:
+                lie(used)
             keys = {"guard_key": guard_key(secret, name), "home_key": home_key(secret)}
             slots, proofs[name] = guards.fill(window, used, **keys)
             total += slots
@@ -127,6 +133,7 @@ class SmallAuthority:
         *,
         rows: NDArray[np.int64] | None = None,
         change: Callable[[NDArray[np.int64]], None] = lambda slots: None,
+        lie: Callable[[NDArray[np.int64]], None] | None = None,
         window: int = 100,
         part: int = 0,
         key: SigningKey | None = None,
@@ -138,7 +145,8 @@ class SmallAuthority:
         """A sealed total of meters by leaf group; by default one piece of 6 meters and random readings.
 
         A roll-up names a piece without its list, and with its readings, if the piece's own total was made
-        before; not if it is to be `listed`. `change` changes the total's slots.
+        before; not if it is to be `listed`. `change` changes the total's slots, `lie` a meter's used slots
+        before it adds its guards.
         """
         pieces = {group: 6} if pieces is None else pieces
         meters = sum(pieces.values())
@@ -148,7 +156,7 @@ class SmallAuthority:
             own = self.pieces.get((self.plan.plan_id, leaf, window, part))
             if own is None or leaf == group or len(own[1]) != count:
                 names = self.enrol(leaf, count)
-                own = self.batches(names, rows[at : at + count], window)
+                own = self.batches(names, rows[at : at + count], window, lie)
                 if leaf == group:
                     self.pieces[self.plan.plan_id, leaf, window, part] = own
                 bring = True
