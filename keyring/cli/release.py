@@ -41,7 +41,7 @@ __all__ = ["release"]
     default=5.0,
     show_default=True,
     type=click.FloatRange(0.1),
-    help="Begin to release after this time without a new total.",
+    help="Release, and end, after this time without a new total.",
 )
 @click.option(
     "--follow", is_flag=True, help="Stay online and release totals as they arrive, until SIGTERM or Ctrl-C."
@@ -75,7 +75,8 @@ def release(
 
     Without --group or --window every waiting total is tried; a refusal is shown with its rule. With them
     only those totals are given out (again, if they were released before), and the exit code is 8 if one was
-    refused. A JSON line has `intervals`, or `refused` and `message`.
+    refused; the groups inside a wide group are released first, because its total needs them. After each round
+    the run waits for the wider totals that follow. A JSON line has `intervals`, or `refused` and `message`.
 
     --out only appends: every released total gets one line, and the line is on the disk before the total
     counts as given out. Lines that a crash or a full disk prevented are written at the next start. The file

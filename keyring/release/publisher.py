@@ -31,11 +31,11 @@ class ReleasePublisher:
         released: Iterable[TotalKey],
         *,
         start_of: Callable[[TotalKey], int],
-        payload_of: Callable[[TotalKey], bytes | None],
+        payload_of: Callable[[TotalKey], bytes],
     ) -> None:
         """`released`: totals released so far. `start_of` returns the start of a total's window, UTC epoch s.
 
-        `payload_of` returns the payload, None for a total that was refused after decryption.
+        `payload_of` returns the payload.
         """
         self._session, self._start_of, self._payload_of = session, start_of, payload_of
         self._released: dict[str, list[TotalKey]] = {}
@@ -88,20 +88,8 @@ class ReleasePublisher:
                 return
             if self._sent.get(group) == self._released[group][-1]:
                 continue
-            newest = self._newest(group)
-            if newest is not None:
-                self._send(group, *newest)
-
-    def _newest(self, group: str) -> tuple[TotalKey, bytes] | None:
-        known = self._released[group]
-        while known:
-            payload = self._payload_of(known[-1])
-            if payload is not None:
-                return known[-1], payload
-            known.pop()
-        del self._released[group]
-        self._unpublished.discard(group)
-        return None
+            newest = self._released[group][-1]
+            self._send(group, newest, self._payload_of(newest))
 
     def _send(self, group: str, total: TotalKey, payload: bytes) -> None:
         message = Message(topic=topics.release(group), payload=payload, retain=True)

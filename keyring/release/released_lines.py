@@ -42,13 +42,12 @@ class ReleasedLines:
         *,
         complete: bool,
         wanted: Callable[[TotalKey], bool],
-        record_of: Callable[[TotalKey], dict[str, Any] | None],
+        record_of: Callable[[TotalKey], dict[str, Any]],
     ) -> None:
         """Open the file and write the lines that are missing in it.
 
-        `record_of` returns an answered total's record, None for one that was refused after decryption.
-        Raises ConfigError and StateError as OutFile does; StateError also if the file has a released total
-        that is not in answers.db.
+        `record_of` returns an answered total's record. Raises ConfigError and StateError as OutFile does;
+        StateError also if the file has a released total that is not in answers.db.
         """
         self._answers, self._complete = releaser.answers, complete
         self._file = OutFile(path)
@@ -83,16 +82,12 @@ class ReleasedLines:
             held.add(line)
         return held
 
-    def _catch_up(
-        self, missing: list[TotalKey], record_of: Callable[[TotalKey], dict[str, Any] | None]
-    ) -> None:
+    def _catch_up(self, missing: list[TotalKey], record_of: Callable[[TotalKey], dict[str, Any]]) -> None:
         written = 0
         for total in missing:
             if (total, "") not in self._held:
-                record = record_of(total)
-                if record is not None:
-                    self._file.append(record)
-                    written += 1
+                self._file.append(record_of(total))
+                written += 1
             self._answers.mark_given(total)
         if written:
             _log.warning("%s lacked %d released totals: written", self._file.path, written)

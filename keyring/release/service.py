@@ -166,8 +166,8 @@ class ReleaseService:
             return self._in_windows(total)
         return not self._groups.isdisjoint((total.group, *ancestors(total.group))) and self._in_windows(total)
 
-    def _record_of(self, total: TotalKey) -> dict[str, Any] | None:
-        return self._queue.again(total).record
+    def _record_of(self, total: TotalKey) -> dict[str, Any]:
+        return self._queue.again(total).to_json()
 
     def offline(self) -> list[ReleaseOutcome]:
         """Release totals of the inbox, without a broker."""
@@ -300,9 +300,8 @@ class ReleaseService:
         if self._publisher is not None:
             self._publisher.on_connect(session_present)
 
-    def _payload_of(self, total: TotalKey) -> bytes | None:
-        record = self._record_of(total)
-        return None if record is None else json.dumps(record, separators=(",", ":")).encode()
+    def _payload_of(self, total: TotalKey) -> bytes:
+        return json.dumps(self._record_of(total), separators=(",", ":")).encode()
 
     def _take_up_changes(self, receiver: Receiver) -> None:
         """Load and publish the changes of another gridhe-keyring, and the exclusions of this one.

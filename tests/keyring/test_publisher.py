@@ -142,8 +142,9 @@ def test_repro_an_older_window_released_after_a_restart_does_not_replace_a_newer
 def test_a_total_refused_after_decryption_is_not_published(
     small_authority: Any, broker_of: Callable[..., EmbeddedBroker]
 ) -> None:
-    plan = small_authority.plan
-    garbage = small_authority.total("north/f1", window=101, ciphertext=bytes(plan.parameters.wire_bytes))
+    other = small_authority.total("north/f2")
+    foreign = open_total(other, len(other)).ciphertext
+    garbage = small_authority.total("north/f1", window=101, ciphertext=foreign)
     arrive(small_authority, small_authority.total("north/f1"), garbage)
     with broker_of() as broker:
         for _ in range(2):
