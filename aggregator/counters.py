@@ -41,6 +41,7 @@ class Snapshot:
     missing_plans: tuple[str, ...]  # ids of plans on the roster without a bundle
     meters: int
     open_parts: int
+    stranded_parts: int  # open parts that are kept in strands
     open_windows: int
     resident_bytes: int
     uncommitted: int

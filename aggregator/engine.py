@@ -221,8 +221,9 @@ class Engine:
             return
         if part is None:
             start_s = active.plan.window_start_s(header.window)
-            expected = min(self._closing.tree.expected(header.group, start_s), largest_leaf(active.plan))
-            part = self._parts.take(node, now, meters=expected)
+            tree = self._closing.tree
+            expected = min(tree.expected(header.group, start_s), largest_leaf(active.plan))
+            part = self._parts.take(node, now, meters=expected, leaves=tree.leaves)
         strand = self._strands.of(header.meter, header.window) if part.stranded else 0
         self._fold(part, planes, strand)
         self._parts.count(part, 1, strand=strand)
@@ -387,6 +388,7 @@ class Engine:
             missing_plans=self._admission.missing_plans,
             meters=self._meters,
             open_parts=len(self._parts),
+            stranded_parts=self._parts.stranded,
             open_windows=len({part.key.window for part in self._parts}),
             resident_bytes=self._parts.resident_bytes,
             uncommitted=self._uncommitted,

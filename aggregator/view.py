@@ -43,6 +43,7 @@ def _fields(snapshot: Snapshot, connected: bool, batches_s: float, bytes_s: floa
         "duplicates": counters.duplicates,
         "rejected": dict(counters.rejected),
         "open_parts": snapshot.open_parts,
+        "stranded_parts": snapshot.stranded_parts,
         "open_windows": snapshot.open_windows,
         "oldest_open_s": round(snapshot.oldest_open_s, 1),
         "uncommitted": snapshot.uncommitted,

@@ -42,6 +42,11 @@ class GroupTree:
                 self._children.setdefault(wider, set()).add(node)
                 node = wider
 
+    @property
+    def leaves(self) -> int:
+        """Count of covered leaf groups."""
+        return len(self._leaves_below.keys() - self._children.keys())
+
     def parent(self, group: str) -> str | None:
         """The next wider group, if it is covered."""
         wider = parent_group(group)

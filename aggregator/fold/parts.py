@@ -75,8 +75,8 @@ class Part:
 class OpenParts:
     """All open parts. Up to `limit_bytes` of ciphertexts stay in memory, the latest used ones.
 
-    New parts are kept in strands as long as all strands fit half of that memory: a working set beyond the
-    limit would be read and written in each commit.
+    A new part is kept in strands only if all strands fit that memory beside one sum for each leaf group. Sums
+    beyond the limit would be read and written again for every few batches.
     """
 
     def __init__(
@@ -130,31 +130,37 @@ class OpenParts:
         """The open parts of a group: its own part and its rests."""
         return list(self._by_group.get(node, ()))
 
-    def take(self, node: Node, now: float, *, meters: int = 0) -> Part:
+    def take(self, node: Node, now: float, *, meters: int = 0, leaves: int = 0) -> Part:
         """The open part of a node, created if there is none.
 
-        `meters`: how many batches are expected for a new leaf part; with enough it is kept in strands.
+        For a new leaf part, `meters` is the number of expected batches, `leaves` that of leaf groups. With
+        enough meters, and room in memory, the part is kept in strands.
         """
         part = self._parts.get(node)
         if part is None:
-            planes = self._plans[node[0]].planes
             part = Part(key=TotalKey(*node, self._store.next_part(*node)), first_at=now)
-            bytes_ = self._bytes_stranded(part)
-            if meters >= STRANDED_METERS and self._stranded_bytes + bytes_ <= self._limit_bytes // 2:
+            size = self._sum_bytes(part)
+            if (
+                meters >= STRANDED_METERS
+                and self._stranded_bytes + (STRANDS + leaves) * size <= self._limit_bytes
+            ):
                 part.sums = [Sum() for _ in range(STRANDS)]
             self._open(part)
-            if not part.stranded:
-                self._place(part, 0, Accumulator(planes))
         return part
 
-    def _bytes_stranded(self, part: Part) -> int:
-        return STRANDS * Accumulator.bytes_of(self._plans[part.key.plan].planes)
+    def _sum_bytes(self, part: Part) -> int:
+        return Accumulator.bytes_of(self._plans[part.key.plan].planes)
+
+    @property
+    def stranded(self) -> int:
+        """Count of parts that are kept in strands."""
+        return sum(part.stranded for part in self._parts.values())
 
     def _open(self, part: Part) -> None:
         self._parts[part.node] = part
         self._by_group.setdefault(group_node(part.node), []).append(part)
         if part.stranded:
-            self._stranded_bytes += self._bytes_stranded(part)
+            self._stranded_bytes += STRANDS * self._sum_bytes(part)
 
     def fold(self, part: Part, planes: PlaneViews, strand: int = 0) -> None:
         """Add a checked ciphertext to a part's running total."""
@@ -198,7 +204,7 @@ class OpenParts:
         for strand in range(len(part.sums)):
             self._put_away(part, strand)
         if part.stranded:
-            self._stranded_bytes -= self._bytes_stranded(part)
+            self._stranded_bytes -= STRANDS * self._sum_bytes(part)
         del self._parts[node]
         self._touched.pop(node, None)
         group = group_node(node)
@@ -240,10 +246,12 @@ class OpenParts:
             self._resident.move_to_end((part.node, strand))
             return each.total
         planes = self._plans[part.key.plan].planes
-        if not part.stranded:
-            ciphertext = self._store.total(part.key).ciphertext
+        if not each.meters:
+            ciphertext = None
+        elif part.stranded:
+            ciphertext = self._strands.ciphertext(part.key, strand)
         else:
-            ciphertext = self._strands.ciphertext(part.key, strand) if each.meters else None
+            ciphertext = self._store.total(part.key).ciphertext
         return self._place(part, strand, Accumulator(planes, ciphertext))
 
     def _place(self, part: Part, strand: int, total: Accumulator) -> Accumulator:
