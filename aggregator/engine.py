@@ -41,6 +41,7 @@ from gridhe.wire.envelope import Header
 from gridhe.wire.receipt import RATE, Receipt, TotalReceipt
 from gridhe.wire.roster import RosterReader
 from gridhe.wire.signing import SigningKey
+from gridhe.wire.strands import strand_key
 from gridhe.wire.total import TotalKey
 
 __all__ = ["Engine", "Outgoing"]
@@ -74,7 +75,7 @@ class Engine:
         self._settings = settings
         self._credential = credential
         self._enrolment = RosterTable(database)
-        self._strands = Strands(database)
+        self._strands = Strands(database, strand_key(credential.ingest_secret))
         self._totals = Totals(database, self._strands)
         self._members = Members(database)
         self._quarantine = Quarantine(

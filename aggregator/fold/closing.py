@@ -43,9 +43,9 @@ from gridhe.aggregator.fold.rows import (
     largest_leaf,
     pieces_bytes,
 )
-from gridhe.aggregator.fold.strands import STRANDED_METERS
 from gridhe.aggregator.fold.windows import WindowStates
 from gridhe.plan.plan import Plan
+from gridhe.wire.strands import STRANDED_METERS
 from gridhe.wire.total import TotalKey
 
 __all__ = ["Closing", "due_at"]

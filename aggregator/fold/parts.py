@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from gridhe.aggregator.fold.accumulator import Accumulator
 from gridhe.aggregator.fold.plans import ActivePlan
 from gridhe.aggregator.fold.rows import PartStore, PieceRef, StrandStore, TotalRow, pieces_bytes
-from gridhe.aggregator.fold.strands import STRANDED_METERS, STRANDS
 from gridhe.wire.planes import PlaneViews
+from gridhe.wire.strands import STRANDED_METERS, STRANDS
 from gridhe.wire.total import TotalKey
 
 __all__ = ["Node", "OpenParts", "Part", "Sum", "group_node", "rest_node"]

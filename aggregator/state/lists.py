@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from gridhe.aggregator.fold.rows import Member
-from gridhe.aggregator.fold.strands import STRANDS
 from gridhe.aggregator.state.enrolment import RosterTable
 from gridhe.aggregator.state.members import Members
 from gridhe.aggregator.state.strands import Strands
 from gridhe.errors import EnvelopeError
+from gridhe.wire.strands import STRANDS
 from gridhe.wire.total import MemberList, TotalKey, bitmap_of
 
 __all__ = ["MemberLists"]

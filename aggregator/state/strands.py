@@ -1,17 +1,15 @@
-"""Stores the strands of leaf parts, and the key by which meters are put into strands."""
+"""Stores the strands of leaf parts."""
 
 import hashlib
-import secrets
 
 import msgpack
 
-from gridhe.aggregator.fold.strands import STRANDS, strand_of
 from gridhe.aggregator.state.database import Database
+from gridhe.wire.strands import STRANDS, strand_of
 from gridhe.wire.total import TotalKey
 
 __all__ = ["Strands"]
 
-_KEY, _KEY_BYTES = "strand_key", 32
 _WHERE = "WHERE plan = ? AND grp = ? AND window = ? AND part = ?"
 
 
@@ -24,15 +22,9 @@ def _checksum(key: TotalKey, strand: int, meters: int, ciphertext: bytes) -> byt
 class Strands:
     """The table of strands. Raises StateError."""
 
-    def __init__(self, database: Database) -> None:
-        """Draw the key, if there is none."""
-        self._db = database
-        key = database.meta(_KEY)
-        if key is None:
-            key = secrets.token_bytes(_KEY_BYTES)
-            with database.transaction():
-                database.set_meta(_KEY, key)
-        self._key = key
+    def __init__(self, database: Database, key: bytes) -> None:
+        """`key`: that of `gridhe.wire.strands.strand_key`."""
+        self._db, self._key = database, key
 
     def of(self, meter: str, window: int) -> int:
         """A meter's strand in a window."""

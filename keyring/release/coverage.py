@@ -6,7 +6,7 @@ share of the meters that are enrolled in the group for the window) makes such pi
 
     part 0 of a leaf group      opened only with at least that share of the group's meters
     a later part of it          opened only inside a roll-up
-    a strand of a failed part   judged with the failed part, whose members it has
+    a strand of a failed part   judged with the failed part; whose members it has, no aggregator can choose
     a roll-up                   not concerned: its parts are pieces of several groups
 
 A part that lacks coverage is treated as one too small to be published: it joins the wider group's total.

@@ -9,8 +9,10 @@ decides it, also if this total fails afterwards. Each refusal is a ReleaseRefuse
     changed_members  this piece had another list, or another proof, before
     members_twice    a meter stands in another piece of this window, of whatever plan; or the piece failed
 
-A leaf group's own total that fails may be split once: its *strands* are further parts of the same group, each
-with a subset of the failed list and with the same proofs. A meter of the failed part may stand in one strand.
+A leaf group's own total that fails may be split once, into further parts of the same group with the same
+proofs. Each of them has one or more whole *strands* of the failed list, as `gridhe.wire.strands` divides it.
+So an aggregator that lets a total fail cannot choose whose readings it gets instead. A meter of the failed
+part may stand in one of them.
 
 `Register` is pure. The digests of all lists are in memory (they are in the ledger), the lists themselves only
 for windows in use: `load` brings them back.
@@ -27,6 +29,7 @@ from gridhe.errors import ReleaseRefused
 from gridhe.keyring.release.family import PieceKey
 from gridhe.keyring.release.policy import Claim
 from gridhe.plan.plan import Plan
+from gridhe.wire.strands import STRANDED_METERS
 from gridhe.wire.total import Piece, TotalHeader, TotalKey, positions_of
 
 __all__ = ["Members", "Period", "Register", "own_piece", "read_lists", "read_members"]
@@ -121,10 +124,15 @@ class Register:
     """The member lists of all decided totals."""
 
     def __init__(
-        self, load: Callable[[Period, Mapping[PieceKey, bytes]], Mapping[PieceKey, Members]]
+        self,
+        load: Callable[[Period, Mapping[PieceKey, bytes]], Mapping[PieceKey, Members]],
+        strand_of: Callable[[str, int], int],
     ) -> None:
-        """`load(period, digests)` returns the decided lists of a window; `digests` are theirs, in order."""
-        self._load = load
+        """`load(period, digests)` returns the decided lists of a window; `digests` are theirs, in order.
+
+        `strand_of(meter, window)` is the meter's strand.
+        """
+        self._load, self._strand_of = load, strand_of
         self._digests: dict[Period, dict[PieceKey, bytes]] = {}
         self._spent: dict[Period, set[PieceKey]] = {}  # pieces whose list a failed total has brought
         self._split: dict[Period, set[PieceKey]] = {}  # those that were a leaf group's own total
@@ -204,13 +212,18 @@ class Register:
                 )
 
     def _is_strand(self, claim: Claim, piece: PieceKey, members: Members) -> bool:
-        """Whether a new list is part of a failed one, and none of its meters stands in another strand."""
+        """Whether a new list is whole strands of a failed one, and none of its meters stands elsewhere."""
         period = claim.plan, claim.window
         window = self._window(period)
         failed, *_ = window.stands.get(members.names[0], (piece,))
         if piece[0] != failed[0] or failed not in self._split.get(period, ()):
             return False
-        proofs = dict(window.pieces[failed].items())
+        listed = window.pieces[failed]
+        strands = {self._strand_of(name, claim.window) for name in members.names}
+        whole = tuple(name for name in listed.names if self._strand_of(name, claim.window) in strands)
+        if len(listed.names) < STRANDED_METERS or whole != members.names or whole == listed.names:
+            return False
+        proofs = dict(listed.items())
         return all(
             proofs.get(name) == proof and window.stands[name] == (failed,) for name, proof in members.items()
         )

@@ -55,6 +55,7 @@ from gridhe.keyring.release.stored_lists import StoredLists
 from gridhe.plan.names import ancestors
 from gridhe.plan.plan import Plan
 from gridhe.wire.planes import Planes
+from gridhe.wire.strands import strand_key, strand_of
 from gridhe.wire.total import Total, TotalKey
 
 __all__ = ["Releaser"]
@@ -86,10 +87,7 @@ class Releaser:
         self._versions, self._now = versions, now
         self._plans, self._secrets, self._enrolment = plans, secrets, enrolment
         self.policy = ReleasePolicy(plans=plans, minimum_meters=settings.minimum_meters)
-        self.stops, self.register = (
-            Stops(),
-            Register(lambda period, digests: self._lists.load(period, digests)),
-        )
+        self.stops = Stops()
         self._opener, self._coverage = Opener(secrets), settings.coverage
         self._digests: dict[TotalKey, str] = {}
         self._refusals: dict[TotalKey, str] = {}  # the last one in the ledger, so that a retry adds no line
@@ -98,7 +96,8 @@ class Releaser:
         ] = {}  # answers of earlier runs, by plan and window
         self.answers = Answers(paths.answers)
         self._lists = StoredLists(self.answers, enrolment)
-        self.register = Register(self._lists.load)
+        key = strand_key(secrets().ingest_secret)
+        self.register = Register(self._lists.load, lambda meter, window: strand_of(key, meter, window))
         self._pieces = Pieces(self.answers, self.register, self._opener, self._body)
         try:
             heads = {paths.answers.name: self.answers.head(), paths.inbox.name: inbox_head}

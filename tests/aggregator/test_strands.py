@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridhe.aggregator.fold import verdicts
-from gridhe.aggregator.fold.strands import STRANDED_METERS, STRANDS, merged, strand_of
+from gridhe.aggregator.fold.strands import merged
 from gridhe.config.settings import AggregatorSettings
 from gridhe.errors import StateError
+from gridhe.wire.strands import STRANDED_METERS, STRANDS, strand_of
 from gridhe_testing.closing_world import WINDOW, Place, World, plan_of
 
 ROGUE = "m7"

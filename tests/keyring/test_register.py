@@ -1,7 +1,7 @@
 """Member lists, before anything is decrypted: each rule, and the register against brute force."""
 
 import tracemalloc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,6 +14,14 @@ from gridhe.keyring.release.family import PieceKey
 from gridhe.keyring.release.policy import Claim
 from gridhe.keyring.release.register import Members, Period, Register, read_members
 from gridhe.wire.total import MemberList, Piece, TotalKey, bitmap_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def strands_of_few_meters() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STRANDED_METERS", 1)
+        yield
+
 
 METERS = [f"m{number:02}" for number in range(12)]
 PROOF = 11
@@ -111,7 +119,8 @@ class Book:
         self.open_again()
 
     def open_again(self) -> None:
-        self.register = Register(self.load)
+        # Strands of two letters: ab, cd, ...
+        self.register = Register(self.load, lambda name, window: (ord(name[-1]) - 97) // 2)
         for kind, claim in self.ledger:
             if kind == "decided":
                 self.register.record(claim)
@@ -209,17 +218,25 @@ def test_repro_a_failed_part_may_be_split_once_and_only_into_its_own_members(boo
     assert book.decide(*own("abz", 1)) == "members_twice"  # z is a stranger
     assert book.decide(*own("ab", 1, mark=1)) == "members_twice"  # other proofs
     assert book.decide(*own("ab", 1, group="h")) == "members_twice"
+    assert book.decide(*own("abc", 1)) == "members_twice"  # c is half of a strand
+    assert book.decide(*own("abcdefgh", 1)) == "members_twice"  # all of it again
     strand = own("abcd", 1)
     book.register.check(*strand, opened=lambda total: False)
     assert book.register.failed_part(*strand) == 0
     assert book.decide(*strand, sound=False) == ""
     assert book.register.failed_part(*strand) == 0
-    assert book.decide(*own("de", 2)) == "members_twice"  # d had its second chance
+    assert book.decide(*own("cdef", 2)) == "members_twice"  # c and d had their second chance
     assert book.decide(*own("ab", 3)) == "members_twice"  # a strand is not split again
     good = own("efgh", 4)
     assert book.decide(*good) == ""
     assert book.register.failed_part(*good) == 0
     assert book.register.failed_part(*own("abcdefgh")) is None
+
+
+def test_repro_a_small_failed_part_is_not_split(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STRANDED_METERS", 9)
+    assert book.decide(*own("abcdefgh"), sound=False) == ""
+    assert book.decide(*own("abcd", 1)) == "members_twice"
 
 
 def test_repro_a_meter_stands_in_one_part_of_a_time_of_whatever_plan(book: Book) -> None:
@@ -275,7 +292,12 @@ def test_the_register_decides_as_brute_force_over_all_decided_lists(
             elsewhere = {name: {other for other, each in decided.items() if name in each} for name in found}
             strand = any(
                 failed[0] == piece[0]
-                and found.items() <= decided[failed].items()
+                and found.items() < decided[failed].items()
+                and all(
+                    chr(97 + (ord(name) - 97 ^ 1)) in found
+                    for name in found
+                    if chr(97 + (ord(name) - 97 ^ 1)) in decided[failed]
+                )
                 and all(places == {failed} for places in elsewhere.values())
                 for failed in split
             )

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from gridhe.aggregator.fold.strands import merged
 from gridhe.keyring.release.inbox import Inbox
 from gridhe.keyring.release.ledger import LedgerRecord, verify_ledger
 from gridhe.keyring.release.resuming import ask_resume, read_stops
 from gridhe.keyring.release.service import ReleaseService
 from gridhe.wire.roster import Roster
+from gridhe.wire.strands import STRANDS, strand_key, strand_of
 from gridhe.wire.total import open_total
 from gridhe_testing.spoilt import FAULTS, SpoiltGrid, small_plan
 
@@ -178,33 +180,54 @@ def test_repro_a_crash_around_the_failures_line_neither_loses_nor_doubles_it(
     assert FAULTY not in world.roster()
 
 
-def test_strands_count_with_their_failed_part_and_the_good_ones_open(world: World) -> None:
+def test_strands_count_with_their_failed_part_and_the_good_ones_open(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One rogue meter costs its group a strand; coverage was asked of the failed part."""
+    monkeypatch.setattr("gridhe.keyring.release.register.STRANDED_METERS", 30)
     meters, rogue = world.meters("north/f1"), "north-f1-004"
     part = world.total("north/f1", 100, fault="rogue", at=4)
     assert world.run(part)["north/f1", 100, 0] == "unsound"
-    strands = [
+    key = strand_key(world.authority.vault.secrets.ingest_secret)
+    by_strand = [[name for name in meters if strand_of(key, name, 100) == each] for each in range(STRANDS)]
+    sets = [
+        sorted(name for each in strands for name in by_strand[each])
+        for strands in merged([len(each) for each in by_strand], world.plan.minimum_meters)
+    ]
+    assert len(sets) > 1
+    payloads = [
         world.total(
             "north/f1",
             100,
-            members=meters[i::5],
+            members=members,
             part=1 + i,
-            fault="rogue" if rogue in meters[i::5] else "",
-            at=0,
+            fault="rogue" if rogue in members else "",
+            at=members.index(rogue) if rogue in members else 0,
         )
-        for i in range(5)
+        for i, members in enumerate(sets)
     ]
-    outcomes = world.run(*strands)
-    assert [outcomes["north/f1", 100, 1 + i] for i in range(5)] == ["", "", "", "", "unsound"]
+    outcomes = world.run(*payloads)
+    [bad] = [members for members in sets if rogue in members]
+    for i, members in enumerate(sets):
+        assert outcomes["north/f1", 100, 1 + i] == ("unsound" if members is bad else "")
     assert [record["of"] for record in world.records("unsound")] == [0, 0]
     stops = read_stops(world.authority.paths)
     assert stops.failures == {world.plan.key_id: 2}
-    assert stops.common == {"north/f1": (2, frozenset(meters[4::5]))}
+    assert stops.common == {"north/f1": (2, frozenset(bad))}
     # One incident for the aggregator: two more suspend it.
     world.run(world.total("north/f2", 101, fault="left_out"))
     assert not read_stops(world.authority.paths).aggregators
     world.run(world.total("south/f1", 101, fault="left_out"))
     assert read_stops(world.authority.paths).aggregators == {"agg1"}
+
+
+def test_repro_a_spoilt_part_is_no_way_around_coverage(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An aggregator lets a part fail, to send five members of its choice as a strand of it."""
+    monkeypatch.setattr("gridhe.keyring.release.register.STRANDED_METERS", 30)
+    meters = world.meters("north/f1")
+    assert world.run(world.total("north/f1", 100, fault="rogue", at=4))["north/f1", 100, 0] == "unsound"
+    picked = world.total("north/f1", 100, members=meters[10:16], part=1)
+    assert world.run(picked)["north/f1", 100, 1] == "members_twice"
 
 
 def test_repro_picked_company_is_not_opened_by_itself(world: World) -> None:

@@ -276,7 +276,7 @@ def credential(directory: Path) -> Decoder:
 def state(directory: Path) -> Decoder:
     """Rows as a damaged disk could return them, with and without a valid checksum."""
     database = Database(directory / "state", authority="a", aggregator="main")
-    totals, key = Totals(database, Strands(database)), TotalKey("p" + "0" * 16, "north", 7, 0)
+    totals, key = Totals(database, Strands(database, bytes(32))), TotalKey("p" + "0" * 16, "north", 7, 0)
     row = TotalRow(
         key=key,
         closed=False,
