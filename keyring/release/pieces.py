@@ -48,15 +48,20 @@ class Pieces:
                     total[name][kind] += np.array(values, np.int64)
         return total
 
-    def sums(self, plan: Plan, claim: Claim) -> tuple[GuardSums, dict[PieceKey, bytes]]:
-        """The guard sums of a decided total, and those of its pieces that are not stored yet, encoded."""
+    def sums(
+        self, plan: Plan, claim: Claim, *, stored: bool = True
+    ) -> tuple[GuardSums, dict[PieceKey, bytes]]:
+        """The guard sums of a decided total, and those of its pieces that were computed, encoded.
+
+        `stored`: use stored sums where there are some.
+        """
         lists = self._register.lists((claim.plan, claim.window))
         found, new = [], {}
         for group, part, _ in claim.pieces:
-            stored = self._answers.sums(TotalKey(claim.plan, group, claim.window, part))
-            if stored is None:
+            known = self._answers.sums(TotalKey(claim.plan, group, claim.window, part)) if stored else None
+            if known is None:
                 found.append(self._opener.sums(plan, claim.window, lists[group, part]))
                 new[group, part] = encode_sums(found[-1])
             else:
-                found.append(decode_sums(stored, plan))
+                found.append(decode_sums(known, plan))
         return functools.reduce(operator.add, found), new

@@ -33,6 +33,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gridhe.base.failpoints import failpoint
 from gridhe.config.settings import ReleaseSettings
 from gridhe.errors import EnvelopeError, ReleaseRefused, StateError
@@ -323,12 +326,10 @@ class Releaser:
         new: dict[PieceKey, bytes] = {}
         blocks = self._pieces.added_up(plan, claim)
         if blocks is None:
-            sums, new = self._pieces.sums(plan, claim)
-            try:
-                values = self._opener.open(plan, claim.window, ciphertext, sums)
-            except Unsound as unsound:
-                self._fail(plan, claim, unsound)
-                raise _unsound(claim) from None
+            values, new = self._decrypted(plan, claim, ciphertext)
+            if isinstance(values, Unsound):
+                self._fail(plan, claim, values)
+                raise _unsound(claim)
             blocks = plan.layout.split(values)
         present = {name: kinds["present"] for name, kinds in blocks.items()}  # the proven counts
         withheld = self.policy.withheld(claim, plan, present)
@@ -342,6 +343,24 @@ class Releaser:
         }
         expected = self._enrolment.enrolled(claim.group, plan.window_start_s(claim.window))
         return Answer.of(blocks, reasons, expected=expected), new
+
+    def _decrypted(
+        self, plan: Plan, claim: Claim, ciphertext: bytes
+    ) -> tuple[NDArray[np.int64] | Unsound, dict[PieceKey, bytes]]:
+        """The used slots int64[used], or the failed check; and the guard sums to store.
+
+        The failure is returned instead of raised, so that no exception carries it. Stored guard sums have no
+        digest in the ledger, unlike lists: before a total fails by them, they are computed again.
+        """
+        for stored in (True, False):
+            sums, new = self._pieces.sums(plan, claim, stored=stored)
+            try:
+                return self._opener.open(plan, claim.window, ciphertext, sums), new
+            except Unsound as unsound:
+                failed = unsound
+            if len(new) == len(claim.pieces):  # no stored sum was used
+                break
+        return failed, new
 
     def _fail(self, plan: Plan, claim: Claim, unsound: Unsound) -> None:
         """Write a failed check to the ledger, with the suspects."""

@@ -1,5 +1,6 @@
 """Wider totals: added up out of opened pieces, or decrypted with the guards of all pieces' members."""
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -128,6 +129,21 @@ def test_only_pieces_that_bring_their_list_cost_a_proof(
         grid = small_authority.total("grid", {**FEEDERS, "north/f3": 5, "south/f1": 7})
         assert numbers(release(releaser, grid)) == small_authority.sums["grid", 100, 0].tolist()
         assert work == {"decrypted": 4, "proven": 16 + 5 + 7}  # the list of north/f3 was proven before
+
+
+def test_repro_damaged_guard_sums_do_not_fail_an_honest_total(
+    small_authority: Any, open_releaser: Open
+) -> None:
+    with open_releaser() as releaser:
+        for payload in feeders(small_authority):
+            release(releaser, payload)
+        path = releaser.answers.path
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        for rowid, sums in database.execute("SELECT rowid, sums FROM lists").fetchall():
+            database.execute("UPDATE lists SET sums = ? WHERE rowid = ?", (sums[:-1] + b"\x01", rowid))
+    with open_releaser() as releaser:
+        region = small_authority.total("north", {**FEEDERS, "north/f3": 5})
+        assert numbers(release(releaser, region)) == small_authority.sums["north", 100, 0].tolist()
 
 
 def test_repro_a_wider_total_with_one_batch_more_than_its_lists_is_unsound(
