@@ -3,7 +3,9 @@
 A group's parts are due when every enrolled meter below it has reported; or, for a leaf, when its part is
 full; or, for a roll-up, when every narrower group has closed its first part and has the authority's verdict
 on each part that it published; or when its time is over: `grace_s` after the window's end (or after the
-first batch, if that arrives later), and `late_s` after the first batch of a later part.
+first batch, if that arrives later), and `late_s` after the first batch of a later part. While a narrower
+group has not finished, a roll-up waits one more `grace_s` for each level below it: a leaf that closes at the
+end of its time still needs its verdict.
 
 A part of at least the plan's minimum of meters is published, and added to the next wider group when the
 authority has opened it (fold.verdicts). A smaller one is not published: it joins a *rest* of the wider
@@ -43,7 +45,7 @@ from gridhe.aggregator.fold.rows import (
     largest_leaf,
     pieces_bytes,
 )
-from gridhe.aggregator.fold.windows import WindowStates
+from gridhe.aggregator.fold.windows import WindowState, WindowStates
 from gridhe.plan.plan import Plan
 from gridhe.wire.strands import STRANDED_METERS
 from gridhe.wire.total import TotalKey
@@ -62,13 +64,13 @@ def due_at(
     *,
     expected: int,
     closed_meters: int | None,
-    children_done: bool,
+    graces: int,
     widest: bool,
 ) -> float:
     """When the open parts of a group are due, UTC epoch seconds; -inf: at once, inf: never.
 
     `expected`: meters enrolled below the group. `closed_meters`: in its closed parts, None before the first.
-    `children_done`: every narrower group has closed a part, and has a verdict on each that it published.
+    `graces`: how many times `grace_s` its first part waits; 0 if the narrower groups have finished.
     `widest`: the group has no wider group.
     """
     end_s = plan.window_start_s(window) + plan.window_s
@@ -81,9 +83,9 @@ def due_at(
     first_at = min(part.first_at for part in parts)
     if closed_meters is not None:
         return first_at + plan.late_s
-    if children_done:
+    if not graces:
         return _AT_ONCE
-    return max(end_s, first_at) + plan.grace_s
+    return max(end_s, first_at) + graces * plan.grace_s
 
 
 class Closing:
@@ -186,16 +188,29 @@ class Closing:
         plan, state = self._plans[plan_id].plan, self._windows.of(plan_id, window)
         closed = state.closed
         start_s = plan.window_start_s(window)
-        children = self._tree.children(group, start_s) if group not in closed else set()
         return due_at(
             plan,
             window,
             parts,
             expected=self._tree.expected(group, start_s),
             closed_meters=closed.get(group),
-            children_done=bool(children) and children <= closed.keys() and not state.waits_for(children),
+            graces=1 if group in closed else self._graces(node, state),
             widest=self._tree.parent(group) is None,
         )
+
+    def _graces(self, node: Node, state: WindowState) -> int:
+        """How many times `grace_s` a group's first part waits for narrower groups; 1 for a leaf."""
+        plan_id, group, window = node
+        children = self._tree.children(group, self._plans[plan_id].plan.window_start_s(window))
+        if not children:
+            return 1
+        missing = children - state.closed.keys()
+        if state.waits_for(children) or any(
+            self._parts.of_group((plan_id, child, window)) for child in missing
+        ):
+            return 1 + self._tree.height(group)
+        # Those without a batch so far may get one until their own time is over.
+        return max((1 + self._tree.height(child) for child in missing), default=0)
 
     def _plan(self, node: Node, at: float | None) -> None:
         """Plan the next check of a group; None or inf: none."""

@@ -32,12 +32,14 @@ class GroupTree:
         missing = {wider for leaf in left_out for wider in ancestors(leaf)}
         self._leaves_below: dict[str, list[str]] = {}
         self._children: dict[str, set[str]] = {}
+        self._height: dict[str, int] = {}
         for leaf in covered:
             self._leaves_below.setdefault(leaf, []).append(leaf)
             node = leaf
-            for wider in ancestors(leaf):
+            for height, wider in enumerate(ancestors(leaf), 1):
                 if wider in missing:
                     break
+                self._height[wider] = max(height, self._height.get(wider, 0))
                 self._leaves_below.setdefault(wider, []).append(leaf)
                 self._children.setdefault(wider, set()).add(node)
                 node = wider
@@ -51,6 +53,10 @@ class GroupTree:
         """The next wider group, if it is covered."""
         wider = parent_group(group)
         return wider if wider in self._leaves_below else None
+
+    def height(self, group: str) -> int:
+        """How many levels the deepest leaf is below `group`; 0 for a leaf."""
+        return self._height.get(group, 0)
 
     def expected(self, group: str, window_start_s: int) -> int:
         """How many meters below `group` are enrolled for a window."""

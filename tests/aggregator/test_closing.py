@@ -1,5 +1,6 @@
 """When parts close, what becomes of small ones, and how totals are sent."""
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -48,10 +49,11 @@ def part(meters: int, first_at: float = END_S + 5, *, leaf: bool = False) -> Par
         ([part(7), part(3)], {}, float("-inf")),  # all are in
         ([part(7)], {"closed_meters": 3}, float("-inf")),
         ([part(6), part(3)], {}, END_S + 5 + 60),  # one is missing: the grace, from the first batch
+        ([part(6)], {"graces": 3}, END_S + 5 + 180),  # a roll-up, while narrower groups are under way
         ([part(6, END_S - 9)], {}, END_S + 60),  # or from the window's end
         ([part(6, END_S + 900)], {"closed_meters": 3}, END_S + 900 + 600),  # later ones
-        ([part(6)], {"children_done": True}, float("-inf")),
-        ([part(1)], {"closed_meters": 3, "children_done": True}, END_S + 5 + 600),
+        ([part(6)], {"graces": 0}, float("-inf")),
+        ([part(1)], {"closed_meters": 3, "graces": 0}, END_S + 5 + 600),
         ([part(8, leaf=True)], {}, float("-inf")),  # full
         ([part(8)], {}, END_S + 5 + 60),  # a roll-up has more room
         ([part(2), part(2)], {"widest": True, "expected": 4}, float("inf")),  # too few, and nothing to join
@@ -59,7 +61,7 @@ def part(meters: int, first_at: float = END_S + 5, *, leaf: bool = False) -> Par
     ],
 )
 def test_when_a_groups_open_parts_are_due(parts: list[Part], situation: dict[str, Any], due: float) -> None:
-    known = {"expected": 10, "closed_meters": None, "children_done": False, "widest": False}
+    known = {"expected": 10, "closed_meters": None, "graces": 1, "widest": False}
     assert due_at(plan_of(largest_group=8), WINDOW, parts, **{**known, **situation}) == due
 
 
@@ -146,6 +148,43 @@ def test_repro_the_total_of_a_group_that_all_meters_have_left_is_rolled_up(
     world.enrol(without=world.groups["a/x"])  # between the total and the authority's verdict
     world.answer(stored=totals)
     assert set(world.settle(world.now + 61)) == {("a", WINDOW, 0), ("grid", WINDOW, 0)}
+
+
+def test_repro_a_roll_up_waits_for_the_verdicts_on_leaves_that_closed_at_the_end_of_their_grace(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world({"r/a": 5, "r/b": 3, "s/c": 4})
+    for meter in ("m0", "m1", "m2", "m5", "m6", "m7", "m8", "m9", "m10"):  # all of r/b only
+        world.send(meter)
+    assert set(world.settle()) == {("r/b", WINDOW, 0)}
+    late = world.commit(world.now + 61)
+    assert set(late) == {("r/a", WINDOW, 0), ("s/c", WINDOW, 0)}
+    assert world.commit(world.now + 65) == {}
+    world.answer(stored=late)
+    totals = world.settle(world.now + 66)
+    assert {place: total.header.meters for place, total in totals.items()} == {
+        ("r", WINDOW, 0): 6,
+        ("s", WINDOW, 0): 3,
+        ("grid", WINDOW, 0): 9,
+    }
+
+
+def test_a_roll_up_waits_for_a_silent_group_and_for_a_silent_authority_a_limited_time(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world({"a": 3, "b": 3, "c": 3})
+    for meter in (*world.groups["a"], *world.groups["b"]):
+        world.send(meter)
+    totals = world.commit()
+    world.answer(stored=[("a", WINDOW, 0)])
+    assert world.commit() == {}
+    assert world.commit(world.now + 119) == {}  # the verdict on b has not come, and c is silent
+    [total] = world.commit(world.now + 121).values()
+    assert total.header.meters == 3
+    world.answer(stored=totals)
+    assert world.commit(world.now + 130) == {}
+    [later] = world.commit(world.now + 130 + 601).values()  # late_s after it came
+    assert (later.header.part, set(world.members(later))) == (1, set(world.groups["b"]))
 
 
 def test_repro_parts_of_stragglers_end_when_their_window_is_outdated_and_are_counted(
@@ -309,6 +348,59 @@ def test_too_many_refused_totals_are_dropped_oldest_first_and_counted(
     assert (snapshot.undelivered, snapshot.refused_totals, snapshot.counters.dropped) == (7, 4, 1)
     world.engine.offer_all()
     assert ("a", WINDOW, 0) not in world.take(world.engine.send_again())
+
+
+def test_each_closed_leaf_part_says_how_many_meters_are_in_it_of_how_many(
+    make_world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    world = make_world({"a": 5, "b": 3})
+    for meter in ("m0", "m1", "m2", "m5", "m6", "m7"):
+        world.send(meter)
+    with caplog.at_level(logging.INFO, "gridhe.aggregator"):
+        world.settle()
+        world.settle(world.now + 61)
+        world.send("m3", now=world.now + 62)
+        world.commit(world.now + 62)
+        world.commit(world.now + 62 + 601)
+    closed = [record.__dict__ for record in caplog.records if record.message == "closed"]
+    assert [(each["group"], each["part"], each["meters"], each["expected"]) for each in closed] == [
+        ("b", 0, 3, 3),
+        ("a", 0, 3, 5),
+        ("grid", 0, 6, 8),
+        ("a", 1, 1, 5),
+    ]
+    counters = world.engine.snapshot(world.now).counters
+    assert (counters.counted, counters.expected) == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("reason", "way_out"),
+    [("suspended", "gridhe-keyring resume"), ("budget", "restarts"), ("coverage", "wider group")],
+)
+def test_a_refusal_is_one_log_line_with_the_way_out_and_shows_in_the_status(
+    make_world: Callable[..., World], caplog: pytest.LogCaptureFixture, reason: str, way_out: str
+) -> None:
+    world = make_world({"a": 3, "b": 3})
+    many_totals(world, 1)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):  # the receipt comes again
+            world.answer(refused=[("a", WINDOW, 0)], reason=reason)
+    [record] = [each.__dict__ for each in caplog.records]
+    assert record["message"] == "the authority refused a total"
+    assert (record["group"], record["window"], record["reason"]) == ("a", WINDOW, reason)
+    assert way_out in record["what_to_do"]
+    assert world.engine.snapshot(world.now).counters.refused[reason] == 2
+
+
+def test_a_suspended_total_waits_for_the_authority_to_resume(make_world: Callable[..., World]) -> None:
+    world = make_world({"a": 3, "b": 3})
+    many_totals(world, 1)
+    world.judge([(("a", WINDOW, 0), "suspended"), (("b", WINDOW, 0), "")])
+    world.commit()
+    assert world.take(world.engine.send_again()) == {}
+    world.answer(stored=[("a", WINDOW, 0)])  # the authority had kept it, and opens it when it is told to
+    assert set(world.commit()) == {("grid", WINDOW, 0)}
+    assert world.engine.snapshot(world.now).refused_totals == 0
 
 
 def test_repro_a_fresh_total_is_sent_without_being_read_back(

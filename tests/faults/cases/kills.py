@@ -18,6 +18,7 @@ _READY_S = 5.0  # p99 of the time until a killed aggregator is online again
 
 COMMIT_POINTS = (
     "commit.1.before",
+    "commit.1.judged",
     "commit.1.closed",
     "commit.1.written",
     "commit.1.after",
