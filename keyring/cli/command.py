@@ -150,7 +150,8 @@ def bundle(
 
         with ExitStack() as stack:
             count = publish_bundles(open_home(stack, home, passphrase_file), settings)
-        echo(f"published {count} plans and the roster on {settings.broker.url}")
+        plans = "1 plan" if count == 1 else f"{count} plans"
+        echo(f"published {plans} and the roster on {settings.broker.url}")
     echo(
         f"plan {current.plan.plan_id}, key {current.plan.key_id}, {len(data)} bytes"
         + (f": {out}" if out else "")

@@ -62,6 +62,7 @@ def inspect_home(paths: HomePaths) -> dict[str, Any]:
                 "ring": str(bundle.plan.parameters),
                 "largest_rollup": bundle.plan.largest_rollup,
                 "minimum_meters": bundle.plan.minimum_meters,
+                "guard_bits": bundle.plan.guard_bits,
                 "decryptions_used": used[bundle.plan.key_id],
                 "decryptions": bundle.plan.decryptions,
                 "failed_totals": stops.failures.get(bundle.plan.key_id, 0),
@@ -148,7 +149,8 @@ def lines_of(inspection: dict[str, Any]) -> list[str]:
     for plan in inspection["plans"]:
         lines.append(
             f"plan        {plan['plan']}  from window {plan['first_window']} ({plan['from']}), "
-            f"{plan['ring']}, up to {plan['largest_rollup']} meters, at least {plan['minimum_meters']}"
+            f"{plan['ring']}, up to {plan['largest_rollup']} meters, at least {plan['minimum_meters']}, "
+            f"guards of {plan['guard_bits']} bits"
         )
         lines.append(
             f"  key       {plan['key']}  {plan['decryptions_used']} of {plan['decryptions']} decryptions "

@@ -314,6 +314,7 @@ def test_inspect_needs_no_passphrase_and_finds_a_changed_ledger(
     monkeypatch.delenv("GRIDHE_PASSPHRASE")
     code, out, _ = run("inspect", "--home", home)
     assert code == 0
+    assert "up to 100 meters, at least 5, guards of 16 bits" in out
     assert "1 of 262144 decryptions used" in out
     assert "ledger      whole: 3 records (1 answered, 1 decided, 1 refused)" in out
     assert "revoked     bert" in out
@@ -321,6 +322,7 @@ def test_inspect_needs_no_passphrase_and_finds_a_changed_ledger(
     assert found["ledger"]["refusals"] == {"minimum": 1}
     assert found["groups"] == {"north/f1": 1 + 6, "north/f2": 3}
     assert found["aggregators"] == ["agg1"]
+    assert (found["plans"][0]["minimum_meters"], found["plans"][0]["guard_bits"]) == (5, 16)
     assert [each["rule"] for each in found["inbox"]["refused"]] == ["minimum"]
     ledger = home / "ledger.jsonl"
     ledger.write_bytes(ledger.read_bytes().replace(b'"meters":6', b'"meters":7'))

@@ -238,7 +238,12 @@ def test_the_pages_guards_are_those_of_the_golden_vectors(peer: types.ModuleType
         assert f"`{line[name]}`" in table
     for name, numbers in (("x", used), ("g_0 to g_3", line["g"][:4]), ("tag slots", line["tags"])):
         assert f"| {name} | {', '.join(map(str, numbers))} |" in table
-    assert f"| alpha_00 to alpha_07 | {', '.join(map(str, line['alpha'][0]))} |" in table
+    assert f"| g_44 to g_51 | {', '.join(map(str, line['g'][44:]))} |" in table
+    assert len(line["g"]) == 52
+    for j in (0, 11):
+        name = "alpha_00 to alpha_07" if j == 0 else "alpha_(11)0 to alpha_(11)7"
+        assert f"| {name} | {', '.join(map(str, line['alpha'][j]))} |" in table
+    assert len(line["alpha"]) == 12
     assert f"`{line['plan']}`, {line['window']} |" in table
 
 
