@@ -91,7 +91,10 @@ def released(shell: Shell, *, mutual: bool) -> list[dict[str, object]]:
     def of(user: str) -> dict[str, str]:
         return certificate(shell, user) if mutual else {}
 
-    shell.run("gridhe-keyring", "bundle", "--home", "authority", "--publish", variables=of("authority"))
+    said = shell.run(
+        "gridhe-keyring", "bundle", "--home", "authority", "--publish", variables=of("authority")
+    )
+    assert "published 1 plan and the roster on mqtts://" in said
     aggregate = [
         *("gridhe-aggregate", "--credential", "authority/credentials/aggregator-main.json"),
         *("--state-dir", "aggregator", "--set", "aggregator.commit_interval_s=0.2"),
