@@ -51,6 +51,8 @@ def shell(open_folder: Path) -> Shell:
             "GRIDHE_BROKER__CA_FILE": str(open_folder / "authority/ca/ca.crt"),
             "GRIDHE_PLAN__WINDOW_S": "3600",
             "GRIDHE_PLAN__INTERVAL_S": "900",
+            "GRIDHE_PLAN__MINIMUM_METERS": "5",
+            "GRIDHE_PLAN__SMALL_GROUPS": "accepted",
         },
     )
 
