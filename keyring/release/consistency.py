@@ -5,14 +5,16 @@ the trusted aggregators. If only one of them is restored from an older backup, t
 released totals, and could release two totals that differ by one household. So each file records the state of
 the others:
 
-    answers.db  with each answer: the ledger's head, the inbox's transactions, the roster's version
+    answers.db  with each answer: the ledger's head, the inbox's transactions, the roster's version;
+                with each decision's member lists: the ledger's head
     inbox.db    with each total's new state: the ledger's head
-    ledger      with each `answered` record: the digest of the answer
+    ledger      with each `answered` record: the digest of the answer; with each `decided` record: the
+                digests of its member lists
 
     restored alone          noticed because
     ledger older            answers.db or inbox.db was written under a later head
     ledger and answers      inbox.db was written under a later head, or has released totals without a decision
-    answers older           the ledger has an answer that answers.db lacks
+    answers older           the ledger has an answer or a member list that answers.db lacks
     inbox older             it had more transactions when an answer was stored
     enrolment older         its roster was newer when an answer was stored (it may still trust a revoked
                             aggregator)

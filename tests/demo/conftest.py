@@ -53,6 +53,7 @@ def _honest_releases(workload: Workload, plan: Plan, plain: Plaintext) -> list[R
             answer = Answer(
                 blocks={q: {kind: tuple(v) for kind, v in kinds.items()} for q, kinds in blocks.items()},
                 withheld={name: ("",) * workload.intervals},
+                expected=len(members),
             )
             claim = Claim(
                 plan=plan.plan_id, key=plan.key_id, aggregator="main", group=group,
