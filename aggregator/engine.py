@@ -221,8 +221,7 @@ class Engine:
             self._reject(error.reason, topic, payload, header, now)
             return
         if part is None:
-            start_s = active.plan.window_start_s(header.window)
-            tree = self._closing.tree
+            tree, start_s = self._closing.tree, active.plan.window_start_s(header.window)
             expected = min(tree.expected(header.group, start_s), largest_leaf(active.plan))
             part = self._parts.take(node, now, meters=expected, leaves=tree.leaves)
         strand = self._strands.of(header.meter, header.window) if part.stranded else 0

@@ -4,32 +4,15 @@ Signatures and tags would stop a fuzzer at the door. So the first byte of an inp
 the rest begins: as it came, or sealed again with the real key, as only an authentic but hostile sender could.
 """
 
-import json
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgpack
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from gridhe.aggregator.fold.rows import PieceRef, TotalRow
-from gridhe.aggregator.state.database import Database
-from gridhe.aggregator.state.enrolment import RosterTable
-from gridhe.aggregator.state.members import Members
-from gridhe.aggregator.state.strands import Strands
-from gridhe.aggregator.state.totals import Totals
-from gridhe.config.settings import CkksSettings, MeterSettings, PlanSettings, QuantitySettings, Settings
-from gridhe.errors import BundleError, CredentialError, EnvelopeError, StateError
-from gridhe.keyring.release.answers import Answer
-from gridhe.keyring.release.claims import claim_of_record
-from gridhe.keyring.release.ledger import Ledger, verify_ledger
-from gridhe.meter_agent.outbox import Outbox
-from gridhe.meter_agent.windows import WindowBuilder
-from gridhe.plan.plan import Plan
-from gridhe.plan.planner import choose, make_plan
-from gridhe.wire.bundle import Bundle, key_id_of
+from gridhe.errors import BundleError, CredentialError, EnvelopeError
+from gridhe.wire.bundle import Bundle
 from gridhe.wire.codec import pack, tag
 from gridhe.wire.credential import (
     AggregatorCredential,
@@ -43,7 +26,7 @@ from gridhe.wire.envelope import Header, open_envelope, seal_envelope
 from gridhe.wire.planes import Planes
 from gridhe.wire.receipt import Receipt, TotalReceipt
 from gridhe.wire.roster import FormerPlace, Roster, RosterEntry, RosterPlan
-from gridhe.wire.signing import SigningKey, authority_id, sign_record
+from gridhe.wire.signing import sign_record
 from gridhe.wire.status import Status
 from gridhe.wire.total import (
     MemberList,
@@ -55,57 +38,8 @@ from gridhe.wire.total import (
     positions_of,
     seal_total,
 )
-
-MAX_BYTES = 1 << 20
-KEY = bytes(range(32))
-NONCE = bytes(12)
-SIGNER = SigningKey.from_private_bytes(KEY)  # fixed, so that an input means the same in every run
-PUBLIC_KEY = b"a public key is any bytes to a bundle's decoder"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoder:
-    """`feed` any bytes; anything it raises but `errors` is a finding. `modes`: values of the first byte."""
-
-    feeders: tuple[Callable[[bytes], object], ...]
-    errors: tuple[type[Exception], ...]
-    seeds: tuple[bytes, ...]
-    close: Callable[[], object] = field(default=lambda: None)  # called after the last input
-
-    def feed(self, data: bytes) -> None:
-        if data:
-            with suppress(*self.errors):
-                self.feeders[data[0] % len(self.feeders)](data[1:])
-
-
-def small_plan() -> Plan:
-    settings = Settings(
-        ckks=CkksSettings(flooding_bits=0, ring_degree=2048, prime_bits=(40, 14)),
-        plan=PlanSettings(
-            window_s=3_600,
-            interval_s=900,
-            quantities=(QuantitySettings(largest=500, bins=4, statistics=("sum", "min")),),
-            largest_group=20,
-            largest_rollup=20,
-            minimum_meters=5,
-        ),
-    )
-    return make_plan(
-        settings,
-        choose(settings),
-        authority=authority_id(SIGNER.verify_key),
-        key_id=key_id_of(PUBLIC_KEY),
-        first_window=0,
-    )
-
-
-def _seeds(*inside: bytes | tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """One seed for each mode and example: its number, then the bytes."""
-    found = []
-    for mode, examples in enumerate(inside):
-        for example in examples if isinstance(examples, tuple) else (examples,):
-            found.append(bytes([mode]) + example)
-    return tuple(found)
+from gridhe_testing.decoder import KEY, MAX_BYTES, NONCE, PUBLIC_KEY, SIGNER, Decoder, seeds_of, small_plan
+from gridhe_testing.state_decoder import state
 
 
 def envelope() -> Decoder:
@@ -134,7 +68,7 @@ def envelope() -> Decoder:
     return Decoder(
         feeders=(lambda data: open_envelope(data, MAX_BYTES).open(KEY), Header.decode, inside),
         errors=(EnvelopeError,),
-        seeds=_seeds(
+        seeds=seeds_of(
             (seal_envelope(header, b"c" * 40, KEY), seal_envelope(header, ones, KEY)),
             encoded,
             bytes([len(encoded)]) + encoded + b"\1\0",
@@ -160,7 +94,7 @@ def receipt() -> Decoder:
             Status.decode,
         ),
         errors=(EnvelopeError,),
-        seeds=_seeds(batches, totals, msgpack.unpackb(batches)[0], msgpack.unpackb(totals)[0], status),
+        seeds=seeds_of(batches, totals, msgpack.unpackb(batches)[0], msgpack.unpackb(totals)[0], status),
     )
 
 
@@ -196,7 +130,7 @@ def total() -> Decoder:
             inside,
         ),
         errors=(EnvelopeError,),
-        seeds=_seeds(seal_total(header, b"c" * 40, SIGNER), header.encode(), header.encode()),
+        seeds=seeds_of(seal_total(header, b"c" * 40, SIGNER), header.encode(), header.encode()),
     )
 
 
@@ -215,7 +149,7 @@ def bundle() -> Decoder:
             record,
         ),
         errors=(BundleError,),
-        seeds=_seeds(whole, msgpack.unpackb(whole)[1], plan.encode()),
+        seeds=seeds_of(whole, msgpack.unpackb(whole)[1], plan.encode()),
     )
 
 
@@ -230,7 +164,7 @@ def roster() -> Decoder:
             lambda body: Roster.decode(sign_record(SIGNER, "roster", body), key),
         ),
         errors=(BundleError,),
-        seeds=_seeds(whole, msgpack.unpackb(whole)[1]),
+        seeds=seeds_of(whole, msgpack.unpackb(whole)[1]),
     )
 
 
@@ -269,130 +203,7 @@ def credential(directory: Path) -> Decoder:
     return Decoder(
         feeders=(read(load_device), read(load_fleet), read(load_aggregator)),
         errors=(CredentialError,),
-        seeds=_seeds(*saved),
-    )
-
-
-def state(directory: Path) -> Decoder:
-    """Rows as a damaged disk could return them, with and without a valid checksum."""
-    database = Database(directory / "state", authority="a", aggregator="main")
-    totals, key = Totals(database, Strands(database, bytes(32))), TotalKey("p" + "0" * 16, "north", 7, 0)
-    row = TotalRow(
-        key=key,
-        closed=False,
-        meters=2,
-        first_at=1.5,
-        pieces=(PieceRef("north/f1", 0, 2, True),),
-        ciphertext=b"c" * 40,
-    )
-    ledger = directory / "ledger.jsonl"
-    outbox = Outbox(directory / "outbox", authority="a" * 17, settings=MeterSettings())
-    databases = ExitStack()
-    databases.callback(database.close)
-    databases.callback(outbox.close)
-
-    def insert(sql: str, *values: object) -> None:
-        # The database may refuse a value (an integer too large, text that is no UTF-8): nothing to read then.
-        with suppress(OverflowError, UnicodeEncodeError, StateError), database.transaction():
-            database.write(sql, *values)
-
-    def columns(data: bytes, count: int) -> tuple[object, ...]:
-        """`count` values as SQLite has them: integers, floats, text, bytes or nothing."""
-        try:
-            found = msgpack.unpackb(data, strict_map_key=False)
-        except Exception:  # junk: this many byte strings
-            found = [data] * count
-        found = found if isinstance(found, list) else [found]
-        plain = [value if isinstance(value, int | float | str | bytes) else None for value in found]
-        return tuple((plain + [None] * count)[:count])
-
-    def read_total(data: bytes) -> None:
-        insert("DELETE FROM totals")
-        insert(
-            "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(key.plan, key.window, key.group, key.part),
-            *columns(data, 7),
-        )
-        totals.total(key)
-
-    def read_members(data: bytes) -> None:
-        insert("DELETE FROM totals")
-        insert("DELETE FROM members")
-        insert("INSERT INTO members VALUES (1, ?, 'north', 7, 0, ?, ?)", key.plan, *columns(data, 2))
-        Members(database).counted((key.plan, "north", 7))
-
-    def read_meter(data: bytes) -> None:
-        insert("DELETE FROM meters")
-        insert("INSERT INTO meters VALUES ('m1', ?, ?, ?, ?, ?)", *columns(data, 5))
-        RosterTable(database).meter("m1")
-
-    def read_plans(data: bytes) -> None:
-        insert("DELETE FROM plans")
-        insert("INSERT INTO plans VALUES (?, ?)", "p" + "0" * 16, data)
-        database.plans()
-
-    def read_outbox(data: bytes) -> None:
-        values = columns(data, 8)
-        with suppress(OverflowError, UnicodeEncodeError, StateError):
-            rows = outbox._db
-            rows.write("DELETE FROM batches")
-            rows.write("INSERT OR REPLACE INTO journal VALUES ('m1', ?, ?)", *values[:2])
-            rows.write("INSERT OR REPLACE INTO sealed VALUES ('m1', ?, ?)", *values[2:4])
-            rows.write("INSERT INTO batches VALUES (1, 'm1', ?, ?, 'waiting', NULL, ?, ?)", *values[4:])
-        for read in (lambda: outbox.journal("m1"), lambda: outbox.payload(1), outbox.sealed_until_s):
-            with suppress(StateError):
-                read()
-        outbox.waiting("m1")
-
-    def read_ledger(data: bytes) -> None:
-        ledger.write_bytes(data)
-        verify_ledger(ledger, on_record=lambda record: None)
-
-    def read_decision(data: bytes) -> None:
-        with suppress(ValueError, RecursionError):
-            record = json.loads(data)
-            if isinstance(record, dict):
-                claim_of_record(record)
-
-    with database.transaction():
-        totals.save(row)
-    plain = list(database.query("SELECT * FROM totals")[0][4:])
-    ledger.unlink(missing_ok=True)
-    with Ledger(ledger, now=lambda: "2026-01-01T00:00:00Z") as book:
-        book.append("decided", plan=key.plan)
-        book.append("answered", plan=key.plan)
-    window_builder = WindowBuilder(
-        quantities=("import_wh",), kind="register", window_s=3_600, interval_s=900, patience_s=60.0
-    )
-    decision = (
-        b'{"plan":"p","key":"k","aggregator":"a","group":"g","window":1,"part":0,"meters":5,'
-        b'"members":"00","pieces":[["g",0,5]],"content":"00","n":1}'
-    )
-    return Decoder(
-        feeders=(
-            read_total,
-            read_members,
-            read_meter,
-            read_plans,
-            Answer.decode,
-            read_ledger,
-            read_decision,
-            WindowBuilder.from_state,
-            read_outbox,
-        ),
-        close=databases.close,
-        errors=(StateError,),
-        seeds=_seeds(
-            pack(plain),
-            pack([b"\3", bytes(16)]),
-            pack(["north", 0, 0, 1, 12345]),
-            small_plan().encode(),
-            Answer(blocks={"q": {"present": (1, 2)}}, withheld={"q": ("", "")}, expected=2).encode(),
-            ledger.read_bytes(),
-            decision,
-            window_builder.state(),
-            pack([window_builder.state(), bytes(16), 7_200, bytes(16), "p", 7, b"payload", bytes(16)]),
-        ),
+        seeds=seeds_of(*saved),
     )
 
 
