@@ -13,9 +13,9 @@ does, in this order:
 
 import logging
 import time
-from dataclasses import dataclass, field
 
 from gridhe.aggregator.admission import Admission
+from gridhe.aggregator.answers import Answers
 from gridhe.aggregator.counters import Counters, Snapshot
 from gridhe.aggregator.delivery import Delivery, Outgoing
 from gridhe.aggregator.fold.closing import Closing
@@ -38,7 +38,7 @@ from gridhe.wire import topics
 from gridhe.wire.bundle import Bundle
 from gridhe.wire.credential import AggregatorCredential
 from gridhe.wire.envelope import Header
-from gridhe.wire.receipt import RATE, Receipt, TotalReceipt
+from gridhe.wire.receipt import RATE, TotalReceipt
 from gridhe.wire.roster import RosterReader
 from gridhe.wire.signing import SigningKey
 from gridhe.wire.strands import strand_key
@@ -55,14 +55,6 @@ _COMMIT_SHARE = 8
 # receipt (`meter.unreceipted_max`). Each old window of a flood opens a part, which costs the commit 100 KB.
 _METER_SHARE = 16
 _PRUNE_INTERVAL_S = 3_600.0
-
-
-@dataclass(slots=True)
-class _Answer:
-    """The content of a meter's next receipt."""
-
-    committed: set[int] = field(default_factory=set)
-    refused: dict[int, str] = field(default_factory=dict)
 
 
 class Engine:
@@ -120,7 +112,7 @@ class Engine:
         )
         self._meters = 0
         self._load_tree()
-        self._answers: dict[tuple[str, str], _Answer] = {}
+        self._answers = Answers()
         self._by_meter: dict[str, int] = {}  # batches since the last commit
         self._uncommitted = 0
         self._commit_s = 0.0
@@ -228,7 +220,7 @@ class Engine:
         self._fold(part, planes, strand)
         self._parts.count(part, 1, strand=strand)
         self._members.add(part.key, place.number, header.proof)
-        self._answer(header).committed.add(header.window)
+        self._answers.committed(header)
         self.counters.folded += 1
         self._uncommitted += 1
 
@@ -241,7 +233,7 @@ class Engine:
 
     def _answer_duplicate(self, header: Header) -> None:
         self.counters.duplicates += 1
-        self._answer(header).committed.add(header.window)
+        self._answers.committed(header)
 
     def _counted(self, header: Header) -> bool:
         """Whether this meter is counted for the window, in any group in which it was enrolled."""
@@ -258,10 +250,7 @@ class Engine:
         if now is not None and reason != RATE:  # (nothing is wrong with the batch)
             self._quarantine.add(Quarantined(at=now, topic=topic, reason=reason, payload=payload))
         if header is not None:
-            self._answer(header).refused[header.window] = reason
-
-    def _answer(self, header: Header) -> _Answer:
-        return self._answers.setdefault((header.plan, header.meter), _Answer())
+            self._answers.refused(header, reason)
 
     # commit
 
@@ -332,22 +321,12 @@ class Engine:
         return outgoing
 
     def _receipts(self) -> list[Outgoing]:
-        outgoing = []
-        for (plan, meter), answer in self._answers.items():
-            receipt = Receipt(
-                plan=plan,
-                meter=meter,
-                committed=tuple(sorted(answer.committed)),
-                refused=tuple(
-                    (window, reason)
-                    for window, reason in answer.refused.items()
-                    if window not in answer.committed
-                ),
-            )
-            outgoing.append(Outgoing(topics.receipt(meter), receipt.encode(self._admission.key_of(meter))))
-        self._answers.clear()
-        self.counters.receipts += len(outgoing)
-        return outgoing
+        receipts = self._answers.take()
+        self.counters.receipts += len(receipts)
+        return [
+            Outgoing(topics.receipt(each.meter), each.encode(self._admission.key_of(each.meter)))
+            for each in receipts
+        ]
 
     def _outdated(self, now: float) -> dict[str, int]:
         """Per plan the window before which the state is deleted, once an hour: those beyond the horizon.
