@@ -84,6 +84,8 @@ def representative(folder: Path) -> list[list[str]]:
         ["gridhe-keyring", "inspect", "--home", home],
         ["gridhe-keyring", "inspect", "--home", home, "--json"],
         ["gridhe-keyring", "inspect", "--home", CONTROLS],
+        ["gridhe-keyring", "resume", "--home", home, "main"],
+        ["gridhe-keyring", "resume", "--home", home, CONTROLS],
         ["gridhe-keyring", "bundle", *authority, "--out", out],
         ["gridhe-keyring", "enrol", *authority, "--group", "north/f1", "carl", "--fleet", out],
         ["gridhe-keyring", "enrol", *authority, "--group", "north/f1", "dora"],
