@@ -119,5 +119,6 @@ def test_repro_what_was_stopped_goes_on_while_release_follows(tmp_path: Path, mo
         shown = shell.run("gridhe-keyring", "inspect", "--home", "authority")
         assert shown.count("ALARM ") == 4
         assert "STOPPED" not in shown
+    grid.authority.close()
     assert read_stops(grid.authority.paths).counts() == (4, 0)
     assert PASSPHRASE not in shell.said

@@ -110,4 +110,5 @@ def test_repro_a_faulty_meter_costs_its_group_one_window(tmp_path: Path, mosquit
             fleet.wait(lambda: (FAULTY, window + 1, "not_enrolled") in fleet.refused)
             assert (FAULTY, window) in fleet.committed
             fleet.session.close()
+    grid.authority.close()
     assert "ALARM: a total failed its checks" in (tmp_path / "release.log").read_text()
