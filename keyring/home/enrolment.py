@@ -193,10 +193,13 @@ class Enrolment:
         """
         query = (
             "SELECT COUNT(*) FROM meters"
-            " WHERE (?1 = ?2 OR grp = ?1 OR substr(grp, 1, length(?1) + 1) = ?1 || '/')"
-            " AND from_s <= ?3 AND NOT revoked AND name NOT IN (SELECT meter FROM excluded)"
+            " WHERE from_s <= ? AND NOT revoked AND name NOT IN (SELECT meter FROM excluded)"
         )
-        [(count,)] = self._db.query(query, group, ROOT_GROUP, start_s)
+        if group == ROOT_GROUP:
+            [(count,)] = self._db.query(query, start_s)
+        else:
+            inside = " AND (grp = ? OR substr(grp, 1, length(?)) = ?)"
+            [(count,)] = self._db.query(query + inside, start_s, group, group + "/", group + "/")
         return int(count)
 
     def former_places(self) -> list[FormerPlace]:
