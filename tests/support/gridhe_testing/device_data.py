@@ -1,6 +1,6 @@
 """Real meters' telegrams, frames, payloads and exports with the right reading of each, if they are at hand.
 
-They are not the project's: a folder beside the repository, or the one that GRIDHE_DEVICE_DATA names, holds them.
+They are not the project's: a folder beside the repository, or the one in GRIDHE_DEVICE_DATA, holds them.
 """
 
 import json
