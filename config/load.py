@@ -14,18 +14,12 @@ from gridhe.config.document import KeyPath, read_document
 from gridhe.config.environment import any_item, from_environment
 from gridhe.config.layers import Layers, dotted
 from gridhe.config.settings import Settings
+from gridhe.config.wording import in_words
 from gridhe.errors import ConfigError
 
 __all__ = ["find_settings_file", "load_settings", "setting_paths"]
 
 _FILE = "gridhe.yaml"  # read from the working directory if no other file is given
-_WORDING = (  # pydantic's words and ours
-    ("Input should be an object", "expected keys and values"),
-    ("Input should be", "expected"),
-    ("Value error, ", ""),
-    ("Tuple should", "a list should"),
-    ("String should", "text should"),
-)
 
 
 def load_settings(
@@ -128,11 +122,7 @@ def _explain(problem: Mapping[str, Any], layers: Layers) -> str:
     if problem["type"] == "extra_forbidden":
         text = f"unknown setting {dotted(path)}{_nearest(path)}"
     else:
-        text = f"{dotted(path)}: {problem['msg']}"
-        for theirs, ours in _WORDING:
-            text = text.replace(theirs, ours)
-        if problem["type"] not in ("value_error", "too_short", "too_long"):
-            text += f", came {_short(problem['input'])}"
+        text = f"{dotted(path)}: {in_words(problem)}"
     origin = layers.origin(path)
     return f"{text} ({origin})" if origin else text
 
@@ -147,8 +137,3 @@ def _nearest(path: KeyPath) -> str:
         if near:
             return f"; did you mean {dotted(names[near[0]])}?"
     return f"; known here: {', '.join(beside)}"
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,68 @@
+"""A driver's settings, from `key=value` words of a command line or from section `source` of the settings."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from gridhe.config.document import parse_value
+from gridhe.config.wording import in_words
+from gridhe.errors import ConfigError
+from gridhe.meter_agent.sources.registry import driver
+
+if TYPE_CHECKING:
+    from gridhe.meter_agent.sources.settings import SourceSettings
+
+__all__ = ["parse_options", "source_settings"]
+
+
+def parse_options(words: Iterable[str]) -> dict[str, str]:
+    """`["address=/dev/ttyUSB0", "zone=Europe/Helsinki"]` by key.
+
+    Raises ConfigError for a word without `=`, and for a key that is given twice.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r} is no setting: expected key=value, such as address=/dev/ttyUSB0")
+        if key in found:
+            raise ConfigError(f"{key} is given twice: {found[key]} and {value}")
+        found[key] = value
+    return found
+
+
+def source_settings(name: str, given: Mapping[str, Any]) -> "SourceSettings":
+    """The settings of source `name`. Text stays text where the setting takes it, else it is read as YAML.
+
+    Raises SourceError (an unknown source, a missing package), or ConfigError with one line for each wrong
+    setting: its name, the expected and the given value.
+    """
+    model = driver(name).settings()
+    try:
+        return model.model_validate(given)
+    except ValidationError as invalid:
+        wrong = {problem["loc"][0] for problem in invalid.errors(include_url=False) if problem["loc"]}
+    parsed = {
+        key: parse_value(value, key) if key in wrong and isinstance(value, str) else value
+        for key, value in given.items()
+    }
+    try:
+        return model.model_validate(parsed)
+    except ValidationError as invalid:
+        problems = invalid.errors(include_url=False)
+        raise ConfigError(
+            "\n".join(f"source {name}: {_explain(each, list(model.model_fields))}" for each in problems)
+        ) from None
+
+
+def _explain(problem: Mapping[str, Any], known: list[str]) -> str:
+    path = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden" and path not in known:
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+        rest = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown setting {path}; {rest}"
+    if problem["type"] == "missing":
+        return f"{path} is missing: give {path}=..."
+    return f"{path}: {in_words(problem)}" if path else in_words(problem)
