@@ -3,7 +3,7 @@
 # make lint     lint, format, types
 # make check    lint and test: what a change has to pass, and what CI runs
 # make soak     fault cases at length: each, beside SOAK_MINUTES of all at once; docs/reliability.md has the figures
-# make hostile  a million hostile envelopes, 500 kills in the middle of a release, noise and rounding at length,
+# make hostile  a million hostile envelopes, 500 kills in the middle of a release, 200 of strands, noise and rounding,
 #               10,000 honest totals, and all forged totals under ten keys
 # make fuzz     coverage-guided fuzzing of every decoder, FUZZ_SECONDS=600 each
 # make arm64    golden vectors and a fleet in an emulated arm64 user space, against x86 (root, on Debian or Ubuntu)
@@ -35,11 +35,12 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/gridhe demo $(DEMO)
 
-# Each room has the bound of its own, so that none can lean on another. A run of chosen TESTS has none.
+# Two tests at a time: half of the time goes into waiting for processes. Each room has the bound of its own, so that
+# none can lean on another. A run of chosen TESTS has none.
 COVERED := aggregator broker custody keyring meter_agent plan wire
 test: $(VENV)/installed-dev
 	$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report= $(TESTS)
+	$(BIN)/pytest $(if $(TESTS),,-q -n 2) --cov --cov-report= $(TESTS)
 	$(if $(TESTS),,@set -e; for room in $(COVERED); do \
 	  $(BIN)/coverage report --fail-under=90 --include="$$room/*"; \
 	done)
@@ -65,6 +66,7 @@ hostile: $(VENV)/installed-dev
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.release_figures --kills 200 --seed $(SEED)
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.release_lines --kills 200 --seed $(SEED)
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.refusal_kills --kills 100 --seed $(SEED)
+	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.strand_kills --kills 200 --seed $(SEED)
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.honest_totals --count 10000 --seed $(SEED)
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.forgeries.campaign --rounds 10 --seed $(SEED)
 
