@@ -5,7 +5,7 @@ make hostile      # runs this too, with 200 kills
 Processes that fold the same batches, publish totals and take the authority's answers are killed: half of
 them at one of the aggregator's fail points, half at any moment. The authority refuses every leaf total with a
 rogue in it as unsound. Whatever was killed, a place (group, window, part) never has two contents, the strands
-of a refused part are a partition of its members, and in the end the widest total holds every other meter once.
+of a refused part are a partition of its members, and in the end the widest holds every other meter once.
 """
 
 import argparse
