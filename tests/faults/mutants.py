@@ -75,7 +75,8 @@ def _two_steps() -> Patches:
 
     def later(self: Members) -> None:
         self._db.write("COMMIT")
-        failpoint("commit.1.between")
+        if self._new:
+            failpoint("commit.1.between")
         self._db.write("BEGIN IMMEDIATE")
         original(self)
 

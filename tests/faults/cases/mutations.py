@@ -112,7 +112,7 @@ def two_steps(options: Options) -> CaseOutcome:
         "two-steps", batches=400, meters=20, whole=True, mutate={"aggregator": "two-steps"}, **SLOW
     ) as cluster:
         cluster.prepare()
-        cluster.start_aggregator(fault_point="commit.1.between:6")
+        cluster.start_aggregator(fault_point="commit.1.between:2")
         cluster.fleets[0].start()
         cluster.reaches(lambda: not cluster.aggregator.running, 30.0)
         try:
