@@ -157,4 +157,5 @@ class _Printer:
 
         for line in table(self._rows):
             echo(line)
-        echo(f"{self._released} totals released, {self._refused} refused", err=self._json)
+        noun = "total" if self._released == 1 else "totals"
+        echo(f"{self._released} {noun} released, {self._refused} refused", err=self._json)
