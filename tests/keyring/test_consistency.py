@@ -154,7 +154,7 @@ def test_a_lost_inbox_can_be_given_up_as_the_message_says(
     code, out, err = run("release", "--offline")
     assert code == 0
     assert "isolates" in err  # what was released is known
-    assert "1 totals released, 1 refused" in out
+    assert "1 total released, 1 refused" in out
     assert run("release", "--offline", "--all")[1].endswith("3 totals released, 1 refused\n")
     backups.restore("new", "inbox")  # the one that was given up turns up again
     assert run("release", "--offline")[0] == 6

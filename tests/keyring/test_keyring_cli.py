@@ -194,7 +194,7 @@ def test_release_prints_a_table_and_writes_json_lines(run: Run, small_authority:
     heading, row, summary = out.splitlines()
     assert heading.split() == ["group", "window", "part", "meters", "sum", "peak"]
     assert row.split()[:6] == ["north/f1", "1970-01-05T04:00:00Z", "0", "6/7", str(rows.sum()), "Wh"]
-    assert summary == "1 totals released, 0 refused"
+    assert summary == "1 total released, 0 refused"
     [line] = (tmp_path / "r.jsonl").read_text().splitlines()
     record = json.loads(line)
     assert {key: value for key, value in record.items() if key != "intervals"} == {
