@@ -1,7 +1,16 @@
 """Gives one meter's closed windows to the sealer, in order, and keeps each until its batch is committed.
 
 `WindowFeeder` reads a repeatable source and needs no journal. `DeviceFeeder` reads a device as time passes
-and keeps its samples in a journal, so that a crash loses none of them.
+and keeps its samples in a journal. To spare SD cards, the journal is not committed for each sample, but when
+a window closes, when an interval ends, and `journal_s` after the first sample that it does not hold. What a
+crash leaves:
+
+1. before a commit: the journal of the last one, at most `journal_s` old. A repeatable source gives the
+   samples since then again. A real device does not, but its register has counted on: the next sample is
+   judged and subtracted from the last committed one. No energy is lost, and an interval that had ended in the
+   journal keeps its reading. Boundaries between the two samples are interpolated; if the samples are further
+   apart than the windows' patience, the intervals between are missing.
+2. after it: the windows and the device's own state of the same moment.
 """
 
 import logging
@@ -24,7 +33,11 @@ class Feeder(Protocol):
     """One meter's windows."""
 
     def poll(self, now_s: float) -> bytes | None:
-        """Read new samples. Returns the journal, to commit before sealing, if it changed."""
+        """Read new samples. Returns the journal, to commit before sealing, if it is due."""
+        ...
+
+    def flush(self) -> bytes | None:
+        """The journal if it holds samples that no returned one holds, to commit at a clean stop."""
         ...
 
     def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
@@ -76,6 +89,10 @@ class WindowFeeder:
         self._next_s, self._until_s = from_s, until_s
 
     def poll(self, now_s: float) -> bytes | None:
+        """Nothing to journal."""
+        return None
+
+    def flush(self) -> bytes | None:
         """Nothing to journal."""
         return None
 
@@ -142,16 +159,49 @@ class DeviceFeeder:
         from_s: int,
         until_s: int | None,
         journal: bytes | None,
+        journal_s: float = 0.0,
         partial: bool = False,
         where: Callable[[Plan, int, int], str] | None = None,
     ) -> None:
-        """`partial`: at the source's end, also seal the last, incomplete window. Raises StateError."""
+        """`journal_s`: longest time that samples wait for the journal; 0: none waits.
+
+        `partial`: at the source's end, also seal the last, incomplete window. Raises StateError.
+        """
         self._book, self._source, self._partial = book, source, partial
         self._from_s, self._until_s = float(from_s), until_s
-        self._where = where
+        self._where, self._journal_s = where, journal_s
+        self._unsaved_since_s: float | None = None  # when the first sample came that is in no journal
+        self._device: DeviceSource | None = None  # that gave the last samples
         self._ended = self._switching = False
         self._counted = WindowCounts()  # of plans that are over
         self.window_builder = None if journal is None else WindowBuilder.from_state(journal)
+        self._saved_interval = self._interval()
+
+    def _interval(self) -> int | None:
+        """The interval of the last sample."""
+        builder = self.window_builder
+        return (
+            None if builder is None or builder.time_s is None else int(builder.time_s // builder.interval_s)
+        )
+
+    def _journal(self, window_builder: WindowBuilder) -> bytes:
+        if self._device is not None:
+            window_builder.device_state = self._device.state()
+        self._unsaved_since_s, self._saved_interval = None, self._interval()
+        return window_builder.state()
+
+    def _is_due(self, now_s: float) -> bool:
+        """Whether samples that are in no journal are to be committed now."""
+        if self._unsaved_since_s is None:
+            return False
+        waited_s = abs(now_s - self._unsaved_since_s)
+        return waited_s >= self._journal_s or self._interval() != self._saved_interval
+
+    def flush(self) -> bytes | None:
+        """The journal, if samples wait for it."""
+        if self.window_builder is None or self._unsaved_since_s is None:
+            return None
+        return self._journal(self.window_builder)
 
     def _current(self, now_s: float) -> WindowBuilder | None:
         """The window builder for the next samples; None while no plan covers them."""
@@ -197,16 +247,17 @@ class DeviceFeeder:
         plan = self._book.at(max(after_s, self._from_s))
         if plan is None:
             return None
-        source = self._source(plan)
+        source = self._device = self._source(plan)
         switch_s = self._switch_s(window_builder, max(after_s, self._from_s))
         until_s = math.inf if self._until_s is None else float(self._until_s)
-        changed = over = False
+        over = False
         for sample in source.read(after_s, now_s):
             if sample.at_s >= min(switch_s, until_s):
                 over = True
                 break
             window_builder.add(sample)
-            changed = True
+            if self._unsaved_since_s is None:
+                self._unsaved_since_s = now_s
             if window_builder.closed:
                 break
         else:
@@ -222,7 +273,8 @@ class DeviceFeeder:
         elif over:
             window_builder.finish(partial=self._partial)
             self._ended = True
-        return window_builder.state() if changed or over or window_builder.closed else None
+        due = over or window_builder.closed or self._is_due(now_s)
+        return self._journal(window_builder) if due else None
 
     def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
         """The oldest closed window. Skips windows that belong to no plan of their shape."""
@@ -244,7 +296,7 @@ class DeviceFeeder:
         if self.window_builder is None:
             return None
         self.window_builder.discard(window)
-        return self.window_builder.state()
+        return self._journal(self.window_builder)
 
     def ready_s(self) -> float | None:
         """0.0 (at once) until the source has ended and its windows are sealed, then None."""

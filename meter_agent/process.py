@@ -226,6 +226,6 @@ class MeterProcess:
 
 
 def odd_samples(samples: Mapping[str, int]) -> str:
-    """Irregular samples as text, such as `; samples: 1 resets, 2 gaps`; empty if there are none."""
+    """Irregular samples as text, such as `; samples: 1 breaks, 2 gaps`; empty if there are none."""
     odd = [f"{count} {name}" for name, count in samples.items() if count and name != "samples"]
     return f"; samples: {', '.join(odd)}" if odd else ""

@@ -2,13 +2,15 @@
 
     kind       an interval's reading                                       missing when
     energy     the sample stamped with its start                           there is none
-    register   register(end) - register(start)                             the register decreased in it, or
-    power      floor(E(end)) - floor(E(start)), E the energy since the     two samples around a boundary are
-               first sample; a power stands until the next sample          further apart than `patience_s`
+    register   register(end) - register(start)                             a break lies in it, or two samples
+    power      floor(E(end)) - floor(E(start)), E the energy since the     around a boundary are further
+               first sample; a power stands until the next sample          apart than `patience_s`
 
-A register's value at a boundary between two samples is interpolated and rounded down, and a power's
-energy is rounded down at boundaries only. So the readings of consecutive known intervals add up exactly
-to what the meter counted. For a quantity in W (`mean_power`) a reading is the interval's mean.
+A register is an integer, and a sample says itself where a register does not continue the samples before it
+(`Sample.breaks`, decided by `gridhe.meter_agent.sources.tracker`). Its value at a boundary between two
+samples is interpolated in integers and rounded down, and a power's energy is rounded down at boundaries only.
+So the readings of consecutive known intervals add up exactly to what the meter counted. For a quantity in W
+(`mean_power`) a reading is the interval's mean: of a register, its energy * 3600 // interval_s.
 
 Rules for time (UTC epoch seconds in the samples):
 
@@ -20,11 +22,12 @@ Rules for time (UTC epoch seconds in the samples):
    late until the clock has passed the earlier time.
 4. A window without any sample is not produced.
 
-`state()` is the whole state: a WindowBuilder restored from it continues without a difference.
+`state()` is the whole state: a WindowBuilder restored from it continues without a difference. The state of
+the device that gives the samples (`device_state`) is kept with it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClosedWindow", "WindowBuilder", "WindowCounts"]
 
-_VERSION = 1
+_VERSION = 2  # 2: registers are integers, with the state of the device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ class WindowCounts:
     samples: int = 0
     late: int = 0  # earlier than the latest stamp; ignored
     duplicate: int = 0  # the same stamp as the latest; ignored
-    resets: int = 0  # a register decreased
+    breaks: int = 0  # a register did not continue: another meter, a reset
     gaps: int = 0  # two samples were more than `patience_s` apart
 
     def plus(self, other: "WindowCounts") -> "WindowCounts":
@@ -78,7 +81,7 @@ class _Meter:
     """One quantity's register or power: the last sample, and the value at the start of its interval."""
 
     at_s: float | None = None
-    value: float = 0.0  # the register, or the power
+    value: float = 0  # the register (an int), or the power
     energy: float = 0.0  # of a power source, since its first sample
     start: int | None = None  # the cumulative integer at the start of the interval that holds at_s
 
@@ -103,6 +106,7 @@ class WindowBuilder:
         self.patience_s = 1.5 * interval_s if patience_s is None else patience_s
         self.counts = WindowCounts()
         self.mean_power = tuple(mean_power)
+        self.device_state = b""  # of the device that gives the samples, at its last sample
         self._seconds_per_unit = {
             name: float(interval_s if name in mean_power else 3600) for name in self.quantities
         }
@@ -130,9 +134,11 @@ class WindowBuilder:
                 self.counts.duplicate += 1
             else:
                 self.counts.late += 1
+            self._forget(sample.breaks)
             return
         if int(at_s // self.window_s) < self._closed_until:
             self.counts.late += 1
+            self._forget(sample.breaks)
             return
         self._time_s = at_s
         interval = int(at_s // self.interval_s)
@@ -146,7 +152,10 @@ class WindowBuilder:
         self._touch(interval)
         for name, value in sample.values.items():
             if name in self._meters and math.isfinite(value):
-                self._measure(name, at_s, float(value))
+                if self.kind == "register":
+                    self._count(name, at_s, math.floor(value), broken=name in sample.breaks)
+                else:
+                    self._measure(name, at_s, float(value))
         # A quantity that this sample left out may still be interpolated by the next one.
         waiting = [m.at_s for m in self._meters.values() if m.at_s is not None and m.at_s < at_s]
         if not waiting:
@@ -184,6 +193,11 @@ class WindowBuilder:
 
     # -- inside --------------------------------------------------------------------------------
 
+    def _forget(self, names: Iterable[str]) -> None:
+        """Registers that broke in an ignored sample: the next one starts them again."""
+        for name in self._meters.keys() & set(names):
+            self._meters[name] = _Meter()
+
     def _touch(self, interval: int) -> None:
         window = interval * self.interval_s // self.window_s
         if window >= self._closed_until and window not in self._open:
@@ -197,40 +211,55 @@ class WindowBuilder:
         self._touch(interval)
         self._open[window][name][offset_s // self.interval_s] = value
 
-    def _measure(self, name: str, at_s: float, value: float) -> None:
+    def _count(self, name: str, at_s: float, value: int, *, broken: bool) -> None:
+        """Take a register's value."""
         meter = self._meters[name]
-        before_s, before = meter.at_s, meter.value
-        at_boundary = at_s % self.interval_s == 0
-        if self.kind == "register":
-            rolled_back = before_s is not None and value < before
-            slope, base = 0.0, before
-        else:
-            rolled_back = False
-            slope, base = before / self._seconds_per_unit[name], meter.energy
-        apart = before_s is not None and at_s - before_s > self.patience_s
-        self.counts.resets += rolled_back
-        self.counts.gaps += apart
-        if before_s is None or rolled_back or apart:
-            # The value since the last sample is unknown. Start again, if this sample is on a boundary.
-            cumulative = value if self.kind == "register" else meter.energy
-            meter.start = self._whole(cumulative) if at_boundary else None
-            meter.at_s, meter.value = at_s, value
+        before_s, before = meter.at_s, int(meter.value)
+        meter.at_s, meter.value = at_s, value
+        if self._starts(before_s, at_s, broken=broken):
+            meter.start = value if at_s % self.interval_s == 0 else None
             return
-        if self.kind == "register":
-            slope = (value - before) / (at_s - before_s)
-        interval = int(before_s // self.interval_s)
-        while (boundary_s := (interval + 1) * self.interval_s) <= at_s:
-            if self.kind == "register" and boundary_s == at_s:
-                cumulative = self._whole(value)
-            else:
-                cumulative = self._whole(base + slope * (boundary_s - before_s))
+        assert before_s is not None  # noqa: S101 - `_starts` returned False
+        after_ms, before_ms = round(at_s * 1000), round(before_s * 1000)
+        for interval, boundary_s in self._ended_intervals(before_s, at_s):
+            cumulative = value
+            if boundary_s * 1000 < after_ms:
+                cumulative = before + (value - before) * (boundary_s * 1000 - before_ms) // (
+                    after_ms - before_ms
+                )
+            if meter.start is not None:
+                energy = cumulative - meter.start
+                mean = name in self.mean_power
+                self._put(name, interval, energy * 3600 // self.interval_s if mean else energy)
+            meter.start = cumulative
+
+    def _measure(self, name: str, at_s: float, value: float) -> None:
+        """Take a power."""
+        meter = self._meters[name]
+        before_s, slope, base = meter.at_s, meter.value / self._seconds_per_unit[name], meter.energy
+        meter.at_s, meter.value = at_s, value
+        if self._starts(before_s, at_s, broken=False):
+            meter.start = self._whole(base) if at_s % self.interval_s == 0 else None
+            return
+        assert before_s is not None  # noqa: S101 - `_starts` returned False
+        for interval, boundary_s in self._ended_intervals(before_s, at_s):
+            cumulative = self._whole(base + slope * (boundary_s - before_s))
             if meter.start is not None:
                 self._put(name, interval, cumulative - meter.start)
             meter.start = cumulative
-            interval += 1
-        if self.kind == "power":
-            meter.energy = base + slope * (at_s - before_s)
-        meter.at_s, meter.value = at_s, value
+        meter.energy = base + slope * (at_s - before_s)
+
+    def _starts(self, before_s: float | None, at_s: float, *, broken: bool) -> bool:
+        """Whether the energy since the last sample is unknown, so that counting starts again."""
+        apart = before_s is not None and at_s - before_s > self.patience_s
+        self.counts.gaps += apart
+        self.counts.breaks += broken and before_s is not None
+        return before_s is None or broken or apart
+
+    def _ended_intervals(self, before_s: float, at_s: float) -> Iterator[tuple[int, int]]:
+        """(interval, its end) of the intervals that end after `before_s` and not after `at_s`."""
+        for interval in range(int(before_s // self.interval_s), int(at_s // self.interval_s)):
+            yield interval, (interval + 1) * self.interval_s
 
     @staticmethod
     def _whole(value: float) -> int:
@@ -268,6 +297,7 @@ class WindowBuilder:
             "open": [[window, list(rows.values())] for window, rows in self._open.items()],
             "closed": [[closed.window, list(closed.readings.values())] for closed in self._closed],
             "counts": list(astuple(self.counts)),
+            "device": self.device_state,
         }
         packed: bytes = msgpack.packb(record)
         return packed
@@ -301,6 +331,7 @@ class WindowBuilder:
                 for window, rows in record["closed"]
             ]
             window_builder.counts = WindowCounts(*record["counts"])
+            window_builder.device_state = bytes(record["device"])
         except StateError:
             raise
         # Damaged bytes can raise any exception, depending on where they are first used.

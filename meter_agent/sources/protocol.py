@@ -19,7 +19,7 @@ from gridhe.meter_agent.policy import ABSENT
 __all__ = ["DeviceSource", "Kind", "Sample", "WindowDevice", "WindowSource"]
 
 # energy: the integer of one whole interval, stamped with the interval's start.
-# register: a cumulative counter (Wh), stamped with the moment it was read.
+# register: a cumulative counter (whole Wh), stamped with the moment it was read.
 # power: W at a moment; it holds until the next sample.
 Kind = Literal["energy", "register", "power"]
 
@@ -30,6 +30,9 @@ class Sample:
 
     at_s: float
     values: Mapping[str, int | float]
+    # Registers that do not continue the earlier samples (another meter, a reset): their increase since the
+    # sample before is not known.
+    breaks: frozenset[str] = frozenset()
 
 
 class DeviceSource(Protocol):
@@ -50,6 +53,10 @@ class DeviceSource(Protocol):
 
     def ended(self, at_s: float) -> bool:
         """Whether no sample stamped after `at_s` can come."""
+        ...
+
+    def state(self) -> bytes:
+        """The device's own state after the samples that were read, for the journal; empty without any."""
         ...
 
 
@@ -102,3 +109,7 @@ class WindowDevice:
         """Whether the last window's last interval starts at or before `at_s`."""
         _, end = self._source.windows
         return end is not None and at_s >= end * self._window_s - self._interval_s
+
+    def state(self) -> bytes:
+        """Empty: windows are the same on every call."""
+        return b""

@@ -37,6 +37,9 @@ class Register:
     def ended(self, at_s: float) -> bool:
         return at_s + 600 > self.until_s
 
+    def state(self) -> bytes:
+        return b""
+
 
 def book_of(folder: Path, *authorities: Any) -> PlanBook:
     book = PlanBook(folder / "plans", authorities[0].signing_key.verify_key)
@@ -166,14 +169,18 @@ def test_a_devices_register_becomes_hourly_readings(tmp_path: Path, authority: A
 
 
 def test_repro_flags_of_a_devices_samples_were_counted_and_dropped(tmp_path: Path, authority: Any) -> None:
-    """A register that goes back on day 6, silence on day 7; the counts outlive journal and plan."""
+    """A register that breaks on day 6, silence on day 7; the counts outlive journal and plan."""
 
     class Odd(Register):
         def read(self, after_s: float, until_s: float) -> Iterator[Sample]:
             for sample in super().read(after_s, until_s):
                 if not 7 * DAY_S < sample.at_s < 7.5 * DAY_S:
                     back = 4_000 if sample.at_s >= 6.5 * DAY_S else 0
-                    yield Sample(at_s=sample.at_s, values={"import_wh": sample.values["import_wh"] - back})
+                    yield Sample(
+                        at_s=sample.at_s,
+                        values={"import_wh": sample.values["import_wh"] - back},
+                        breaks=frozenset({"import_wh"} if sample.at_s == 6.5 * DAY_S else ()),
+                    )
 
     halves = authority.with_plan(window_s=DAY_S // 2, first_window=18)  # from day 9 on
 
@@ -183,15 +190,15 @@ def test_repro_flags_of_a_devices_samples_were_counted_and_dropped(tmp_path: Pat
     book = book_of(tmp_path, authority, halves)
     first = feeder_of(book, None)
     journal = first.poll(6.9 * DAY_S)
-    assert (first.counts().resets, first.counts().gaps) == (1, 0)
+    assert (first.counts().breaks, first.counts().gaps) == (1, 0)
     second = feeder_of(book, journal)
     drain(second, 99 * DAY_S)
     assert second.window_builder is not None
     assert second.window_builder.window_s == DAY_S // 2
     counts = second.counts()
-    assert (counts.resets, counts.gaps, counts.late, counts.duplicate) == (1, 1, 0, 0)
+    assert (counts.breaks, counts.gaps, counts.late, counts.duplicate) == (1, 1, 0, 0)
     assert counts.samples == 5 * 144 + 1 - 71  # each ten minutes of five days, both ends, less the silence
-    assert odd_samples(asdict(counts)) == "; samples: 1 resets, 1 gaps"
+    assert odd_samples(asdict(counts)) == "; samples: 1 breaks, 1 gaps"
     assert odd_samples(asdict(WindowCounts(samples=3))) == ""
 
 

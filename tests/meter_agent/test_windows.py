@@ -20,11 +20,14 @@ def window_builder(kind: Kind, **more: object) -> WindowBuilder:
     return WindowBuilder(quantities=["wh"], kind=kind, window_s=WINDOW_S, interval_s=INTERVAL_S, **more)  # type: ignore[arg-type]
 
 
-def feed(target: WindowBuilder, samples: Sequence[tuple[float, float]]) -> list[ClosedWindow]:
-    """Add (time, value) samples, taking closed windows as they come."""
+def feed(
+    target: WindowBuilder, samples: Sequence[tuple[float, float]], breaks: Sequence[float] = ()
+) -> list[ClosedWindow]:
+    """Add (time, value) samples, taking closed windows as they come; `breaks` are the times of breaks."""
     found = []
     for at_s, value in samples:
-        target.add(Sample(at_s=at_s, values={"wh": value}))
+        broken = frozenset({"wh"} if at_s in breaks else ())
+        target.add(Sample(at_s=at_s, values={"wh": value}, breaks=broken))
         for closed in target.closed:
             found.append(closed)
             target.discard(closed.window)
@@ -59,11 +62,45 @@ def test_a_register_gives_differences_with_boundaries_interpolated() -> None:
     assert readings(feed(window_builder("register"), samples)) == {0: [30, 35, 15, 20]}
 
 
-def test_the_interval_in_which_a_register_goes_back_is_missing() -> None:
+def test_the_interval_in_which_a_register_breaks_is_missing() -> None:
     made = window_builder("register")
     samples = [(0, 1000), (60, 1010), (100, 1020), (110, 3), (120, 5), (180, 9), (240, 20)]
-    assert readings(feed(made, samples)) == {0: [10, ABSENT, 4, 11]}
-    assert made.counts.resets == 1
+    assert readings(feed(made, samples, breaks=[110])) == {0: [10, ABSENT, 4, 11]}
+    assert made.counts.breaks == 1
+
+
+def test_a_break_to_a_higher_value_is_missing_too() -> None:
+    made = window_builder("register")
+    samples = [(0, 10), (60, 20), (100, 9_000_000), (120, 9_000_005), (180, 9_000_009), (240, 9_000_020)]
+    assert readings(feed(made, samples, breaks=[100])) == {0: [10, ABSENT, 4, 11]}
+
+
+def test_a_break_on_a_boundary_costs_only_the_interval_before() -> None:
+    samples = [(0, 1000), (60, 1010), (120, 5), (180, 9), (240, 20)]
+    assert readings(feed(window_builder("register"), samples, breaks=[120])) == {0: [10, ABSENT, 4, 11]}
+
+
+def test_repro_a_break_in_an_ignored_sample_is_not_forgotten() -> None:
+    made = window_builder("register")
+    samples = [(0, 1000), (60, 1010), (60, 5), (120, 8), (180, 12), (240, 20)]
+    broken = [Sample(at_s=60, values={"wh": 5}, breaks=frozenset({"wh"}))]
+    for at_s, value in samples[:2]:
+        made.add(Sample(at_s=at_s, values={"wh": value}))
+    made.add(*broken)
+    assert readings(feed(made, samples[3:])) == {0: [10, ABSENT, 4, 8]}
+
+
+def test_a_register_in_watts_is_the_energy_times_3600_by_the_interval() -> None:
+    made = window_builder("register", mean_power=["wh"])
+    assert readings(feed(made, [(0, 1), (60, 3), (120, 3), (180, 10), (240, 11)])) == {0: [120, 0, 420, 60]}
+
+
+def test_repro_large_registers_are_subtracted_without_floats() -> None:
+    """Beyond 2^53 a float holds no single Wh."""
+    base, made = 2**53 + 1, window_builder("register")
+    samples = [(0, base), (61, base + 3), (122, base + 4), (180, base + 7), (240, base + 9)]
+    found = readings(feed(made, samples))  # type: ignore[arg-type]  # integers, and not floats
+    assert found == {0: [2, 1, 4, 2]}
 
 
 def test_intervals_around_a_gap_in_the_register_are_missing() -> None:
