@@ -21,6 +21,7 @@ from gridhe.base.commands import (
 from gridhe.base.hangup import ignore_hangups
 from gridhe.base.output import echo
 from gridhe.base.timings import timings_to
+from gridhe.meter_agent.cli_sources import probe, sources
 
 if TYPE_CHECKING:
     from gridhe.meter_agent.readings import SourceOptions
@@ -289,6 +290,10 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.__exit__(None, None, None)
+
+
+cli.add_command(sources)
+cli.add_command(probe)
 
 
 def main() -> None:

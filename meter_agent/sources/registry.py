@@ -1,7 +1,8 @@
 """The drivers that there are. A driver's module is imported when it is used, so none costs a meter anything.
 
 A driver's module has `Settings`, a model of its settings (`gridhe.meter_agent.sources.settings`), and
-`open_device(settings) -> Device`.
+`open_device(settings) -> Device`. It may have `notes() -> list[str]`: lines for `gridhe-meter sources NAME`,
+such as its register maps.
 """
 
 import importlib
@@ -45,6 +46,11 @@ class Driver:
         """The model of its settings. Raises SourceError if a package is missing."""
         model: type[SourceSettings] = self._module().Settings
         return model
+
+    def notes(self) -> list[str]:
+        """What else an installer may choose from, such as register maps: one line each."""
+        notes: list[str] = getattr(self._module(), "notes", list)()
+        return notes
 
     def open_device(self, settings: "SourceSettings") -> "Device":
         """The device of these settings. Raises SourceError."""
