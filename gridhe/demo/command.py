@@ -24,10 +24,13 @@ from gridhe.plan.planner import choose
 __all__ = ["demo"]
 
 _LIVE_WINDOW_S = 5  # of --duration: five intervals of a second
+_PORTS_WINDOW_S, _PORTS_INTERVAL_S = 20, 5  # of --source: two windows end within a minute
+_PORTS_METERS, _PORTS_WINDOWS = 10, 2
 _SESSION_EXPIRY_S = 600  # a demo needs its sessions for minutes, not for a week
 # The sample homes stay below 10 kWh per hour. 25 bins of 400 Wh are finer than the default, and leave two
 # thirds of the smallest ring that is exact to guards.
 _SAMPLE_QUANTITY = QuantitySettings(largest=9_999, bins=25)
+_PORTS_QUANTITY = QuantitySettings(largest=99, bins=25)  # Wh in 5 s: up to 70 kW
 _LIVE_QUANTITY = QuantitySettings(name="import_w", unit="W", largest=9_999, bins=25)
 
 
@@ -39,9 +42,7 @@ _LIVE_QUANTITY = QuantitySettings(name="import_w", unit="W", largest=9_999, bins
     "--feeders",
     "groups",
     type=click.IntRange(1),
-    default=4,
-    show_default=True,
-    help="Feeders, in two regions.",
+    help="Feeders, in two regions. Default: 4; with --source 1.",
 )
 @click.option(
     "--csv",
@@ -61,6 +62,12 @@ _LIVE_QUANTITY = QuantitySettings(name="import_w", unit="W", largest=9_999, bins
     type=click.IntRange(_LIVE_WINDOW_S),
     metavar="SECONDS",
     help="Synthetic households in real time instead: a reading per second, windows of 5 s.",
+)
+@click.option(
+    "--source",
+    type=click.Choice(["p1"]),
+    help="Simulated meters instead, with P1 ports (pseudo-terminals) that a gridhe-meter each reads: ten "
+    "meters, a telegram a second, windows of 20 s. Default: 1 feeder and 2 windows.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the synthetic households.")
 @click.option(
@@ -96,10 +103,11 @@ def demo(
     common: CommonOptions,
     meters: int | None,
     windows: int | None,
-    groups: int,
+    groups: int | None,
     csv_file: Path | None,
     interval: int | None,
     duration: int | None,
+    source: str | None,
     seed: int,
     preset: str | None,
     broker_url: str | None,
@@ -119,27 +127,35 @@ def demo(
       gridhe demo
       gridhe demo --meters 537 --csv readings.csv.gz --interval 900 --groups 6
       gridhe demo --duration 30
+      gridhe demo --source p1
     """
-    if csv_file is not None and duration is not None:
+    if sum(each is not None for each in (csv_file, duration, source)) > 1:
         raise ConfigError(
-            "--csv replays recorded readings, --duration makes synthetic ones: give one of them"
+            "--csv replays recorded readings, --duration makes synthetic ones, --source reads simulated "
+            "meters: give one of them"
         )
     if interval is not None and csv_file is None:
         raise ConfigError("--interval is the time between two rows of --csv; give it only with --csv")
     flags: dict[str, Any] = {"ckks.preset": preset, "plan.interval_s": interval, "broker.url": broker_url}
     settings = _settings(
-        common.load(flags, logging=False), csv=csv_file is not None, live=duration is not None
+        common.load(flags, logging=False),
+        csv=csv_file is not None,
+        live=duration is not None,
+        ports=source is not None,
     )
     # This command prints progress and a report; the logs of its processes are files.
     set_up_logging(LoggingSettings(level="warning", format="text"))
     plan = settings.plan
     shape: dict[str, Any] = {
-        "groups": groups,
+        "groups": groups or (4 if source is None else 1),
         "minimum_meters": plan.minimum_meters,
         "window_s": plan.window_s,
         "interval_s": plan.interval_s,
     }
-    if duration is not None:
+    if source is not None:
+        meters, windows = meters or _PORTS_METERS, windows or _PORTS_WINDOWS
+        workload = live(meters=meters, windows=windows, first=0, kind="meters with P1 ports", **shape)
+    elif duration is not None:
         workload = live(meters=meters or 100, windows=windows or duration // plan.window_s, first=0, **shape)
     elif csv_file is not None:
         workload = from_csv(csv_file, meters=meters, windows=windows or 7, now_s=time.time(), **shape)
@@ -149,7 +165,12 @@ def demo(
     choose(settings)  # a plan that cannot be exact is refused before anything is started
     out.mkdir(parents=True, exist_ok=True)
     options = RunOptions(
-        broker_url=broker_url, prefer_broker=prefer_broker, live=duration is not None, seed=seed, keep=keep
+        broker_url=broker_url,
+        prefer_broker=prefer_broker,
+        live=duration is not None or source is not None,
+        ports=source is not None,
+        seed=seed,
+        keep=keep,
     )
     totals = len(workload.members()) * workload.windows
     with DemoProgress(workload.batches, totals) as progress:
@@ -165,12 +186,14 @@ def demo(
     return 0 if outcome.proof.exact else 1
 
 
-def _settings(settings: Settings, *, csv: bool, live: bool) -> Settings:
+def _settings(settings: Settings, *, csv: bool, live: bool, ports: bool) -> Settings:
     """The user's settings, with the demo's plan if the user has not set one."""
     plan = settings.plan
     update: dict[str, Any] = {}
     if plan.quantities == PlanSettings().quantities and not csv:
-        update["quantities"] = (_LIVE_QUANTITY if live else _SAMPLE_QUANTITY,)
+        update["quantities"] = (_PORTS_QUANTITY if ports else _LIVE_QUANTITY if live else _SAMPLE_QUANTITY,)
+    if ports:
+        update |= {"window_s": _PORTS_WINDOW_S, "interval_s": _PORTS_INTERVAL_S}
     if live:
         update |= {"window_s": _LIVE_WINDOW_S, "interval_s": 1}
     return settings.model_copy(

@@ -16,9 +16,10 @@ import re
 import secrets
 import shutil
 import signal
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,10 +30,11 @@ from gridhe.base.files import make_private_dir, write_private
 from gridhe.base.processes import Child, ChildFailed, Children, clean_environment
 from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe.config.settings import Settings
+from gridhe.demo.devices import SimulatedMeters
 from gridhe.demo.guest import guest_at
 from gridhe.demo.progress import DemoProgress
 from gridhe.demo.proof import ExpectedTotals, compare, plaintext_of_cells, plaintext_of_source
-from gridhe.demo.releases import ReleaseFile, profile_of
+from gridhe.demo.releases import Release, ReleaseFile, profile_of
 from gridhe.demo.report import DemoOutcome
 from gridhe.demo.workload import Workload
 from gridhe.keyring.home.paths import HomePaths
@@ -45,6 +47,7 @@ __all__ = ["DemoRun", "RunOptions"]
 _AGGREGATOR = "main"
 _POLL_S = 0.1  # between two checks of the children and the released totals
 _IDLE_S = "0.3"  # the authority releases when no total has arrived for this long
+_READY_S = 2.0  # a port's reader has the plan and its first readings by then
 _STALLED_S = 90.0  # give up after this long without a release, and report missing totals
 _RECEIPTED = re.compile(r"receipted (\d+)")
 
@@ -55,7 +58,8 @@ class RunOptions:
 
     broker_url: str | None = None  # None: an embedded broker
     prefer_broker: Literal["auto", "mosquitto", "iotcore"] = "auto"
-    live: bool = False  # synthetic readings in real time; the workload's windows are then in the future
+    live: bool = False  # readings in real time; the workload's windows are then in the future
+    ports: bool = False  # with `live`: simulated meters with P1 ports, and a process for each; else synthetic
     seed: int = 0
     keep: bool = False
 
@@ -77,6 +81,7 @@ class DemoRun:
         self._settings, self._workload, self._options = settings, workload, options
         self._out, self._progress, self._now = out, progress, now
         self._broker: EmbeddedBroker | None = None
+        self._ports: SimulatedMeters | None = None
 
     def run(self) -> DemoOutcome:
         """Run all five steps. Raises ChildFailed and other GridHEErrors; ends every process."""
@@ -98,20 +103,27 @@ class DemoRun:
             released = folder / "releases.jsonl"
             authority = children.start("authority", *self._authority_arguments(home, released))
             aggregator = children.start("aggregator", *self._aggregator_arguments(home, folder))
-            if self._options.live:
-                self._begin_now(plan)
+            if self._options.ports:
+                self._ports = stack.enter_context(
+                    SimulatedMeters(len(self._workload.meters), seed=self._options.seed)
+                )
+            elif self._options.live:
+                self._begin_with(plan.window_of(self._now()) + 1)
             fleet_s = time.monotonic()
-            fleet = children.start("fleet", *self._fleet_arguments(folder))
+            fleet = self._start_fleet(children, folder, home)
+            servers = (aggregator, authority)
+            if self._ports is not None:
+                self._await_readers(self._ports, children, plan)
             self._progress.step(f"encrypting and adding up: {self._workload.origin}")
             answers = ReleaseFile(released)
-            self._wait(children, authority, aggregator, fleet, answers)
+            self._wait(children, servers, fleet, answers)
             moved_s = time.monotonic() - fleet_s
-            for child in (fleet, aggregator, authority):
+            for child in (*fleet, *servers):
                 if child.stop() != 0:
                     raise ChildFailed(f"{child.name} did not stop cleanly{child.tail()}")
             answers.read()
             shutil.copyfile(released, self._out / "releases.jsonl")
-            summary = _last_object(fleet.output)
+            summary = _added_up([_last_object(child.output) for child in fleet])
             counted = _last_progress(aggregator.log)
         return self._outcome(plan, answers, summary, counted, moved_s, time.monotonic() - begun_s)
 
@@ -128,7 +140,7 @@ class DemoRun:
         children.run("init", keyring, "init", "--home", str(home), *config)
         children.run(
             "enrol-meters", keyring, "enrol", "--home", str(home), "--from-csv", "meters.csv",
-            "--fleet", str(folder / "fleet.json"), *config,
+            *([] if self._options.ports else ["--fleet", str(folder / "fleet.json")]), *config,
         )  # fmt: skip
         children.run(
             "enrol-aggregator", keyring, "enrol", "--home", str(home), "--aggregator", _AGGREGATOR, *config
@@ -168,6 +180,31 @@ class DemoRun:
             "--state-dir", str(folder / "aggregator"), "--config", "gridhe.yaml", "--no-live",
         ]  # fmt: skip
 
+    def _start_fleet(self, children: Children, folder: Path, home: Path) -> list[Child]:
+        """One process for all meters, or one for each port."""
+        if self._ports is None:
+            return [children.start("fleet", *self._fleet_arguments(folder))]
+        return [
+            children.start(
+                meter,
+                "gridhe.meter_agent.cli", "run", "--credential", str(home / "credentials" / f"{meter}.json"),
+                "--state-dir", str(folder / meter), "--source", "p1", "--with", f"address={port}", "--json",
+                "--config", "gridhe.yaml",
+            )
+            for meter, port in zip(self._workload.meters, self._ports.ports, strict=True)
+        ]  # fmt: skip
+
+    def _await_readers(self, ports: SimulatedMeters, children: Children, plan: Plan) -> None:
+        """Wait until each port is read, and begin with the next window. Raises ChildFailed."""
+        self._progress.step(f"starting {len(ports.ports)} meters, one process each")
+        until_s = time.monotonic() + _STALLED_S
+        while not ports.all_read:
+            children.check()
+            if time.monotonic() > until_s:
+                raise ChildFailed(f"a meter's port was not read within {_STALLED_S:.0f} s")
+            time.sleep(_POLL_S)
+        self._begin_with(plan.window_of(self._now() + _READY_S) + 1)
+
     def _fleet_arguments(self, folder: Path) -> list[str]:
         workload = self._workload
         arguments = [
@@ -197,15 +234,21 @@ class DemoRun:
             "max",
         ]
 
-    def _begin_now(self, plan: Plan) -> None:
-        """Start a live run with the next window. A fleet that starts later makes the same readings."""
-        first = plan.window_of(self._now()) + 1
+    def _begin_with(self, first: int) -> None:
+        """Start a live run with this window. A fleet that starts later makes the same readings."""
         self._workload = replace(self._workload, first_window=first)
+
+    def _of_run(self, releases: Sequence[Release]) -> list[Release]:
+        """Without windows before the run or after it: ports are read before and until it is over."""
+        if self._ports is None:
+            return list(releases)
+        first = self._workload.first_window
+        return [each for each in releases if first <= each.window < first + self._workload.windows]
 
     # -- 4: waiting --------------------------------------------------------------------------------
 
     def _wait(
-        self, children: Children, authority: Child, aggregator: Child, fleet: Child, answers: ReleaseFile
+        self, children: Children, servers: Sequence[Child], fleet: Sequence[Child], answers: ReleaseFile
     ) -> None:
         """Wait until everything is released or refused, or nothing changes. Raises ChildFailed."""
         leaves = set(self._workload.groups)
@@ -214,16 +257,20 @@ class DemoRun:
         seen, moved_s = -1, time.monotonic()
         while True:
             children.check()
-            for server in (authority, aggregator):
+            for server in servers:
                 if server.exit_code is not None:
                     raise ChildFailed(f"{server.name} ended before the demo did{server.tail()}")
             if self._broker is not None and self._broker.pid is None:
                 raise ChildFailed(f"the broker ended before the demo did: {self._broker.log_tail()}")
             answers.read()
-            batches = sum(each.meters for each in answers.releases if each.group in leaves)
-            self._progress.update(batches=max(batches, _receipted(fleet.log)), totals=len(answers.releases))
-            settled = len(answers.releases) + len(answers.refused)
-            if fleet.exit_code is not None and settled >= wanted:
+            releases = self._of_run(answers.releases)
+            batches = sum(each.meters for each in releases if each.group in leaves)
+            if self._ports is None:
+                batches = max(batches, _receipted(fleet[0].log))
+            self._progress.update(batches=batches, totals=len(releases))
+            settled = len(releases) + len(answers.refused)
+            ended = self._ports is not None or fleet[0].exit_code is not None
+            if ended and settled >= wanted:
                 return
             if settled != seen:
                 seen, moved_s = settled, time.monotonic()
@@ -231,7 +278,7 @@ class DemoRun:
                 self._progress.step(f"nothing was released for {patience_s:.0f} s: giving up")
                 return
             # Answers are lines of a file, which is polled. If the authority ends, this returns at once.
-            authority.ended_within(_POLL_S)
+            servers[-1].ended_within(_POLL_S)
 
     # -- 5: comparing ------------------------------------------------------------------------------
 
@@ -246,23 +293,24 @@ class DemoRun:
     ) -> DemoOutcome:
         workload = self._workload
         quantity = plan.quantities[0]
-        if self._options.live:
+        if self._ports is not None:
+            plain = self._ports.plaintext(workload)
+        elif self._options.live:
             source = SyntheticSource(plan, seed=self._options.seed)
             plain = plaintext_of_source(workload, quantity.name, source)
         else:
             plain = plaintext_of_cells(workload, quantity.largest, self._settings.meter)
         published = summary["published"] + summary["resent"]
+        releases = self._of_run(answers.releases)
         return DemoOutcome(
             workload=workload,
             plan=plan,
             broker=self._broker_name,
-            profiles={
-                group: profile_of(workload, plan, group, answers.releases) for group in workload.members()
-            },
+            profiles={group: profile_of(workload, plan, group, releases) for group in workload.members()},
             proof=compare(
                 ExpectedTotals(workload, plan, plain),
                 plan,
-                answers.releases,
+                releases,
                 minimum_meters=max(plan.minimum_meters, self._settings.release.minimum_meters or 0),
             ),
             policy_counts=plain.counts,
@@ -286,6 +334,12 @@ def _last_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, IndexError):
         raise ChildFailed(f"{path.stem} ended without its summary") from None
     return record
+
+
+def _added_up(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sums over all processes, and the median of the seal times."""
+    summed = {name: sum(each[name] for each in summaries) for name in ("published", "resent", "bytes")}
+    return {**summed, "ms_per_batch": statistics.median(each["ms_per_batch"] for each in summaries)}
 
 
 def _receipted(log: Path) -> int:

@@ -222,11 +222,19 @@ def from_csv(
 
 
 def live(
-    *, meters: int, windows: int, groups: int, minimum_meters: int, window_s: int, interval_s: int, first: int
+    *,
+    meters: int,
+    windows: int,
+    groups: int,
+    minimum_meters: int,
+    window_s: int,
+    interval_s: int,
+    first: int,
+    kind: str = "synthetic households",
 ) -> Workload:
-    """Synthetic households in real time, from window `first` on."""
+    """Meters of some kind in real time, from window `first` on."""
     return Workload(
-        origin=f"{meters} synthetic households in real time",
+        origin=f"{meters} {kind} in real time",
         meters=_names(meters),
         groups=feeders(meters, groups, minimum_meters),
         window_s=window_s,
