@@ -3,6 +3,9 @@
 `GRIDHE_BROKER__URL=mqtts://broker:8883` sets `broker.url`; `GRIDHE_PLAN__QUANTITIES__0__LARGEST=5000`
 sets `largest` of the first quantity. An unknown name with two underscores is a typing mistake and is refused.
 
+`GRIDHE_SOURCE__<KEY>` sets any setting of the meter's driver, which knows its names and types: text is not
+read as YAML here.
+
 A name without two underscores is not a setting: Docker and Kubernetes give a container variables named after
 its services (GRIDHE_BROKER_PORT, GRIDHE_BROKER_SERVICE_HOST, GRIDHE_BROKER_PORT_1883_TCP_ADDR). These are
 ignored; a name similar to one of ours causes a warning (`unused_variables`).
@@ -12,6 +15,8 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+
+from pydantic import BaseModel
 
 from gridhe.config.document import KeyPath, parse_value
 from gridhe.config.settings import Settings
@@ -29,6 +34,11 @@ __all__ = [
 
 PREFIX = "GRIDHE_"
 _SECTIONS = frozenset(name.upper() for name in Settings.model_fields)
+_OPEN = frozenset(  # sections with settings of others
+    name
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.default, BaseModel) and field.default.model_config.get("extra") == "allow"
+)
 # Variables that Docker and Kubernetes name after a service gridhe-...; _ENV_ copies another container's.
 _LINKED = re.compile(r"GRIDHE_(\w+_)?(ENV_\w+|NAME|(SERVICE_)?PORT(_\w+)?|SERVICE_HOST)")
 _NEAR = 0.8  # the similarity to one of our names (difflib's ratio) above which a variable is reported
@@ -63,7 +73,11 @@ def from_environment(
     for name in filter(is_setting, sorted(environ)):
         parts = name.removeprefix(PREFIX).split("__")
         path: KeyPath = tuple(int(part) if part.isdecimal() else part.lower() for part in parts)
-        if name != name.upper() or any_item(path) not in settings:
+        known = any_item(path) in settings
+        if name == name.upper() and not known and len(parts) == 2 and path[0] in _OPEN and path[1]:
+            yield path, environ[name], name
+            continue
+        if name != name.upper() or not known:
             near = _nearest(name, settings, cutoff=0.6)
             hint = (
                 f"did you mean {near}?" if near else "settings are GRIDHE_<SECTION>__<KEY>, see gridhe.yaml"

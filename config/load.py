@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from gridhe.config.settings import Settings
 from gridhe.config.wording import in_words
 from gridhe.errors import ConfigError
 
-__all__ = ["find_settings_file", "load_settings", "setting_paths"]
+__all__ = ["Section", "find_settings_file", "load_section", "load_settings", "setting_paths"]
 
 _FILE = "gridhe.yaml"  # read from the working directory if no other file is given
 
@@ -37,6 +38,34 @@ def load_settings(
     Raises ConfigError, one line for each error: the setting's full name, the expected and the given value,
     and the line of the file, the variable or the flag that it came from.
     """
+    return _validate(_layers(path, environ, overrides or {}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """The values of a section that another model checks, and the origin of each ("gridhe.yaml:3")."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+
+def load_section(
+    name: str,
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    overrides: Mapping[str, Any] | None = None,
+) -> Section:
+    """One section as given, merged as `load_settings` does. Text of the environment is not read as YAML.
+
+    Raises ConfigError.
+    """
+    layers = _layers(path, environ, overrides or {})
+    values = layers.values[name]
+    return Section(values=values, origins={key: layers.origin((name, key)) for key in values})
+
+
+def _layers(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Layers:
     layers = Layers(Settings().model_dump(mode="json"))
     file, _ = find_settings_file(path, environ)
     if file is not None:
@@ -44,10 +73,10 @@ def load_settings(
         layers.merge(document.values, {key: f"{file}:{line}" for key, line in document.lines.items()})
     for key, value, variable in from_environment(environ, setting_paths()):
         layers.put(key, value, variable)
-    for name, value in (overrides or {}).items():
+    for name, value in overrides.items():
         parts = name.split(".")
         layers.put(tuple(int(part) if part.isdecimal() else part for part in parts), value, f"--set {name}")
-    return _validate(layers)
+    return layers
 
 
 def find_settings_file(path: Path | None, environ: Mapping[str, str] = os.environ) -> tuple[Path | None, str]:

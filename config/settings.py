@@ -18,6 +18,7 @@ __all__ = [
     "QuantitySettings",
     "ReleaseSettings",
     "Settings",
+    "SourceSection",
     "Statistic",
 ]
 
@@ -92,8 +93,16 @@ class PlanSettings(_Section):
         return self
 
 
+class SourceSection(_Section):
+    """The source of a meter's readings, and its settings: those of its driver, which checks them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    driver: str | None = Field(None, max_length=32)  # for gridhe-meter run without --source
+
+
 class MeterSettings(_Section):
-    """How a meter agent behaves. The readings' source is given on the command line."""
+    """How a meter agent behaves."""
 
     on_negative: ReadingPolicy = "missing"
     on_too_large: ReadingPolicy = "clip"
@@ -106,6 +115,9 @@ class MeterSettings(_Section):
     unreceipted_max: int = Field(8, ge=1, le=1_000)  # batches published and not yet receipted, per meter
     resend_s: float = Field(15.0, gt=0, le=86_400)  # first wait before publishing again; doubles, with jitter
     resend_max_s: float = Field(900.0, gt=0, le=86_400)
+    journal_s: float = Field(
+        300.0, ge=0, le=3_600
+    )  # longest time that a device's readings are in memory only
 
 
 class BrokerSettings(_Section):
@@ -166,6 +178,7 @@ class Settings(_Section):
     ckks: CkksSettings = CkksSettings()
     plan: PlanSettings = PlanSettings()
     meter: MeterSettings = MeterSettings()
+    source: SourceSection = SourceSection()
     broker: BrokerSettings = BrokerSettings()
     aggregator: AggregatorSettings = AggregatorSettings()
     release: ReleaseSettings = ReleaseSettings()

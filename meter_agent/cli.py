@@ -21,12 +21,19 @@ from gridhe.base.commands import (
 from gridhe.base.hangup import ignore_hangups
 from gridhe.base.output import echo
 from gridhe.base.timings import timings_to
+from gridhe.errors import ConfigError
 from gridhe.meter_agent.cli_sources import probe, sources
+from gridhe.meter_agent.sources.registry import DRIVERS
 
 if TYPE_CHECKING:
+    from gridhe.config import Settings
     from gridhe.meter_agent.readings import SourceOptions
+    from gridhe.meter_agent.sources.options import OpenedSource
 
 __all__ = ["cli", "main"]
+
+
+_REPEATABLE = ("synthetic", "replay")
 
 
 class _Speed(click.ParamType[float | None]):
@@ -69,13 +76,6 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
             help="Folder of the outbox, the journal and the known plans. One process at a time.",
         ),
         click.option("--broker", metavar="URL", help="The same as --set broker.url=URL."),
-        click.option(
-            "--source",
-            type=click.Choice(["synthetic", "replay"]),
-            default="synthetic",
-            show_default=True,
-            help="Synthetic households, or recorded ones from --csv.",
-        ),
         click.option(
             "--csv",
             type=click.Path(path_type=Path, dir_okay=False),
@@ -127,11 +127,12 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _options(given: dict[str, Any]) -> SourceOptions:
+def _options(given: dict[str, Any], source: str, live: OpenedSource | None = None) -> SourceOptions:
     from gridhe.meter_agent.readings import SourceOptions
 
     return SourceOptions(
-        source=given["source"],
+        source=source,
+        live=live,
         csv=given["csv"],
         quantity=given["quantity"],
         loop=given["loop"],
@@ -141,6 +142,20 @@ def _options(given: dict[str, Any]) -> SourceOptions:
         speed=given["speed"],
         partial=given.get("partial", False),
     )
+
+
+def _source(
+    common: CommonOptions, settings: Settings, chosen: str | None, words: tuple[str, ...]
+) -> tuple[str, OpenedSource | None]:
+    """The source's name, and its device if it has one. Raises ConfigError and SourceError."""
+    from gridhe.meter_agent.sources.options import open_source
+
+    source = chosen or settings.source.driver or "synthetic"
+    if source not in _REPEATABLE:
+        return source, open_source(source, words, common.section("source"))
+    if words:
+        raise ConfigError(f"--with {words[0]} is a device's setting, and --source {source} has no device")
+    return source, None
 
 
 def _stops(given: dict[str, Any]) -> bool:
@@ -180,10 +195,31 @@ def cli() -> None:
 @click.option(
     "--column", metavar="NAME", help="The file's column. Default: the meter's name, else the first."
 )
+@click.option(
+    "--source",
+    type=click.Choice([*_REPEATABLE, *(driver.name for driver in DRIVERS)]),
+    help="Synthetic households, recorded ones from --csv, or a device (`gridhe-meter sources` lists them). "
+    "Default: source.driver in the settings, else synthetic.",
+)
+@click.option(
+    "--with",
+    "words",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="One setting of the device, such as address=/dev/ttyUSB0; overrides section source of the settings; "
+    "repeatable. Secrets are in files that only their owner can read.",
+)
 @click.option("--partial", is_flag=True, help="When the source ends, also seal its last, incomplete window.")
 @_source_options
 @common_options
-def run(common: CommonOptions, credential: Path, state_dir: Path, broker: str | None, **given: Any) -> None:
+def run(
+    common: CommonOptions,
+    credential: Path,
+    state_dir: Path,
+    broker: str | None,
+    words: tuple[str, ...],
+    **given: Any,
+) -> None:
     """Run one device until SIGTERM, or with --windows until all is receipted.
 
     Survives power cuts and weeks offline: --state-dir holds a journal of the readings and every sealed
@@ -194,13 +230,15 @@ def run(common: CommonOptions, credential: Path, state_dir: Path, broker: str | 
     from gridhe.meter_agent.process import MeterProcess
     from gridhe.wire.credential import load_device
 
+    source, live = _source(common, settings, given["source"], words)
+    options = _options(given, source, live)
     device = load_device(credential)
     with timings_to(given["timings"], "meter"):
         summary = MeterProcess(
             credentials=[device],
             state_dir=state_dir,
             settings=settings,
-            options=_options(given),
+            options=options,
             devices=True,
             stop_when_receipted=_stops(given),
             trust_clock=given["trust_clock"],
@@ -223,6 +261,13 @@ def run(common: CommonOptions, credential: Path, state_dir: Path, broker: str | 
     default="each",
     show_default=True,
     help="One MQTT connection for each meter, or one for all (broker user 'fleet').",
+)
+@click.option(
+    "--source",
+    type=click.Choice(_REPEATABLE),
+    default="synthetic",
+    show_default=True,
+    help="Synthetic households, or recorded ones from --csv.",
 )
 @click.option(
     "--skip-columns",
@@ -252,7 +297,7 @@ def fleet(
             credentials=loaded.devices,
             state_dir=state_dir,
             settings=settings,
-            options=_options(given),
+            options=_options(given, given["source"]),
             devices=False,
             connections=given["connections"],
             shared_password=loaded.password,

@@ -24,6 +24,7 @@ from gridhe.meter_agent.policy import ReadingPolicy
 from gridhe.meter_agent.publisher import MeterUnit, Publisher
 from gridhe.meter_agent.readings import Readings, SourceOptions
 from gridhe.meter_agent.service import MeterService
+from gridhe.meter_agent.sources.live import LiveSource
 from gridhe.plan.names import FLEET_USER
 from gridhe.wire.envelope import open_envelope
 
@@ -68,6 +69,7 @@ class MeterProcess:
         self._skip_columns, self._column = skip_columns, column
         self._on_progress, self._trust_clock = on_progress, trust_clock
         self._agents = AgentCounts()
+        self._reported = ""
 
     def run(self) -> dict[str, Any]:
         """Run until stopped or done. Returns the summary. Raises GridHEError."""
@@ -95,6 +97,7 @@ class MeterProcess:
                     len(unknown),
                     ", ".join(sorted(unknown)[:3]),
                 )
+            live = self._live(units, clock, loop)
             readings = Readings(
                 self._options,
                 units=units,
@@ -104,6 +107,8 @@ class MeterProcess:
                 wall=clock.now,
                 monotonic=loop.clock,
                 devices=self._devices,
+                live=live,
+                journal_s=meter_settings.journal_s,
                 skip_columns=self._skip_columns,
                 column=self._column,
             )
@@ -126,6 +131,8 @@ class MeterProcess:
             )
             sessions = self._connect(service, units, loop, incarnation)
             service.start()
+            if live is not None and self._options.live is not None:
+                loop.create_task(live.run(self._options.live.device))
             loop.every(0.5, lambda: self._progress(readings, service))
             loop.every(_REPORT_S, lambda: self._report(service, readings))
             with loop.on_signals((signal.SIGTERM,), loop.stop):
@@ -137,7 +144,18 @@ class MeterProcess:
                     close_all(sessions, loop)
             self._progress(readings, service)
             seconds = time.monotonic() - begun_s
-            return self._summary(service, publisher, policy, sealer, outbox, seconds)
+            summary = self._summary(service, publisher, policy, sealer, outbox, seconds)
+            return summary if live is None else {**summary, "source": live.summary()}
+
+    def _live(self, units: list[MeterUnit], clock: PlausibleClock, loop: EventLoop) -> LiveSource | None:
+        """The running device of this process's only meter."""
+        opened = self._options.live
+        if opened is None:
+            return None
+        (unit,) = units
+        live = LiveSource(opened.settings, name=opened.name, wall=clock.now, monotonic=loop.clock)
+        unit.events = lambda: live.events
+        return live
 
     def _unit(self, credential: "DeviceCredential", outbox: Outbox) -> MeterUnit:
         def refill(after: int, limit: int) -> "list[Any]":
@@ -180,19 +198,19 @@ class MeterProcess:
             self._on_progress(settled, readings.expected)
 
     def _report(self, service: MeterService, readings: Readings) -> None:
-        if self._on_progress is None:
-            counts = self._agents
-            _LOG.info(
-                "sealed %d, published %d, receipted %d%s, refused %d, resent %d, dropped %d%s",
-                service.counts.sealed,
-                counts.published,
-                counts.receipted,
-                "" if readings.expected is None else f" of {readings.expected}",
-                counts.refused,
-                counts.resent,
-                service.counts.dropped,
-                odd_samples(asdict(service.samples())),
-            )
+        """Log the counts if they changed: a log on an SD card is written too."""
+        if self._on_progress is not None:
+            return
+        counts = self._agents
+        text = (
+            f"sealed {service.counts.sealed}, published {counts.published}, receipted {counts.receipted}"
+            f"{'' if readings.expected is None else f' of {readings.expected}'}, refused {counts.refused}, "
+            f"resent {counts.resent}, dropped {service.counts.dropped}"
+            f"{odd_samples(asdict(service.samples()))}"
+        )
+        if text != self._reported:
+            self._reported = text
+            _LOG.info("%s", text)
 
     def _summary(
         self,

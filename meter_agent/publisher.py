@@ -1,7 +1,7 @@
 """Publishes due batches and statuses in short slices, no faster than the broker acknowledges them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gridhe.base.failpoints import failpoint
@@ -13,8 +13,6 @@ from gridhe.wire.envelope import envelope_key, open_envelope
 from gridhe.wire.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gridhe.broker.client.session import Session
     from gridhe.meter_agent.agent import Agent
     from gridhe.meter_agent.feeders import Feeder
@@ -39,6 +37,7 @@ class MeterUnit:
     session: "Session | None" = None
     feeder: "Feeder | None" = None
     hold_until_s: float = 0.0  # no publishing before (the loop's clock)
+    events: Callable[[], Mapping[str, int]] = field(default=dict)  # of its device, for its status
 
     @property
     def meter(self) -> str:
@@ -70,7 +69,7 @@ class Publisher:
         self._units, self._outbox, self._clock = units, outbox, clock
         self._version, self._incarnation = version, incarnation
         self._at = 0  # index of the unit that the next slice starts with
-        self._backlogs: dict[str, int] = {}  # last published, by meter
+        self._told: dict[str, tuple[int, Mapping[str, int]]] = {}  # last published, by meter
         self._batch_bytes = 0  # the largest payload seen
         self.damaged: list[Settled] = []  # damaged batches; the caller settles and clears them
         self.bytes = 0  # total size of published batches, including resent ones
@@ -84,18 +83,25 @@ class Publisher:
     # -- statuses ------------------------------------------------------------------------------
 
     def _publish_status(self, unit: MeterUnit, *, online: bool) -> None:
-        backlog = self._outbox.backlog(unit.meter)
+        backlog, events = self._state(unit)
         status = Status(
-            online=online, version=self._version, incarnation=self._incarnation, backlog=max(0, backlog)
+            online=online,
+            version=self._version,
+            incarnation=self._incarnation,
+            backlog=max(0, backlog),
+            events=events,
         )
         message = Message(topic=topics.status_meter(unit.meter), payload=status.encode(), retain=True)
         if unit.session is not None and unit.session.publish(message):
-            self._backlogs[unit.meter] = backlog
+            self._told[unit.meter] = backlog, events
 
-    def publish_backlogs(self) -> None:
-        """Publish the status of every unit whose backlog changed since its last status."""
+    def _state(self, unit: MeterUnit) -> tuple[int, Mapping[str, int]]:
+        return self._outbox.backlog(unit.meter), dict(unit.events())
+
+    def publish_changes(self) -> None:
+        """Publish the status of every unit whose backlog or events changed since its last status."""
         for unit in self._units:
-            if self._backlogs.get(unit.meter) not in (None, self._outbox.backlog(unit.meter)):
+            if self._told.get(unit.meter) not in (None, self._state(unit)):
                 self._publish_status(unit, online=True)
 
     def publish_offline(self) -> None:

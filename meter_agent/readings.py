@@ -4,12 +4,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from gridhe.errors import ConfigError, SourceError
 from gridhe.meter_agent.feeders import DeviceFeeder, WindowFeeder
 from gridhe.meter_agent.outbox import Settled
 from gridhe.meter_agent.pace import Pace
+from gridhe.meter_agent.sources.live import LiveDevice, LiveSource
 from gridhe.meter_agent.sources.protocol import DeviceSource, WindowDevice, WindowSource
 from gridhe.meter_agent.sources.replay import ReplaySource, last_start_s
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from gridhe.meter_agent.plans import PlanBook
     from gridhe.meter_agent.policy import ReadingPolicy
     from gridhe.meter_agent.publisher import MeterUnit
+    from gridhe.meter_agent.sources.options import OpenedSource
     from gridhe.meter_agent.sources.table import Table
     from gridhe.plan.plan import Plan
 
@@ -32,7 +34,8 @@ _ALL = 2**31  # batches of one meter: more than an outbox holds
 class SourceOptions:
     """The command line's options for readings."""
 
-    source: Literal["synthetic", "replay"]
+    source: str  # "synthetic", "replay" or a driver's name
+    live: "OpenedSource | None" = None  # of a driver
     csv: Path | None = None
     quantity: str | None = None
     loop: bool = False
@@ -47,8 +50,13 @@ class SourceOptions:
             raise ConfigError(
                 "--source replay needs --csv FILE (CSV or CSV.gz: one column a meter, one row an interval)"
             )
-        if self.source == "synthetic" and (self.csv is not None or self.loop):
+        if self.source != "replay" and (self.csv is not None or self.loop):
             raise ConfigError("--csv and --loop go with --source replay")
+        if self.live is not None and (self.speed != 1 or self.start_s is not None or self.partial):
+            raise ConfigError(
+                f"--source {self.source} is a device, read as time passes: --speed, --start and --partial go "
+                "with synthetic and replay"
+            )
 
 
 def columns_of(
@@ -92,12 +100,19 @@ class Readings:
         wall: Callable[[], float | None],
         monotonic: Callable[[], float],
         devices: bool,
+        live: LiveSource | None = None,
+        journal_s: float = 0.0,
         skip_columns: int = 0,
         column: str | None = None,
     ) -> None:
-        """`devices`: build windows from samples with a journal, as on a real device. Raises SourceError."""
+        """`devices`: build windows from samples with a journal, as on a real device; `live`: of this one.
+
+        Raises SourceError.
+        """
         self._options, self._units, self._book, self._outbox = options, units, book, outbox
         self._policy, self._wall, self._monotonic, self._devices = policy, wall, monotonic, devices
+        self._live, self._journal_s = live, journal_s
+        self._live_devices: dict[str, LiveDevice] = {}  # by plan
         self._sources: dict[tuple[int, int, tuple[str, ...]], WindowSource] = {}
         self._table: Table | None = None
         self._columns: dict[str, str] = {}
@@ -148,7 +163,9 @@ class Readings:
         if self._follows_the_clock:
             resume_s = self._within_horizon(resume_s, plan, now_s)
         for unit, from_s in zip(self._units, resume_s, strict=True):
-            if self._devices:
+            if self._live is not None:
+                unit.feeder = self._live_feeder(self._live, unit.meter, from_s, until_s)
+            elif self._devices:
                 unit.feeder = DeviceFeeder(
                     self._book,
                     lambda plan, meter=unit.meter: self._device(plan, meter),  # type: ignore[misc]
@@ -176,6 +193,34 @@ class Readings:
     def _device(self, plan: "Plan", meter: str) -> DeviceSource:
         source = self.source(plan)
         return WindowDevice(source, meter, window_s=plan.window_s, interval_s=plan.interval_s)
+
+    def _live_feeder(self, live: LiveSource, meter: str, from_s: int, until_s: int | None) -> DeviceFeeder:
+        feeder = DeviceFeeder(
+            self._book,
+            lambda plan: self._live_device(live, plan),
+            from_s=from_s,
+            until_s=until_s,
+            journal=self._outbox.journal(meter),
+            journal_s=self._journal_s,
+        )
+        live.restore(b"" if feeder.window_builder is None else feeder.window_builder.device_state)
+        return feeder
+
+    def _live_device(self, live: LiveSource, plan: "Plan") -> LiveDevice:
+        if plan.plan_id not in self._live_devices:
+            quantities = {quantity.name: live.direction(quantity.name) for quantity in plan.quantities}
+            for name in (name for name, direction in quantities.items() if direction is None):
+                _LOG.warning(
+                    "source %s: quantity %s of plan %s is missing in every batch, as its name begins with "
+                    "neither import nor export: set source.quantities, such as {%s: imported}",
+                    live.name,
+                    name,
+                    plan.plan_id,
+                    name,
+                )
+            known = {name: direction for name, direction in quantities.items() if direction is not None}
+            self._live_devices[plan.plan_id] = LiveDevice(live, known)
+        return self._live_devices[plan.plan_id]
 
     @property
     def _follows_the_clock(self) -> bool:
@@ -263,7 +308,7 @@ class Readings:
         return start_s
 
     def _expect(self, plan: "Plan", resume_s: list[int], until_s: int | None) -> None:
-        _, end = self.source(plan).windows
+        end = None if self._live is not None else self.source(plan).windows[1]
         ends = [
             bound for bound in (until_s, None if end is None else end * plan.window_s) if bound is not None
         ]

@@ -17,13 +17,13 @@ import functools
 import heapq
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gridhe.base.failpoints import failpoint
-from gridhe.base.sqlite import DatabaseFull
 from gridhe.errors import EnvelopeError
-from gridhe.meter_agent.outbox import SealedBatch, Settled
+from gridhe.meter_agent.commits import Commits, ServiceCounts
+from gridhe.meter_agent.outbox import Settled
 from gridhe.meter_agent.refusals import Refusals
 from gridhe.meter_agent.windows import WindowCounts
 from gridhe.wire import topics
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gridhe.meter_agent.windows import ClosedWindow
     from gridhe.plan.plan import Plan
 
-__all__ = ["MeterService", "ServiceCounts"]
+__all__ = ["MeterService"]
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.05
@@ -52,20 +52,8 @@ _GROUP = 32  # sealed batches a transaction: about 3 MB of the default plan's
 _COMMIT_S = 0.2  # longest time that a sealed or settled batch waits for its commit
 _SETTLE_S = 0.25  # after the first connect, wait for the retained plan before sealing
 _OFFLINE_S = 3.0  # without a broker, sealing starts with cached plans after this time
-_DISK_RETRY_S = 2.0
 _STATUS_S = 30.0
 _PLAN_ENDED = "plan_ended"  # reason to set a batch aside: its plan had ended when it was sealed
-
-
-@dataclass(slots=True)
-class ServiceCounts:
-    """Counts since the process started."""
-
-    sealed: int = 0
-    repeated: int = 0  # windows that an earlier run had sealed
-    dropped: int = 0
-    resealed: int = 0  # windows sealed again, for the meter's new group or the later plan
-    junk: int = 0  # messages that are no status, plan or receipt for these meters
 
 
 class MeterService:
@@ -98,21 +86,17 @@ class MeterService:
         self._begin = begin
         self._held_back_at = 2 * settings.unreceipted_max if hold_back else None
         self._reseals_moved = settings.moved == "reseal"
-        self._clock, self._clock_steps, self._clock_s = clock, 0, clock.now()
+        self._clock, self._clock_steps = clock, 0
         self._refusals = Refusals(loop.clock)
         self._misplaced: list[Settled] = []  # sealed for the wrong group or plan: to be sealed again
         self._plans_changed = True  # whether sealed windows may now belong to another plan
         self._stop_when_receipted = stop_when_receipted
         self.counts = ServiceCounts()
+        self._commits = Commits(outbox, self.counts, clock=loop.clock, clock_s=clock.now())
         self.pace: Pace | None = None
         self._queue: list[tuple[float, int]] = []  # (simulated time of the feeder's next call, unit index)
         self._blocked: set[int] = set()  # indices of units held back
         self._place = {unit.meter: at for at, unit in enumerate(self.units)}
-        self._sealed: list[SealedBatch] = []
-        self._settled: list[Settled] = []
-        self._journals: dict[str, bytes] = {}
-        self._oldest_s: float | None = None  # since when uncommitted work waits (loop clock)
-        self._disk_full_until_s = 0.0
         self._soon = False
         self._started_s = loop.clock()
         self._online_s: float | None = None
@@ -157,8 +141,7 @@ class MeterService:
         """Take a batch's final result; it is committed with the next group."""
         if batch.reason is not None:
             self._refusals.add(batch.meter, batch.plan, batch.window, batch.reason, final=True)
-        self._settled.append(batch)
-        self._since()
+        self._commits.settle(batch)
 
     def _on_aggregator(self, aggregator: str, payload: bytes) -> None:
         try:
@@ -176,7 +159,7 @@ class MeterService:
     def start(self) -> None:
         """Register the periodic work with the loop."""
         self._loop.every(_TICK_S, self._work)
-        self._loop.every(_STATUS_S, self._publisher.publish_backlogs)
+        self._loop.every(_STATUS_S, self._publisher.publish_changes)
 
     def _work_soon(self) -> None:
         self._soon = False
@@ -186,8 +169,7 @@ class MeterService:
         now_s = self._loop.clock()
         self._look_at_clock()
         more = self._may_seal(now_s) and self._seal(now_s)
-        waited = self._oldest_s is not None and now_s - self._oldest_s >= _COMMIT_S
-        if waited or (self._sealed and not more):
+        if self._commits.waited_s(now_s) >= _COMMIT_S or (self._commits.sealed and not more):
             self._commit(now_s)
         more = self._publisher.publish(now_s) or more
         if self._publisher.damaged:
@@ -204,9 +186,7 @@ class MeterService:
     def sealing_done(self) -> bool:
         """Whether every source has ended and everything sealed is committed."""
         begun = self.pace is not None
-        return begun and not (
-            self._queue or self._blocked or self._sealed or self._settled or self._misplaced
-        )
+        return begun and not (self._queue or self._blocked or self._commits.waiting or self._misplaced)
 
     @property
     def done(self) -> bool:
@@ -222,28 +202,30 @@ class MeterService:
 
     def _look_at_clock(self) -> None:
         """Check whether the clock is believed; after a step, begin again from the committed state."""
-        self._clock_s = self._clock.now()
+        self._commits.clock_s = self._clock.now()
         news = self._clock.news()
         if news is not None:
-            _LOG.warning("%s", news if self._clock_s is not None else f"{news}; nothing is sealed until then")
-        if self._clock_s is not None and self._clock_steps != self._clock.steps:
-            if self._sealed and not self._commit(self._loop.clock()):
+            _LOG.warning(
+                "%s", news if self._commits.clock_s is not None else f"{news}; nothing is sealed until then"
+            )
+        if self._commits.clock_s is not None and self._clock_steps != self._clock.steps:
+            if self._commits.sealed and not self._commit(self._loop.clock()):
                 return
             self._clock_steps = self._clock.steps
             self.pace, self._queue = None, []
             self._blocked.clear()
 
     def _may_seal(self, now_s: float) -> bool:
-        if now_s < self._disk_full_until_s or not len(self._book) or self._clock_s is None:
+        if now_s < self._commits.disk_full_until_s or not len(self._book) or self._commits.clock_s is None:
             return False
         online = self._online_s is not None and now_s >= self._online_s + _SETTLE_S
         if not online and now_s < self._started_s + _OFFLINE_S:
             return False
         if self.pace is None:
-            plan = self._book.at(self._clock_s) or self._book.latest
+            plan = self._book.at(self._commits.clock_s) or self._book.latest
             if plan is None:
                 return False
-            self.pace = self._begin(plan, self._clock_s)
+            self.pace = self._begin(plan, self._commits.clock_s)
             self._queue = [(0.0, at) for at in range(len(self.units))]
         return True
 
@@ -264,7 +246,7 @@ class MeterService:
                 return False
             _, at = heapq.heappop(self._queue)
             self._seal_next(at, simulated_s)
-            if self._disk_full_until_s > now_s:
+            if self._commits.disk_full_until_s > now_s:
                 return False
             if self._loop.clock() >= until_s:
                 return bool(self._queue) and self._queue[0][0] <= simulated_s
@@ -283,7 +265,7 @@ class MeterService:
         journal = feeder.poll(simulated_s)
         if journal is not None:
             failpoint("meter.1.read")
-            self._journals[unit.meter] = journal
+            self._commits.journals[unit.meter] = journal
             if not self._commit(self._loop.clock()):
                 heapq.heappush(self._queue, (simulated_s, at))
                 return
@@ -298,7 +280,7 @@ class MeterService:
 
     def _find_misplaced(self, now_s: float) -> bool:
         """Find waiting batches whose windows belong to a later plan. Returns False if the disk is full."""
-        if self._sealed and not self._commit(now_s):
+        if self._commits.sealed and not self._commit(now_s):
             return False
         self._plans_changed = False
         for plan_id, window in self._book.ended():
@@ -321,55 +303,33 @@ class MeterService:
             self._settle(old)
             return
         if ended:
-            self._settled.append(replace(old, reason=None))  # the same commit deletes the old batch
+            self._commits.settle(replace(old, reason=None))  # the same commit deletes the old batch
         unit.agent.counts.refused -= not ended
-        self._sealed += batches
-        self._since()
+        self._commits.seal(*batches)
         self.counts.resealed += 1
 
     def _seal_window(self, unit: "MeterUnit", feeder: "Feeder", plan: "Plan", closed: "ClosedWindow") -> None:
-        self._sealed.append(self._sealer.seal(unit.credential, feeder, plan, closed))
+        self._commits.seal(self._sealer.seal(unit.credential, feeder, plan, closed))
         journal = feeder.done(closed.window)
         if journal is not None:
-            self._journals[unit.meter] = journal
-        self._since()
-        if len(self._sealed) >= _GROUP:
+            self._commits.journals[unit.meter] = journal
+        if len(self._commits.sealed) >= _GROUP:
             self._commit(self._loop.clock())
 
     # -- committing ----------------------------------------------------------------------------
 
-    def _since(self) -> None:
-        if self._oldest_s is None:
-            self._oldest_s = self._loop.clock()
-
     def _commit(self, now_s: float) -> bool:
         """Commit all that waits. Returns False if the disk is full; a later tick tries again."""
-        if now_s < self._disk_full_until_s:
+        settled = {each.meter for each in self._commits.settled}
+        result = self._commits.commit(now_s)
+        if result is None:
             return False
-        failpoint("meter.3.before")
-        try:
-            result = self._outbox.commit(
-                sealed=self._sealed, settled=self._settled, journals=self._journals, clock_s=self._clock_s
-            )
-        except DatabaseFull as error:
-            if self._disk_full_until_s == 0.0:
-                _LOG.error("%s; readings wait in memory until then", error)
-            self._disk_full_until_s = now_s + _DISK_RETRY_S
-            return False
-        failpoint("meter.3.after")
-        if self._disk_full_until_s:
-            _LOG.info("the disk has room again")
-            self._disk_full_until_s = 0.0
-        self.counts.sealed += len(self._sealed) - result.repeated
-        self.counts.repeated += result.repeated
-        self.counts.dropped += len(result.dropped)
         for meter, id_ in result.dropped:
             if meter in self._by_meter:
                 self._by_meter[meter].agent.remove(id_)
         for meter, _ in result.stored:
             self._by_meter[meter].agent.sealed()
-        self._unblock({settled.meter for settled in self._settled} | {meter for meter, _ in result.dropped})
-        self._sealed, self._settled, self._journals, self._oldest_s = [], [], {}, None
+        self._unblock(settled | {meter for meter, _ in result.dropped})
         return True
 
     def _unblock(self, meters: set[str]) -> None:
@@ -389,10 +349,8 @@ class MeterService:
 
     def flush(self) -> None:
         """Commit everything that waits, at a clean stop. Raises DatabaseFull when the disk has no room."""
-        self._disk_full_until_s = 0.0
-        if self._sealed or self._settled or self._journals:
-            self._outbox.commit(
-                sealed=self._sealed, settled=self._settled, journals=self._journals, clock_s=self._clock_s
-            )
-            self.counts.sealed += len(self._sealed)
-            self._sealed, self._settled, self._journals = [], [], {}
+        for unit in self.units:
+            journal = None if unit.feeder is None else unit.feeder.flush()
+            if journal is not None:
+                self._commits.journals[unit.meter] = journal
+        self._commits.flush()

@@ -37,7 +37,7 @@ from gridhe.base.output import OutputClosed, echo, standard_streams
 from gridhe.config import Settings, load_settings
 from gridhe.config.document import parse_value
 from gridhe.config.environment import unused_variables
-from gridhe.config.load import setting_paths
+from gridhe.config.load import Section, load_section, setting_paths
 from gridhe.config.settings import LoggingSettings
 from gridhe.errors import ConfigError, GridHEError, StateError
 
@@ -94,6 +94,10 @@ class CommonOptions:
             for line in unused_variables(os.environ, setting_paths()):
                 _LOG.warning(line)
         return settings
+
+    def section(self, name: str) -> Section:
+        """The values of a section that another model checks. Raises ConfigError."""
+        return load_section(name, self.config, overrides=self.overrides)
 
 
 def common_options(function: Callable[P, R]) -> Callable[..., R]:

@@ -10,6 +10,7 @@ windows that hold its samples are of the same moment, and are committed together
 While this computer's clock is not believed, readings are not used.
 """
 
+import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -17,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from gridhe.errors import StateError
+from gridhe.errors import SourceError, StateError
 from gridhe.meter_agent.sources.protocol import Kind, Sample
 from gridhe.meter_agent.sources.reading import DeviceReading
 from gridhe.meter_agent.sources.stamps import Stamps
 from gridhe.meter_agent.sources.tally import Tally
-from gridhe.meter_agent.sources.tracker import EVENTS, Tracker
+from gridhe.meter_agent.sources.tracker import DIRECTIONS, EVENTS, Tracker
 
 if TYPE_CHECKING:
+    from gridhe.meter_agent.sources.driver import Device
     from gridhe.meter_agent.sources.settings import SourceSettings
 
 __all__ = ["LiveDevice", "LiveSource"]
@@ -32,6 +34,7 @@ __all__ = ["LiveDevice", "LiveSource"]
 _LOG = logging.getLogger(__name__)
 _QUEUE_MAX = 4_096  # readings; about an hour of one a second
 _CLOCK = "the device's clock is more than a minute off: readings are dated by this computer's clock"
+_AGAIN_S = 5.0
 _VERSION = 1
 
 
@@ -52,7 +55,7 @@ class LiveSource:
         self._news = Tally(f"source {name}", monotonic)
         self._queue: deque[tuple[DeviceReading, float]] = deque()  # with their arrival
         self._ready: deque[Sample] = deque()  # judged, and perhaps not yet taken
-        self.was_open = False  # whether the transport was open once
+        self._was_open = False  # whether the transport was open once
         self._start()
 
     def _start(self) -> None:
@@ -61,6 +64,25 @@ class LiveSource:
         self._queue.clear()
         self._ready.clear()
         self._told: Counter[str] = Counter()  # events that are logged
+
+    async def run(self, device: "Device") -> None:
+        """Run the driver until cancelled. Raises SourceError if its transport cannot be opened at first."""
+        while True:
+            try:
+                await device.run(self)
+                self.lost("its driver ended")
+            except SourceError as error:
+                if not self._was_open:
+                    raise
+                self.lost(str(error))
+            await asyncio.sleep(_AGAIN_S)
+
+    def direction(self, quantity: str) -> str | None:
+        """The direction that a plan's quantity means; None if its name does not say."""
+        chosen: str | None = self._settings.quantities.get(quantity)
+        if chosen is not None:
+            return chosen
+        return next((name for name in DIRECTIONS if quantity.startswith(name[:6])), None)
 
     # -- the driver's Sink ---------------------------------------------------------------------
 
@@ -87,7 +109,7 @@ class LiveSource:
 
     def opened(self, what: str) -> None:
         """Log that the device is connected."""
-        self.was_open = True
+        self._was_open = True
         self._news.add("opened", f"connected to {what}")
 
     def lost(self, why: str) -> None:

@@ -1,7 +1,8 @@
-"""A driver's settings, from `key=value` words of a command line or from section `source` of the settings."""
+"""A driver's settings, from `key=value` words of a command line and from section `source` of the settings."""
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -12,9 +13,20 @@ from gridhe.errors import ConfigError
 from gridhe.meter_agent.sources.registry import driver
 
 if TYPE_CHECKING:
+    from gridhe.config.load import Section
+    from gridhe.meter_agent.sources.driver import Device
     from gridhe.meter_agent.sources.settings import SourceSettings
 
-__all__ = ["parse_options", "source_settings"]
+__all__ = ["OpenedSource", "open_source", "parse_options", "source_settings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedSource:
+    """A driver's device, ready to run."""
+
+    name: str
+    settings: "SourceSettings"
+    device: "Device"
 
 
 def parse_options(words: Iterable[str]) -> dict[str, str]:
@@ -33,11 +45,29 @@ def parse_options(words: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def source_settings(name: str, given: Mapping[str, Any]) -> "SourceSettings":
+def open_source(name: str, words: Iterable[str], section: "Section | None" = None) -> OpenedSource:
+    """The device of source `name`: `words` of the flag --with, over `section` unless it names another driver.
+
+    Raises SourceError and ConfigError as `source_settings` does, and as the driver does.
+    """
+    given: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if section is not None and section.values.get("driver") in (None, name):
+        given = {key: value for key, value in section.values.items() if key != "driver"}
+        origins = dict(section.origins)
+    for key, value in parse_options(words).items():
+        given[key], origins[key] = value, f"--with {key}"
+    settings = source_settings(name, given, origins)
+    return OpenedSource(name=name, settings=settings, device=driver(name).open_device(settings))
+
+
+def source_settings(
+    name: str, given: Mapping[str, Any], origins: Mapping[str, str] | None = None
+) -> "SourceSettings":
     """The settings of source `name`. Text stays text where the setting takes it, else it is read as YAML.
 
     Raises SourceError (an unknown source, a missing package), or ConfigError with one line for each wrong
-    setting: its name, the expected and the given value.
+    setting: its name, the expected and the given value, and its place in `origins`.
     """
     model = driver(name).settings()
     try:
@@ -51,10 +81,13 @@ def source_settings(name: str, given: Mapping[str, Any]) -> "SourceSettings":
     try:
         return model.model_validate(parsed)
     except ValidationError as invalid:
-        problems = invalid.errors(include_url=False)
-        raise ConfigError(
-            "\n".join(f"source {name}: {_explain(each, list(model.model_fields))}" for each in problems)
-        ) from None
+        known = list(model.model_fields)
+        lines = []
+        for problem in invalid.errors(include_url=False):
+            origin = (origins or {}).get(str(problem["loc"][0]) if problem["loc"] else "", "")
+            line = f"source {name}: {_explain(problem, known)}"
+            lines.append(f"{line} ({origin})" if origin else line)
+        raise ConfigError("\n".join(lines)) from None
 
 
 def _explain(problem: Mapping[str, Any], known: list[str]) -> str:

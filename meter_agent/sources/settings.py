@@ -38,6 +38,12 @@ class SourceSettings(BaseModel):
     device_id: str | None = Field(
         None, max_length=128, description="accept readings of the meter with this equipment id only"
     )
+    quantities: dict[str, Literal["imported", "exported"]] = Field(
+        {},
+        max_length=16,
+        description="direction of the plan's quantities whose names do not begin with import or export, such "
+        "as {consumption_wh: imported}",
+    )
 
 
 class SerialSettings(SourceSettings):

@@ -59,9 +59,8 @@ def _no_outbox() -> Patches:
 
     def settle(self: MeterService) -> None:
         if gone:
-            self._settled += gone
+            self._commits.settle(*gone)
             gone.clear()
-            self._since()
         work(self)
 
     return [patch.object(Agent, "published", forget), patch.object(MeterService, "_work", settle)]
