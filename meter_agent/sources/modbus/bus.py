@@ -1,0 +1,179 @@
+"""The one owner of a bus: one request at a time, and each answer judged before the next request.
+
+On a serial line an answer does not say which request it answers. Bytes that arrived before a request are
+dropped. After a request that failed, an answer to it may still come; it would be taken for the answer to the
+next request, and registers would change places. So before the next real request one or two registers are asked
+for: that answer has another length than a late one. Modbus TCP has transaction ids for this.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from gridhe.errors import GridHEError, RemoteError, SourceError
+from gridhe.meter_agent.sources.driver import Sink
+from gridhe.meter_agent.sources.modbus.answers import REFUSED, Request, RtuAnswer, TcpAnswers
+from gridhe.meter_agent.sources.transports.line import Line
+
+__all__ = ["Bus", "Framing"]
+
+# rtu: on a serial line, or passed on by a gateway; tcp: Modbus TCP; tcp_without_ids: Modbus TCP of a gateway
+# that answers with transaction ids of its own.
+Framing = Literal["rtu", "tcp", "tcp_without_ids"]
+
+_QUIET_S = 0.05  # an answer has ended: USB adapters hold bytes back for up to 16 ms
+_BUSY_RETRIES = 3
+_BUSY_S = 0.25
+_SILENT_PROBES = 2  # unanswered ones after which no answer can still be on its way
+_UNUSABLE = {
+    "frame": "; for a gateway that passes RTU frames on, set framing=rtu",
+    "transaction": "; if this comes each time, the gateway has transaction ids of its own: set "
+    "framing=tcp_without_ids",
+}
+
+
+class Bus:
+    """An open line, and what is known about it."""
+
+    def __init__(self, line: Line, sink: Sink, framing: Framing, timeout_s: float) -> None:
+        self._line, self._sink = line, sink
+        self._framing, self._timeout_s = framing, timeout_s
+        self._answers = TcpAnswers()
+        self._transaction = 0
+        self._in_step = True
+        self.answered_s = time.monotonic()  # of the last whole answer
+
+    @property
+    def name(self) -> str:
+        """The line."""
+        return self._line.name
+
+    async def ask(self, request: Request) -> bytes:
+        """The bytes of the asked registers, 2 for each.
+
+        Raises RemoteError: no answer, a refusal, or an answer that is not to be trusted; `reason` says which.
+        Raises SourceError if the line is lost, or is of no more use and has to be opened again.
+        """
+        for _ in range(_BUSY_RETRIES):
+            try:
+                return await self._once(request)
+            except RemoteError as error:
+                if error.reason != "busy":
+                    raise
+                self._sink.fault("busy", str(error))
+            await asyncio.sleep(_BUSY_S)
+        return await self._once(request)
+
+    async def _once(self, request: Request) -> bytes:
+        if self._framing == "tcp":
+            registers = await self._by_id(request)
+        else:
+            if not self._in_step:
+                await self._get_in_step(request)
+            registers = await self._alone(request)
+        self.answered_s = time.monotonic()
+        return registers
+
+    async def _get_in_step(self, request: Request) -> None:
+        """Ask for few registers until that is answered, or until nothing more can come."""
+        few = replace(request, count=2 if request.count == 1 else 1)
+        for _ in range(_SILENT_PROBES):
+            try:
+                await self._alone(few)
+            except RemoteError as error:
+                if error.reason == "timeout":
+                    continue
+                if error.reason not in REFUSED:
+                    raise
+            return
+
+    async def _alone(self, request: Request) -> bytes:
+        """Ask where only the moment ties an answer to its request."""
+        self._in_step = False
+        try:
+            registers = await (self._rtu(request) if self._framing == "rtu" else self._without_ids(request))
+        except RemoteError as error:
+            self._in_step = error.reason in REFUSED
+            raise
+        self._in_step = True
+        return registers
+
+    async def _rtu(self, request: Request) -> bytes:
+        answer = RtuAnswer(request)
+
+        def take(data: bytes) -> bool:
+            answer.feed(data)
+            return answer.complete
+
+        await self._line.discard()
+        await self._line.write(request.rtu())
+        await self._listen(take)
+        return answer.registers()
+
+    async def _without_ids(self, request: Request) -> bytes:
+        def take(data: bytes) -> bool:
+            self._feed(data)
+            return self._answers.waiting
+
+        while data := await self._line.read(0):
+            self._feed(data)
+        self._answers.drop()
+        await self._line.write(request.tcp(self._next_transaction()))
+        await self._listen(take)
+        return self._answers.only(request)
+
+    async def _listen(self, take: Callable[[bytes], bool]) -> None:
+        """Give `take` what arrives until it has an answer and the line is quiet, or the time is over."""
+        deadline = time.monotonic() + self._timeout_s
+        complete = False
+        while (left_s := deadline - time.monotonic()) > 0:
+            data = await self._line.read(min(left_s, _QUIET_S) if complete else left_s)
+            if not data:
+                return
+            self._sink.bytes_seen(len(data), "an answer with a valid checksum")
+            complete = take(data)
+
+    async def _by_id(self, request: Request) -> bytes:
+        transaction = self._next_transaction()
+        await self._line.write(request.tcp(transaction))
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            data = await self._line.read(max(deadline - time.monotonic(), 0))
+            self._feed(data)
+            try:
+                registers = self._answers.registers(request, transaction)
+            except RemoteError as error:
+                raise self._judged(error) from None
+            finally:
+                self._count_late()
+            if registers is not None:
+                return registers
+            if not data:
+                raise RemoteError("timeout", f"{request}: no answer")
+
+    def _next_transaction(self) -> int:
+        self._transaction = self._transaction % 65_535 + 1
+        return self._transaction
+
+    def _feed(self, data: bytes) -> None:
+        if data:
+            self._sink.bytes_seen(len(data), "a whole answer")
+        try:
+            self._answers.feed(data)
+        except RemoteError as error:
+            raise self._judged(error) from None
+
+    def _count_late(self) -> None:
+        if self._answers.late:
+            self._sink.fault("late", count=self._answers.late)
+            self._answers.late = 0
+
+    def _judged(self, error: RemoteError) -> GridHEError:
+        """The error, or the SourceError of a connection that is of no more use."""
+        way_out = _UNUSABLE.get(error.reason)
+        if way_out is None:
+            return error
+        self._sink.fault(error.reason, str(error))
+        return SourceError(f"{self.name}: {error}{way_out}")
