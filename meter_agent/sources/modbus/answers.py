@@ -1,8 +1,8 @@
 """Requests, and the judging of the bytes that answer them. No I/O, no clock, any bytes, bounded memory.
 
 pymodbus builds the requests and the checksum. Its framers do not judge answers here: in 3.16.1 they accept an
-answer with another function code, one with fewer registers than asked, and on a serial line the late answer to
-an earlier request; they drop a good answer that follows an echo or a stray byte.
+answer with another function code, one with fewer registers than asked, and on a serial line the late answer
+to an earlier request; they drop a good answer that follows an echo or a stray byte.
 
 On a serial line (RTU) an answer names neither the address nor the request. So exactly one frame of the asked
 unit may arrive, with the asked function and length. In Modbus TCP the transaction id names the request.

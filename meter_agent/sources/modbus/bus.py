@@ -2,8 +2,8 @@
 
 On a serial line an answer does not say which request it answers. Bytes that arrived before a request are
 dropped. After a request that failed, an answer to it may still come; it would be taken for the answer to the
-next request, and registers would change places. So before the next real request one or two registers are asked
-for: that answer has another length than a late one. Modbus TCP has transaction ids for this.
+next request, and registers would change places. So before the next real request one or two registers are
+asked for: that answer has another length than a late one. Modbus TCP has transaction ids for this.
 """
 
 import asyncio
