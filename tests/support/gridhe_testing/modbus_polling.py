@@ -43,8 +43,10 @@ async def polling(
     else:
         if wire == "rtu_over_tcp":
             options.setdefault("framing", "rtu")
-        framing = "rtu" if wire == "rtu_over_tcp" else "tcp"
-        async with on_tcp(meter, framing) as address, _driver(sink, address, options):
+        async with (
+            on_tcp(meter, "rtu" if wire == "rtu_over_tcp" else "tcp") as address,
+            _driver(sink, address, options),
+        ):
             yield address
 
 
