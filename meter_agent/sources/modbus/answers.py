@@ -40,6 +40,7 @@ _TCP = FramerSocket(_PDUS)
 _RTU_BYTES = 320  # an echo, an answer of 125 registers, and some noise
 _TCP_BYTES = 4_096  # some late answers
 _STRAY = 2  # bytes behind an answer that come from switching an RS-485 driver off
+_NO_UNIT = (0, 255)  # of devices that are no gateway and do not repeat the unit (Modbus TCP guide, 4.4.2.2)
 _MBAP = 7  # transaction, protocol, length, unit
 _REQUESTS = {3: ReadHoldingRegistersRequest, 4: ReadInputRegistersRequest}
 
@@ -178,7 +179,7 @@ class TcpAnswers:
         for came, unit, pdu in self._frames():
             behind = (transaction - came) % 65_536
             if behind == 0:
-                if unit != request.unit:
+                if unit != request.unit and unit not in _NO_UNIT:
                     raise RemoteError("unit", f"{request}: another unit's answer")
                 return request.registers(pdu)
             if behind >= 32_768 or behind >= transaction:  # ids start at 1 on each connection

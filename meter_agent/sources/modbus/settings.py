@@ -25,7 +25,7 @@ class Settings(SerialSettings):
         description="name of a register map (gridhe-meter sources modbus lists them), sunspec, or the path "
         "of your own such as ./mine.yaml",
     )
-    unit: int = Field(1, ge=1, le=255, description="the meter's number on the bus")
+    unit: int = Field(1, ge=0, le=255, description="the meter's number on the bus")
     poll_s: float = Field(10.0, ge=0.1, le=3_600, description="seconds from one reading to the next")
     timeout_s: float = Field(1.0, ge=0.05, le=60, description="seconds that the meter has for an answer")
     framing: Literal["auto"] | Framing = Field(

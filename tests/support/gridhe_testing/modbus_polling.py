@@ -2,19 +2,28 @@
 
 import asyncio
 import functools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ParamSpec
 
 from gridhe.meter_agent.sources.modbus import Settings, open_device
+from gridhe.meter_agent.sources.reading import DeviceReading, total_wh
+from gridhe_testing.device_data import DeviceFile
 from gridhe_testing.modbus_meter import ModbusMeter, on_serial, on_tcp
 from gridhe_testing.recording_sink import RecordingSink
 from gridhe_testing.serial_pair import SerialPair
 
-__all__ = ["in_loop", "polling"]
+__all__ = ["in_loop", "lines", "own_map", "polling", "shown"]
 
 P = ParamSpec("P")
+
+OWN_MAP = """
+meter: the register of the recorded request
+registers:
+  - {{gives: import, function: {function}, address: {address}, type: {type}, unit: {unit}}}
+"""
 
 
 def in_loop(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
@@ -61,3 +70,31 @@ async def _driver(sink: RecordingSink, address: str, options: dict[str, Any]) ->
         await asyncio.gather(task, return_exceptions=True)
         if failed:
             task.result()
+
+
+def lines(file: DeviceFile) -> list[dict[str, Any]]:
+    """A file of the data: one exchange or case on each line."""
+    return [json.loads(line) for line in file.data.decode().splitlines()]
+
+
+def shown(reading: DeviceReading) -> dict[str, Any]:
+    """A reading in the form of expected.json."""
+    imported, exported = total_wh(reading.imported), total_wh(reading.exported)
+    return {
+        "import_wh": None if imported is None else int(imported),
+        "export_wh": None if exported is None else int(exported),
+        "power_w": None if reading.power_w is None else float(reading.power_w),
+        "ts_utc": reading.at_s,
+    }
+
+
+def own_map(tmp_path: Path, request: bytes, type: str = "float32", unit: str = "kWh") -> str:
+    """The path of a register map whose import register is what `request` (unit, function, address) reads."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        OWN_MAP.format(
+            function=request[1], address=int.from_bytes(request[2:4], "big"), type=type, unit=unit
+        ),
+        encoding="utf-8",
+    )
+    return str(path)
