@@ -363,7 +363,7 @@ def test_the_decoder_says_for_what_it_waits() -> None:
     decoder = D0Decoder()
     assert "identification" in str(decoder.waiting_for)
     decoder.feed(block()[:40])
-    assert "a whole readout" in str(decoder.waiting_for)
+    assert "a complete readout" in str(decoder.waiting_for)
     decoder.feed(block())
     assert decoder.waiting_for is None
     decoder.reset()

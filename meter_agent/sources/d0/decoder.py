@@ -46,12 +46,12 @@ class D0Decoder:
         if self._read:
             return None
         if self.faults["p1_telegram"]:
-            return "IEC 62056-21: this is a P1 port; use source p1"
+            return "IEC 62056-21 readout (these are P1 telegrams: use source p1)"
         if self._sml:
-            return "IEC 62056-21: the meter sends SML; use source sml"
+            return "IEC 62056-21 readout (these are SML frames: use source sml)"
         if not self._readouts.started:
-            return "a meter's identification (/ABC5...): check the optical head's place and the baud rate"
-        return "a whole readout with registers and a right checksum: check the head's place and the baud rate"
+            return "a meter's identification (/ABC5...)"
+        return "a complete readout with energy registers"
 
     def _readings(self, readouts: list[list[DataSet]]) -> list[DeviceReading]:
         readings = [self._registers.reading(readout) for readout in readouts]

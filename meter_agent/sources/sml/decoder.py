@@ -49,10 +49,10 @@ class SmlDecoder:
         if self._read:
             return None
         if not self._frames.started and self._text:
-            return "SML: the meter sends text, as IEC 62056-21 has it; try source d0"
+            return "SML frame (this is text as of IEC 62056-21: try source d0)"
         if not self._frames.started:
-            return "the start of an SML frame: check the optical head's place, the baud rate and the polarity"
-        return "a whole SML frame with right checksums: check the optical head's place; the port must be raw"
+            return "an SML frame"
+        return "a complete SML frame with right checksums"
 
     def _readings(self, frames: list[bytes]) -> list[DeviceReading]:
         found = []
