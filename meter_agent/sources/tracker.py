@@ -108,6 +108,13 @@ class _Direction:
     suspects: _Suspects | None = None
     broken: bool = False  # the line does not continue the one before; used within one reading
 
+    @property
+    def is_high(self) -> bool:
+        """Whether the suspects are above the line."""
+        if self.line is None or self.suspects is None:
+            return False
+        return self.suspects.last.total_wh > self.line.total_wh
+
 
 class Tracker:
     """The registers of one device, over time."""
@@ -173,7 +180,9 @@ class Tracker:
             direction.line = _line_of(registers, at_s)
             return True
         bound_wh = self._bound_wh(at_s - line.at_s + line.lag_s)
-        following = _follow(line, registers, at_s, bound_wh)
+        # The bound grows with time and would reach a spike that stays.
+        stays = self._follow_suspects(direction, registers, at_s) if direction.is_high else None
+        following = _follow(line, registers, at_s, bound_wh) if stays is None else None
         if following is None and _is_rescaled(line, registers, bound_wh):
             following, direction.broken = _line_of(registers, at_s), True
             self.events["resolution"] += 1
@@ -190,13 +199,10 @@ class Tracker:
         self, direction: _Direction, line: _Line, registers: Mapping[str, Register], at_s: float
     ) -> _Line | None:
         """Collect values beside the line. Returns the new line once they persist."""
-        new = _line_of(registers, at_s)
+        new = replace(_line_of(registers, at_s), lag_s=line.lag_s)
         low, changed = new.total_wh < line.total_wh, registers.keys() != line.parts.keys()
         self.counts["parts_changed" if changed else "dip" if low else "spike"] += 1
-        suspects, following = direction.suspects, None
-        if suspects is not None:
-            bound_wh = self._bound_wh(at_s - suspects.last.at_s + line.lag_s)
-            following = _follow(suspects.last, registers, at_s, bound_wh)
+        suspects, following = direction.suspects, self._follow_suspects(direction, registers, at_s)
         if suspects is None or following is None:
             direction.suspects = _Suspects(first=new, last=new, count=1)
             return None
@@ -215,10 +221,19 @@ class Tracker:
         elif not low:
             event = "jump"
         else:
-            event = "reset" if following.total_wh <= from_zero_wh else "restored"
+            from_zero = following.total_wh <= min(from_zero_wh, line.total_wh / 2)
+            event = "reset" if from_zero else "restored"
         self.events[event] += 1
         direction.broken = True
         return following
+
+    def _follow_suspects(
+        self, direction: _Direction, registers: Mapping[str, Register], at_s: float
+    ) -> _Line | None:
+        if direction.suspects is None:
+            return None
+        last = direction.suspects.last
+        return _follow(last, registers, at_s, self._bound_wh(at_s - last.at_s + last.lag_s))
 
     # -- state ---------------------------------------------------------------------------------
 
