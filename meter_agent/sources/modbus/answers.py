@@ -207,9 +207,9 @@ class TcpAnswers:
         """Whether a whole frame has arrived and was not taken."""
         return len(self._buffer) >= _MBAP and len(self._buffer) >= 6 + self._length()
 
-    def drop(self) -> None:
-        """Forget whole frames: answers that came too late. A part of one stays, to be completed."""
-        self.late += sum(1 for _ in self._frames())
+    def drop(self) -> int:
+        """Forget whole frames, and count them: answers that came too late. A part of one stays."""
+        return sum(1 for _ in self._frames())
 
     def _length(self) -> int:
         _, protocol, length = struct.unpack_from(">HHH", self._buffer)

@@ -2,8 +2,9 @@
 
 On a serial line an answer does not say which request it answers. Bytes that arrived before a request are
 dropped. After a request that failed, an answer to it may still come; it would be taken for the answer to the
-next request, and registers would change places. So before the next real request one or two registers are
-asked for: that answer has another length than a late one. Modbus TCP has transaction ids for this.
+next request, and registers would change places. So before the next real request the line has to be silent,
+and then to answer a request of a length that was never asked before: late answers have other lengths. Modbus
+TCP has transaction ids for this.
 """
 
 import asyncio
@@ -26,7 +27,9 @@ Framing = Literal["rtu", "tcp", "tcp_without_ids"]
 _QUIET_S = 0.05  # an answer has ended: USB adapters hold bytes back for up to 16 ms
 _BUSY_RETRIES = 3
 _BUSY_S = 0.25
-_SILENT_PROBES = 2  # unanswered ones after which no answer can still be on its way
+_DRAINS = 5
+_PROBES = 2  # some meters take no odd number of registers, and say nothing
+_FORGOTTEN = 10  # timeouts without a byte after which an answer is not late but lost
 _UNUSABLE = {
     "frame": "; for a gateway that passes RTU frames on, set framing=rtu",
     "transaction": "; if this comes each time, the gateway has transaction ids of its own: set "
@@ -43,6 +46,8 @@ class Bus:
         self._answers = TcpAnswers()
         self._transaction = 0
         self._in_step = True
+        self._counts: set[int] = set()  # of registers in all requests so far
+        self._heard_s = time.monotonic()  # of the last byte
         self.answered_s = time.monotonic()  # of the last whole answer
 
     @property
@@ -72,22 +77,47 @@ class Bus:
         else:
             if not self._in_step:
                 await self._get_in_step(request)
+            self._counts.add(request.count)
             registers = await self._alone(request)
         self.answered_s = time.monotonic()
         return registers
 
     async def _get_in_step(self, request: Request) -> None:
-        """Ask for few registers until that is answered, or until nothing more can come."""
-        few = replace(request, count=2 if request.count == 1 else 1)
-        for _ in range(_SILENT_PROBES):
+        """Drop what is late, then ask for unusual numbers of registers until one is answered or refused."""
+        heard = False
+        for _ in range(_DRAINS):
+            if not await self._drain(self._timeout_s):
+                break
+            heard = True
+        if heard:
+            self._sink.fault(
+                "late", f"{self.name}: answers came after timeout_s={self._timeout_s:g}; raise it"
+            )
+        for count in [each for each in range(1, 125) if each not in self._counts][:_PROBES]:
             try:
-                await self._alone(few)
+                await self._alone(replace(request, count=count))
             except RemoteError as error:
                 if error.reason == "timeout":
                     continue
                 if error.reason not in REFUSED:
                     raise
             return
+        if time.monotonic() - self._heard_s < _FORGOTTEN * self._timeout_s:
+            raise RemoteError("timeout", f"{request}: no answer")
+
+    async def _drain(self, within_s: float) -> bool:
+        """Drop what has arrived or arrives within this time; whether there was something."""
+        if self._framing == "rtu":
+            if within_s and await self._line.read(within_s):
+                self._heard_s = time.monotonic()
+                return True
+            await self._line.discard()
+            return False
+        data = await self._line.read(within_s)
+        while data:
+            self._feed(data)
+            data = await self._line.read(0)
+        return self._answers.drop() > 0
 
     async def _alone(self, request: Request) -> bytes:
         """Ask where only the moment ties an answer to its request."""
@@ -107,7 +137,7 @@ class Bus:
             answer.feed(data)
             return answer.complete
 
-        await self._line.discard()
+        await self._drain(0)
         await self._line.write(request.rtu())
         await self._listen(take)
         return answer.registers()
@@ -117,9 +147,7 @@ class Bus:
             self._feed(data)
             return self._answers.waiting
 
-        while data := await self._line.read(0):
-            self._feed(data)
-        self._answers.drop()
+        await self._drain(0)
         await self._line.write(request.tcp(self._next_transaction()))
         await self._listen(take)
         return self._answers.only(request)
@@ -132,6 +160,7 @@ class Bus:
             data = await self._line.read(min(left_s, _QUIET_S) if complete else left_s)
             if not data:
                 return
+            self._heard_s = time.monotonic()
             self._sink.bytes_seen(len(data), "an answer with a valid checksum")
             complete = take(data)
 
@@ -159,6 +188,7 @@ class Bus:
 
     def _feed(self, data: bytes) -> None:
         if data:
+            self._heard_s = time.monotonic()
             self._sink.bytes_seen(len(data), "a whole answer")
         try:
             self._answers.feed(data)

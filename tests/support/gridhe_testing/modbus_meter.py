@@ -83,13 +83,23 @@ class ModbusMeter:
 _SIZES = {"rtu": 8, "tcp": 12}
 
 
-def _send(reply: Reply, write: Callable[[bytes], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for after_s, data in reply:
-        if after_s:
-            loop.call_later(after_s, write, data)
-        else:
-            write(data)
+class _Sender:
+    """Sends replies, each in its time and none before an earlier one."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self._loop = asyncio.get_running_loop()
+        self._last_s = 0.0
+
+    def send(self, reply: Reply) -> None:
+        now_s = self._loop.time()
+        for after_s, data in reply:
+            self._last_s = max(self._last_s, now_s + after_s)
+            if self._last_s <= now_s:
+                self._write(data)
+            else:
+                self._last_s += 1e-6  # timers of the same time fire in any order
+                self._loop.call_at(self._last_s, self._write, data)
 
 
 @asynccontextmanager
@@ -103,9 +113,10 @@ async def on_serial(meter: ModbusMeter, pair: SerialPair) -> AsyncIterator[None]
         task.add_done_callback(tasks.discard)
 
     async def serve() -> None:
+        sender = _Sender(write)
         while True:
             request = await pair.heard(_SIZES["rtu"], within_s=300)
-            _send(meter.reply(request, "rtu"), write)
+            sender.send(meter.reply(request, "rtu"))
 
     served = asyncio.ensure_future(serve())
     try:
@@ -127,9 +138,10 @@ async def on_tcp(meter: ModbusMeter, framing: Framing = "tcp", *, port: int = 0)
                 writer.write(data)
 
         writers.add(writer)
+        sender = _Sender(write)
         with suppress(asyncio.IncompleteReadError, OSError):
             while True:
-                _send(meter.reply(await reader.readexactly(_SIZES[framing]), framing), write)
+                sender.send(meter.reply(await reader.readexactly(_SIZES[framing]), framing))
         writers.discard(writer)
         writer.close()
 
