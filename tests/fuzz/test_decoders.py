@@ -16,7 +16,7 @@ from gridhe.errors import StateError
 from gridhe_testing.decoders import Decoder, decoders
 
 NAMES = list(decoders(Path()))
-MUTATIONS = {"state": 1_000, "credential": 1_000}
+MUTATIONS = {"state": 1_000, "credential": 1_000, "modbus": 3_000}
 _VALUES = (
     b"\0",
     b"\xff",

@@ -67,16 +67,20 @@ class MapRegister(_Place):
     type: Type
     order: Order = Field("ABCD", description="of the bytes: ABCD high word first, CDAB low word first")
     unit: Literal["Wh", "kWh", "MWh", "W", "kW"]
-    scale: Exact = Field(Decimal(1), gt=0, le=10**6, description="the number times this has the unit")
+    scale: Exact = Field(
+        Decimal(1), ge=Decimal("1e-9"), le=10**6, description="the number times this has the unit"
+    )
     sign: Literal[1, -1] = Field(1, description="-1 if the meter counts the other way")
     missing: tuple[Missing, ...] = Field((), description="patterns that mean that the value is not there")
     missing_raw: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**64)], ...] = Field(
         (), description="more such patterns, as the registers' bits: 0x00007fff"
     )
     step_wh: Exact | None = Field(
-        None, gt=0, le=10**6, description="Wh: the smallest change, if it is more than `scale`"
+        None, ge=Decimal("1e-9"), le=10**6, description="Wh: the smallest change, if it is more than `scale`"
     )
-    modulus_wh: Exact | None = Field(None, gt=0, description="Wh: the register rolls over to 0 here")
+    modulus_wh: Exact | None = Field(
+        None, ge=1, le=10**15, description="Wh: the register rolls over to 0 here"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "MapRegister":
