@@ -306,6 +306,9 @@ class Session:
         """A PUBLISH arrived."""
         self._on_message(topic, payload)
 
+    def on_suback(self) -> None:
+        """The broker accepts a SUBSCRIBE."""
+
     def on_suback_refused(self, code: ReasonCode) -> None:
         """The broker refuses a filter."""
         self._refuse(

@@ -8,8 +8,9 @@ Every field has a description, which `gridhe-meter sources NAME` prints. The set
 """
 
 from typing import Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 __all__ = ["SerialSettings", "SourceSettings"]
 
@@ -44,6 +45,16 @@ class SourceSettings(BaseModel):
         description="direction of the plan's quantities whose names do not begin with import or export, such "
         "as {consumption_wh: imported}",
     )
+
+    @field_validator("zone")
+    @classmethod
+    def _is_a_zone(cls, zone: str | None) -> str | None:
+        if zone is not None:
+            try:
+                ZoneInfo(zone)
+            except (OSError, ValueError, LookupError):
+                raise ValueError(f"expected a time zone such as Europe/Helsinki; came {zone!r}") from None
+        return zone
 
 
 class SerialSettings(SourceSettings):
