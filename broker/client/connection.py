@@ -17,10 +17,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gridhe.broker.client.loop import EventLoop
 from gridhe.broker.client.stream import Stream
 
-__all__ = ["ConnectOptions", "Connection", "ConnectionListener", "Message", "OnPuback"]
+__all__ = ["ConnectOptions", "Connection", "ConnectionListener", "ConnectionLoop", "Message", "OnPuback"]
 
 _TURN_BYTES, _TURN_S = 4 * 1024 * 1024, 0.02  # limits of one turn: bytes read, and time with handlers
 _WINDOW_MAXIMUM = 1_000  # unacknowledged QoS 1 messages; fewer if the broker's Receive Maximum is smaller
@@ -58,16 +57,30 @@ class ConnectOptions:
     keepalive_s: int
     session_expiry_s: int
     receive_maximum: int
+    incoming_maximum: int = _INCOMING_MAXIMUM  # bytes of a packet that the broker may send (MQTT 5 only)
+    clean_start: bool = False  # the broker forgets an earlier session of this client id
 
     def __repr__(self) -> str:  # without the password, because tracebacks are logged
         return f"ConnectOptions(client_id={self.client_id!r}, mqtt5={self.mqtt5})"
+
+
+class ConnectionLoop(Protocol):
+    """The loop that calls a connection back: an `EventLoop`, or a few methods around asyncio's."""
+
+    clock: Callable[[], float]
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None: ...
+    def remove_reader(self, fd: int) -> None: ...
+    def add_writer(self, fd: int, callback: Callable[[], object]) -> None: ...
+    def remove_writer(self, fd: int) -> None: ...
+    def soon(self, callback: Callable[[], object]) -> None: ...
 
 
 class ConnectionListener(Protocol):
     """Receives the events of a connection (a Session). Called outside paho; may close the connection."""
 
     def on_connack(self, code: ReasonCode, session_present: bool) -> None: ...
-    def on_message(self, topic: str, payload: bytes) -> None: ...
+    def on_message(self, topic: str, payload: bytes, retained: bool) -> None: ...
     def on_puback_refused(self, topic: str, code: ReasonCode) -> None: ...
     def on_suback(self) -> None: ...
     def on_suback_refused(self, code: ReasonCode) -> None: ...
@@ -79,7 +92,7 @@ class _Client(paho.Client):
     """paho on a connected stream: paho's own connect would block for seconds."""
 
     stream: Any
-    take: Callable[[bytes, bytes], None]  # topic, payload
+    take: Callable[[bytes, bytes, bool], None]  # topic, payload, whether the broker had retained it
 
     def _create_socket(self) -> Any:
         return self.stream
@@ -105,7 +118,7 @@ class _Client(paho.Client):
             at += size
         if at > len(packet) or not topic:
             raise ValueError("the PUBLISH is truncated, or has no topic")
-        self.take(topic, bytes(memoryview(packet)[at:]))
+        self.take(topic, bytes(memoryview(packet)[at:]), bool(command & 1))
         return self._send_puback(mid) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
@@ -127,7 +140,7 @@ class Connection:
     """Sends CONNECT when constructed, and reports events to `listener`, but none after `close`."""
 
     def __init__(
-        self, *, stream: Stream, options: ConnectOptions, loop: EventLoop, listener: ConnectionListener
+        self, *, stream: Stream, options: ConnectOptions, loop: ConnectionLoop, listener: ConnectionListener
     ) -> None:
         self._stream, self._loop, self._listener = stream, loop, listener
         self._events: deque[Callable[[], None]] = deque()
@@ -149,7 +162,7 @@ class Connection:
             CallbackAPIVersion.VERSION2,
             client_id=options.client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311,
-            clean_session=None if mqtt5 else False,
+            clean_session=None if mqtt5 else options.clean_start,
             reconnect_on_failure=False,
         )
         client.stream = self._stream
@@ -164,7 +177,7 @@ class Connection:
             lambda: self._on_connack(code, flags.session_present, properties)
         )
         client.on_disconnect = lambda _c, _u, flags, code, _p: self._on_disconnect(flags, code)
-        client.take = lambda topic, payload: add_event(lambda: self._on_message(topic, payload))
+        client.take = lambda *message: add_event(lambda: self._on_message(*message))
         client.on_publish = lambda _c, _u, mid, code, _p: add_event(lambda: self._on_puback(mid, code))
         client.on_subscribe = lambda _c, _u, _mid, codes, _p: add_event(lambda: self._on_suback(codes))
         client.on_socket_register_write = lambda _c, _u, _s: self._write_soon()
@@ -174,8 +187,9 @@ class Connection:
             properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho has no types there
             properties.SessionExpiryInterval = options.session_expiry_s
             properties.ReceiveMaximum = options.receive_maximum
-            properties.MaximumPacketSize = _INCOMING_MAXIMUM
-            client.connect_async("broker", 1, options.keepalive_s, clean_start=False, properties=properties)
+            properties.MaximumPacketSize = options.incoming_maximum
+            clean = options.clean_start
+            client.connect_async("broker", 1, options.keepalive_s, clean_start=clean, properties=properties)
         else:
             client.connect_async("broker", 1, options.keepalive_s)
         return client
@@ -237,7 +251,7 @@ class Connection:
         self._stream.close()
         client = self._client
         client.on_connect = client.on_disconnect = None
-        client.take = lambda _topic, _payload: None
+        client.take = lambda _topic, _payload, _retained: None
         client.on_publish = client.on_subscribe = None
         client.on_socket_register_write = client.on_socket_close = None
 
@@ -253,13 +267,13 @@ class Connection:
         if flags.is_disconnect_packet_from_server:
             self._disconnect_reason = f"the broker sent DISCONNECT: {code}"
 
-    def _on_message(self, topic: bytes, payload: bytes) -> None:
+    def _on_message(self, topic: bytes, payload: bytes, retained: bool) -> None:
         try:
             name = topic.decode()
         except UnicodeDecodeError:
             self._listener.on_strange_topic()
             return
-        self._listener.on_message(name, payload)
+        self._listener.on_message(name, payload, retained)
 
     def _on_puback(self, mid: int, code: ReasonCode) -> None:
         """QoS 1: the broker has answered. QoS 0: the packet is written."""

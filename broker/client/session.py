@@ -302,8 +302,8 @@ class Session:
             self._mqtt5 = False
             self._failed(f"{self.url} refuses MQTT 5, so 3.1.1 is used from now on", at_once=True)
 
-    def on_message(self, topic: str, payload: bytes) -> None:
-        """A PUBLISH arrived."""
+    def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+        """A PUBLISH arrived; whether the broker had retained it makes no difference here."""
         self._on_message(topic, payload)
 
     def on_suback(self) -> None:

@@ -17,7 +17,7 @@ The two registers are passed on as they are, and never netted.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from gridhe.meter_agent.sources.payload import split_path
@@ -233,24 +233,29 @@ def items_of(settings: "Settings") -> tuple[Item, ...]:
         elif any(values[name] is None for name in names):
             continue
         topic, unit = _filled(topic, values), _filled(unit, values)
-        if role == "unit" or path is None:
-            name = topic.removeprefix(settings.topic).strip("/") or "total"
-            found.append(
-                Item(
-                    role=role,
-                    topic=topic,
-                    path=None if path is None else (_filled(path, values),),
-                    unit=unit,
-                    name=name,
-                )
-            )
+        if path is None or role == "unit":
+            name = topic.removeprefix(settings.topic).strip("/").removeprefix("reading/") or "total"
+            of = None if path is None else (_filled(path, values),)
+            found.append(Item(role=role, topic=topic, path=of, unit=unit, name=name))
             continue
         filled = _filled(path, values)
         for each in filled.split(_SUM) if path.startswith("{") else (filled,):
-            found.append(
-                Item(role=role, topic=topic, path=split_path(each.strip()), unit=unit, name=each.strip())
-            )
+            keys, name = split_path(each.strip()), each.strip()
+            # The same register is also on a topic of its own, under the same name.
+            name = name.removeprefix(f"params.{values['data']}.")
+            found.append(Item(role=role, topic=topic, path=keys, unit=unit, name=name))
+    if FORMATS[format_of(settings)].wrapper is not None:
+        found += [replace(item, topic=topic) for topic in _answers(settings.topic) for item in found]
     return tuple(found)
+
+
+def _answers(topic: str) -> tuple[str, ...]:
+    """The topics of Tasmota's answers to `Status 8` and `Status 10`, which hold what is in SENSOR."""
+    levels = topic.split("/")
+    if levels[-1] != "SENSOR" or "tele" not in levels:
+        return ()
+    levels[levels.index("tele")] = "stat"
+    return tuple("/".join((*levels[:-1], name)) for name in ("STATUS8", "STATUS10"))
 
 
 def _filled(text: str, values: Mapping[str, object]) -> str:
