@@ -65,8 +65,8 @@ class MessageDecoder:
 
     def __init__(self, settings: "Settings") -> None:
         self._settings = settings
-        self._format = FORMATS[format_of(settings)]
-        self._items = items_of(settings)
+        self._format = FORMATS[format_of(dict(settings))]
+        self._items = items_of(dict(settings))
         self._zone = ZoneInfo(settings.zone) if settings.zone else None
         self._by_topic: dict[str, list[Item]] = {}
         for item in self._items:

@@ -18,12 +18,9 @@ The two registers are passed on as they are, and never netted.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from gridhe.meter_agent.sources.payload import split_path
-
-if TYPE_CHECKING:
-    from gridhe.meter_agent.sources.mqtt.settings import Settings
 
 __all__ = ["FORMATS", "Format", "Item", "Role", "format_of", "items_of"]
 
@@ -203,38 +200,37 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def format_of(settings: "Settings") -> str:
+def format_of(settings: Mapping[str, Any]) -> str:
     """The name of the settings' format and variant in FORMATS; of none if the settings do not tell."""
-    levels = settings.topic.split("/")
-    match settings.format:
+    levels = settings["topic"].split("/")
+    match settings["format"]:
         case "shelly_gen1":
             if levels[-1] == "emeter":
                 return "shelly_gen1/emeters"
             kind = levels[-2] if len(levels) > 1 and levels[-1].isdigit() else "none"
             return f"shelly_gen1/{'relay' if kind in ('roller', 'light') else kind}"
         case "shelly_gen2":
-            kind = (settings.component or "none").split(":")[0]
+            kind = (settings["component"] or "none").split(":")[0]
             return f"shelly_gen2/{kind if kind in ('em', 'em1', 'none') else 'switch'}"
         case name:
-            return name
+            return str(name)
 
 
-def items_of(settings: "Settings") -> tuple[Item, ...]:
-    """The rows of the settings' format that the settings complete."""
-    values = {name: getattr(settings, name) for name in type(settings).model_fields}
-    component = settings.component or ""
+def items_of(settings: Mapping[str, Any]) -> tuple[Item, ...]:
+    """The rows of the settings' format that the settings, by name, complete."""
     # The energy of component em:0 is in emdata:0; other components have one for both.
-    values["data"] = re.sub(r"^(em1?):", r"\1data:", component)
+    data = re.sub(r"^(em1?):", r"\1data:", settings["component"] or "")
+    values = {**settings, "data": data}
     found = []
     for role, topic, path, unit in FORMATS[format_of(settings)].rows:
         names = _NAME.findall(f"{topic} {path or ''} {unit}")
-        if path == "{import_path}" and settings.format == "pulse" and settings.import_path is None:
+        if path == "{import_path}" and settings["format"] == "pulse" and settings["import_path"] is None:
             path = None  # the payload is the count
         elif any(values[name] is None for name in names):
             continue
         topic, unit = _filled(topic, values), _filled(unit, values)
         if path is None or role == "unit":
-            name = topic.removeprefix(settings.topic).strip("/").removeprefix("reading/") or "total"
+            name = topic.removeprefix(settings["topic"]).strip("/").removeprefix("reading/") or "total"
             of = None if path is None else (_filled(path, values),)
             found.append(Item(role=role, topic=topic, path=of, unit=unit, name=name))
             continue
@@ -242,10 +238,10 @@ def items_of(settings: "Settings") -> tuple[Item, ...]:
         for each in filled.split(_SUM) if path.startswith("{") else (filled,):
             keys, name = split_path(each.strip()), each.strip()
             # The same register is also on a topic of its own, under the same name.
-            name = name.removeprefix(f"params.{values['data']}.")
+            name = name.removeprefix(f"params.{data}.")
             found.append(Item(role=role, topic=topic, path=keys, unit=unit, name=name))
     if FORMATS[format_of(settings)].wrapper is not None:
-        found += [replace(item, topic=topic) for topic in _answers(settings.topic) for item in found]
+        found += [replace(item, topic=topic) for topic in _answers(settings["topic"]) for item in found]
     return tuple(found)
 
 

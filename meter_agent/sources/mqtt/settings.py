@@ -94,7 +94,7 @@ class Settings(SourceSettings):
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Settings":
-        name = format_of(self)
+        name = format_of(dict(self))
         if name not in FORMATS:
             raise ValueError(_VARIANTS[self.format])
         for needed, why in FORMATS[name].needs.items():
@@ -103,7 +103,7 @@ class Settings(SourceSettings):
         for setting in ("import_path", "export_path", "power_path", "export_topic", "power_topic"):
             if getattr(self, setting) is not None and setting not in FORMATS[name].settings:
                 raise ValueError(f"format {self.format} does not use {setting}; format json takes any path")
-        items = items_of(self)
+        items = items_of(dict(self))
         registers = [item for item in items if item.role in ("import", "export")]
         if not registers:
             raise ValueError(f"format {self.format} needs import_path or export_path")
