@@ -111,9 +111,18 @@ def test_note_20_a_clock_that_jumps_by_minutes_is_left_and_used_again_when_it_ha
     assert made.by == "host"
     calm = [(NOW_S + at, said(at, NOW_S + at + 1)) for at in range(10, 12 + int(CALM_S))]
     moments = dated(made, calm)
-    assert moments[0] == NOW_S + 10
+    assert moments[: int(CALM_S)] == [arrived_s for arrived_s, _ in calm[: int(CALM_S)]]
     assert moments[-1] == calm[-1][1].at_s
     assert made.by == "device"
+
+
+def test_stamps_that_are_near_now_and_then_are_not_calm() -> None:
+    """A stamp of every quarter of an hour is near for a minute after it."""
+    made = Stamps("auto")
+    readings = [(NOW_S + at, said(at, NOW_S + at // 900 * 900)) for at in range(300, 4_000, 10)]
+    moments = dated(made, readings)
+    assert moments[DOUBTS:] == [arrived_s for arrived_s, _ in readings[DOUBTS:]]
+    assert made.events == {"clock": 1}
 
 
 def test_one_reading_with_an_old_stamp_is_old_and_no_reason_to_leave_the_devices_clock() -> None:

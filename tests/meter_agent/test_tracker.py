@@ -321,6 +321,36 @@ def test_the_bound_follows_largest_w() -> None:
     assert values(samples(tracker(3_600), line(0, 22))) == [0, None]
 
 
+def test_repro_the_bound_is_for_the_sum_and_not_for_each_tariff() -> None:
+    """20 s of 3600 W are 20 Wh; three tariffs that rise by 15 Wh each are 45 Wh."""
+    made = tracker(3_600)
+    found = samples(
+        made,
+        [
+            (0, imported(*[register(0)] * 3)),
+            (10, imported(*[register(15)] * 3)),
+            (20, imported(*[register(1)] * 3)),
+        ],
+    )
+    assert values(found) == [0, None, 3]
+
+
+def test_a_step_back_by_the_registers_own_step_holds() -> None:
+    made = tracker()
+    assert values(samples(made, line(12_345_600, 12_345_500, 12_345_600, step="100"))) == [12_345_600] * 3
+    assert made.counts == {}
+
+
+def test_a_restart_keeps_since_when_a_register_stands_still() -> None:
+    """A refresh after a quarter of an hour is no jump, also if the agent restarted in between."""
+    readings = line(*(at // 90 * 2_000 for at in range(140)))
+    before, after = tracker(10_000), tracker(10_000)
+    samples(before, readings[:60])
+    after.restore(before.state())
+    samples(after, readings[60:])
+    assert after.events == {}
+
+
 def test_a_register_that_is_refreshed_every_quarter_of_an_hour_is_learned() -> None:
     """Its rises of 2 kWh persist, and 100 kW explain them over a quarter of an hour: no break, no loss."""
     made = tracker()
@@ -373,8 +403,10 @@ def test_a_step_back_over_the_roll_over_holds() -> None:
 
 
 def test_repro_a_dip_far_from_the_modulus_is_no_roll_over() -> None:
-    made = tracker(largest_w=10**9)
-    assert values(samples(made, rolling(900_000_000, 0, 900_000_001))) == [902_000_000, None, 902_000_001]
+    """After 60 days 100 kW could have counted 144 MWh, and only 100 MWh are left to the modulus."""
+    made = tracker()
+    readings = [(60 * 86_400 * at, said) for at, (_, said) in enumerate(rolling(900_000_000, 0, 900_000_001))]
+    assert values(samples(made, readings)) == [902_000_000, None, 902_000_001]
     assert made.events == {}
 
 
