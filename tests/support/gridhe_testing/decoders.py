@@ -39,6 +39,7 @@ from gridhe.wire.total import (
     seal_total,
 )
 from gridhe_testing.decoder import KEY, MAX_BYTES, NONCE, PUBLIC_KEY, SIGNER, Decoder, seeds_of, small_plan
+from gridhe_testing.device_decoders import DEVICE_DECODERS
 from gridhe_testing.modbus_decoder import modbus
 from gridhe_testing.state_decoder import state
 
@@ -219,4 +220,5 @@ def decoders(directory: Path) -> dict[str, Callable[[], Decoder]]:
         "credential": lambda: credential(directory),
         "state": lambda: state(directory),
         "modbus": lambda: modbus(directory),
+        **DEVICE_DECODERS,
     }

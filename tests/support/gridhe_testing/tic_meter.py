@@ -4,12 +4,12 @@ __all__ = ["historique", "standard"]
 
 
 def _checksum(covered: str) -> str:
-    return chr(sum(covered.encode()) % 64 + 0x20)
+    return chr(sum(covered.encode("latin-1")) % 64 + 0x20)
 
 
-def historique(*groups: tuple[str, str]) -> bytes:
+def historique(*groups: tuple[str, ...]) -> bytes:
     """Label and value, separated by spaces."""
-    lines = [f"{label} {value}" for label, value in groups]
+    lines = [" ".join(group) for group in groups]
     return _frame([f"{line} {_checksum(line)}" for line in lines])
 
 
@@ -20,4 +20,4 @@ def standard(*groups: tuple[str, ...]) -> bytes:
 
 
 def _frame(lines: list[str]) -> bytes:
-    return b"\x02" + "".join(f"\n{line}\r" for line in lines).encode() + b"\x03"
+    return b"\x02" + "".join(f"\n{line}\r" for line in lines).encode("latin-1") + b"\x03"
