@@ -17,6 +17,7 @@ _SETTLE_S = 15.0  # a telegram comes every second to every ten; two of the slowe
 # Patience until the first byte, where a device is slower than that, or is asked seldom.
 _SILENT_S = {"han": 30.0, "d0": 90.0, "mqtt": 120.0, "p1": 25.0}
 _DAMAGED = frozenset({"crc", "fcs", "bcc", "checksum", "parity", "framing", "message_crc", "frame_crc"})
+_KEYS = frozenset({"key", "wrong_key", "no_key", "decrypt", "authentication"})
 _CLOCK_OFF_S = 60.0
 _RATIO = 0.02  # more damaged telegrams than this are worth a look at cable and power supply
 
@@ -119,7 +120,7 @@ class Diagnosis:
             if silent_s >= patience_s:
                 advice = _SILENT.get(self._source, "check the connection")
                 yield Finding("silent", f"nothing came for {silent_s:.0f} s: {advice}")
-        elif since_s < _SETTLE_S or "key" in self.faults:
+        elif since_s < _SETTLE_S or _KEYS & self.faults.keys():
             return
         elif self.faults and not _DAMAGED & self.faults.keys():
             return  # telegrams come whole; the faults say why they give no reading
@@ -145,7 +146,7 @@ class Diagnosis:
             )
         if self.faults["parity"]:
             yield Finding("parity", "bytes with wrong parity: set the line's parity as the meter has it")
-        for reason in ("key", "decrypt", "authentication"):
+        for reason in _KEYS:
             if self.faults[reason]:
                 yield Finding(
                     "key",
