@@ -308,7 +308,10 @@ class WindowBuilder:
         try:
             record: dict[str, Any] = msgpack.unpackb(state)
             if record["v"] != _VERSION:
-                raise StateError(f"the journal of open readings is of version {record['v']}, not {_VERSION}")
+                raise StateError(
+                    f"the journal of open readings is of version {record['v']}, not {_VERSION}: another "
+                    "version of gridhe wrote it; run that one, or begin with a new --state-dir"
+                )
             window_builder = cls(
                 quantities=record["quantities"],
                 kind=record["kind"],

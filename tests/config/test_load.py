@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gridhe.config import Settings, find_settings_file, load_settings
 from gridhe.config.environment import VARIABLES, unused_variables, variable_name
-from gridhe.config.load import setting_paths
+from gridhe.config.load import load_section, setting_paths
 from gridhe.config.settings import QuantitySettings
 from gridhe.errors import ConfigError
 
@@ -383,3 +383,37 @@ def test_any_text_is_settings_or_a_config_error(text: str) -> None:
         else:
             continue
         assert name in refused
+
+
+# -- a section of others -----------------------------------------------------------------------------
+
+
+def test_the_sources_settings_are_taken_as_they_are_with_their_origins(tmp_path: Path) -> None:
+    file = tmp_path / "gridhe.yaml"
+    file.write_text("source:\n  driver: p1\n  address: /dev/ttyUSB0\n  unit: 5\n", encoding="utf-8")
+    environ = {"GRIDHE_SOURCE__DEVICE_ID": "0123", "GRIDHE_SOURCE__UNIT": "7"}
+    section = load_section("source", file, environ=environ, overrides={"source.zone": "Europe/Helsinki"})
+    assert section.values == {
+        "driver": "p1",
+        "address": "/dev/ttyUSB0",
+        "unit": "7",  # text: the driver knows that it is a number
+        "device_id": "0123",
+        "zone": "Europe/Helsinki",
+    }
+    assert section.origins == {
+        "driver": f"{file}:2",
+        "address": f"{file}:3",
+        "unit": "GRIDHE_SOURCE__UNIT",
+        "device_id": "GRIDHE_SOURCE__DEVICE_ID",
+        "zone": "--set source.zone",
+    }
+    assert load_settings(file, environ=environ).source.driver == "p1"
+
+
+def test_a_source_that_is_no_section_is_refused(load: Any) -> None:
+    assert refusal(load, "source: p1\n").startswith('source: expected keys and values, came "p1"')
+
+
+def test_a_variable_deeper_in_the_source_is_refused(load: Any) -> None:
+    said = refusal(load, "", {"GRIDHE_SOURCE__QUANTITIES__USE_WH": "imported"})
+    assert said.startswith("unknown environment variable GRIDHE_SOURCE__QUANTITIES__USE_WH")

@@ -16,9 +16,18 @@ RECORD: dict[str, Any] = {"v": 1, "online": True, "version": "1.2", "incarnation
 counts = st.integers(0, 2**63)
 
 
-@given(st.booleans(), st.text(max_size=64), st.text(max_size=64), counts, counts, counts)
+events = st.dictionaries(st.from_regex(r"[a-z][a-z_]{0,31}", fullmatch=True), counts, max_size=16)
+
+
+@given(st.booleans(), st.text(max_size=64), st.text(max_size=64), counts, counts, counts, events)
 def test_a_status_survives_its_bytes(
-    online: bool, version: str, incarnation: str, backlog: int, failed: int, stopped: int
+    online: bool,
+    version: str,
+    incarnation: str,
+    backlog: int,
+    failed: int,
+    stopped: int,
+    events: dict[str, int],
 ) -> None:
     status = Status(
         online=online,
@@ -27,6 +36,7 @@ def test_a_status_survives_its_bytes(
         backlog=backlog,
         failed=failed,
         stopped=stopped,
+        events=events,
     )
     assert Status.decode(status.encode()) == status
 
@@ -37,6 +47,8 @@ def test_the_bytes_are_the_documented_map() -> None:
     assert Status.decode(msgpack.packb(RECORD)) == status
     alarmed = Status(online=True, version="1.2", incarnation="abc", backlog=3, failed=4, stopped=1)
     assert msgpack.unpackb(alarmed.encode()) == {**RECORD, "failed": 4, "stopped": 1}
+    swapped = Status(online=True, version="1.2", incarnation="abc", backlog=3, events={"swap": 1})
+    assert msgpack.unpackb(swapped.encode()) == {**RECORD, "events": {"swap": 1}}
 
 
 def test_fields_of_a_later_version_of_gridhe_are_ignored_and_long_texts_cut() -> None:
@@ -60,6 +72,14 @@ def test_fields_of_a_later_version_of_gridhe_are_ignored_and_long_texts_cut() ->
         ({"failed": -1}, "malformed"),
         ({"stopped": "1"}, "malformed"),
         ({"more": "x" * 1_024}, "size"),
+        ({"events": ["swap"]}, "malformed"),
+        ({"events": {"swap": -1}}, "malformed"),
+        ({"events": {"swap": True}}, "malformed"),
+        ({"events": {"swap": "register 4711"}}, "malformed"),
+        ({"events": {"4711 Wh": 1}}, "malformed"),
+        ({"events": {1: 1}}, "malformed"),
+        ({"events": {"x" * 33: 1}}, "malformed"),
+        ({"events": {f"x{'y' * at}": 1 for at in range(17)}}, "malformed"),
     ],
 )
 def test_any_other_map_is_refused(change: dict[str, Any], reason: str) -> None:
