@@ -340,9 +340,9 @@ def test_repro_endless_segments_blocks_noise_and_bursts_are_bounded() -> None:
     sources: list[bytes] = [
         hdlc(APDU[:20], more=True) + part * 50,
         hdlc(start[:7] + NULL) + hdlc(block, llc=False) * 60,
-        b"\x7e\xa7" * 60_000,
-        b"\x7e\xa7\xff" + b"\x7d\x5d" * 60_000,
-        b"\x68\xff\xff\x68" * 30_000,
+        b"\x7e\xa7" * 20_000,
+        b"\x7e\xa7\xff" + b"\x7d\x5d" * 20_000,
+        b"\x68\xff\xff\x68" * 10_000,
         random.Random(1).randbytes(100_000),
         b"\x0f" * 100_000,
         b"\x0f\x40\x00\x00\x00\x00\x00" * 580 + b"\x55",

@@ -146,6 +146,7 @@ class HanDecoder:
             reading = to_reading(
                 push,
                 time=notification.time,
+                title=notification.system_title,
                 profile=self._profile or GENERIC,
                 agreements=self._agreements,
                 faults=self.faults,

@@ -34,9 +34,15 @@ class Agreements:
 
 
 def to_reading(
-    push: PushList, *, time: bytes | None, profile: Profile, agreements: Agreements, faults: Counter[str]
+    push: PushList,
+    *,
+    time: bytes | None,
+    title: bytes | None,
+    profile: Profile,
+    agreements: Agreements,
+    faults: Counter[str],
 ) -> DeviceReading | None:
-    """The reading; None if the list has neither energy nor power.
+    """The reading; None if the list has neither energy nor power. `time` and `title`: of the notification.
 
     Raises RemoteError, reason "conflict", if one register has two values. A register of unknown scale, of
     another unit or without a value is left out with its whole direction, and counted.
@@ -63,7 +69,7 @@ def to_reading(
         imported=imported,
         exported=exported,
         power_w=power,
-        device=_device(push),
+        device=_device(push, title),
         at_s=_at_s(push, time, profile, agreements),
         remarks=tuple(dict.fromkeys(remarks)),
     )
@@ -149,11 +155,13 @@ def _watts(push: PushList, group: int) -> Decimal | None:
     return None
 
 
-def _device(push: PushList) -> str | None:
+def _device(push: PushList, title: bytes | None) -> str | None:
+    """The equipment's id in the list, or else the system title of an encrypted push."""
     entry = push.find(*_DEVICE_CODES)
-    if entry is None or entry.value.tag not in TEXTS or not isinstance(entry.value.value, bytes):
-        return None
-    raw = entry.value.value.rstrip(b"\x00 ")[:_DEVICE_MAX]
+    data = push.last if entry is None else entry.value
+    if data is None or data.tag not in TEXTS or not isinstance(data.value, bytes):
+        return title.hex() if title else None
+    raw = data.value.rstrip(b"\x00 ")[:_DEVICE_MAX]
     if not raw:
         return None
     return raw.decode("ascii") if raw.isascii() and raw.decode("ascii").isprintable() else raw.hex()

@@ -44,6 +44,7 @@ class PushList:
     texts: list[bytes] = field(default_factory=list)  # every text, with or without a code
     clocks: list[bytes] = field(default_factory=list)  # date-times without a code
     descriptors: bool = False
+    last: Data | None = None  # a text without a code at the end of a list: the meter's id (Kaifa in Austria)
 
     def find(self, *codes: str) -> Entry | None:
         """The first entry of the first of these codes that there is."""
@@ -131,8 +132,10 @@ def _walk(elements: tuple[Data, ...], push: PushList) -> None:
             at += 1
         elif _is_clock(element) and head:
             push.clocks.append(element.value)  # type: ignore[arg-type]  # bytes
-        elif not head and (at < len(elements) or element.tag not in TEXTS):
-            raise RemoteError("list", "a value without a code")
+        elif not head:
+            if at < len(elements) or element.tag not in TEXTS:
+                raise RemoteError("list", "a value without a code")
+            push.last = element
     if head and not lists and elements:
         raise RemoteError("list", "values without codes")
 

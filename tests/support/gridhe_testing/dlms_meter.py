@@ -14,6 +14,7 @@ __all__ = [
     "mbus",
     "mbus_segments",
     "notification",
+    "octets",
     "scaler",
     "segments",
     "structure",
