@@ -84,7 +84,7 @@ def reconnect_storm(options: Options) -> CaseOutcome:
         batches=meters * 3,
         meters=meters,
         whole=True,
-        ring=CkksParameters(4096, (32, 32, 20)),  # a slot for each of 1,000
+        ring=CkksParameters(8192, (48, 41, 20)),  # slots for 1,000 and their guards
         meter=MeterSettings(unreceipted_max=1),
     ) as cluster:
         cluster.broker.start()
