@@ -16,7 +16,15 @@ from gridhe.errors import StateError
 from gridhe_testing.decoders import Decoder, decoders
 
 NAMES = list(decoders(Path()))
-MUTATIONS = {"state": 1_000, "credential": 1_000, "modbus": 3_000, "sml": 2_000, "d0": 2_000, "tic": 2_000}
+MUTATIONS = {
+    "state": 1_000,
+    "credential": 1_000,
+    "modbus": 3_000,
+    "sml": 2_000,
+    "d0": 2_000,
+    "tic": 2_000,
+    "p1": 1_000,
+}
 _VALUES = (
     b"\0",
     b"\xff",

@@ -35,6 +35,7 @@ _MAKES = 16
 _EVEN = bytes(byte for byte in range(256) if byte.bit_count() % 2 == 0)
 # A ciphered message's tag, and the length and first letters of its system title, the maker's.
 _CIPHERED = re.compile(rb"[\xdb\xdc]\x08[A-Z]{3}")
+_CIPHERED_BYTES = 5
 
 
 class P1Decoder:
@@ -53,17 +54,16 @@ class P1Decoder:
         self._framer = Framer()
         self._checked: OrderedDict[str, None] = OrderedDict()  # headers of meters that sent a checksum
         self._recent = b""
-        self._ciphered = False
+        self._is_ciphered = False
 
     def feed(self, data: bytes) -> list[DeviceReading]:
         """See `Decoder`."""
         readings = list(self._readings(self._framer.feed(data)))
-        if not readings and self._framer.waiting_for is not None:
-            found = _CIPHERED.findall(self._recent + data)
-            self.faults["no_key"] += len(found)
-            self._ciphered = self._ciphered or bool(found)
-        self._ciphered = self._ciphered and not readings
-        self._recent = (self._recent + data)[-4:]
+        ciphered = len(_CIPHERED.findall(self._recent + data))
+        self._recent = (self._recent + data)[-_CIPHERED_BYTES + 1 :]
+        if ciphered:
+            self.faults["no_key"] += ciphered
+        self._is_ciphered = (self._is_ciphered or ciphered > 0) and not readings
         return readings
 
     def pause(self) -> list[DeviceReading]:
@@ -79,7 +79,9 @@ class P1Decoder:
     def waiting_for(self) -> str | None:
         """See `Decoder`."""
         return (
-            "the key: telegrams are encrypted (key_file=...)" if self._ciphered else self._framer.waiting_for
+            "the key: telegrams are encrypted (key_file=...)"
+            if self._is_ciphered
+            else self._framer.waiting_for
         )
 
     def _readings(self, frames: Iterable[Frame | str]) -> Iterator[DeviceReading]:

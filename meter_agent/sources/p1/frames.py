@@ -16,7 +16,7 @@ _MARK = re.compile(rb"[\r\n][/!]")
 _END = re.compile(rb"!(?:([0-9A-Fa-f]{4})|([0-9A-Fa-f]{0,3})(?:[ \t]{0,8}\r?\n|\r?(?=/)))")
 _MAYBE_END = re.compile(rb"!([0-9A-Fa-f]{0,3})[ \t]{0,8}\r?")
 _NOISE_BYTES = 256
-_HEADER = re.compile(rb"/[A-Za-z]{3}")
+_HEADER = re.compile(rb"/(?:[A-Za-z]{3}|[A-Za-z]{0,2}\Z)")  # or its beginning at the end of the bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

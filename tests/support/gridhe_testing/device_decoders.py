@@ -8,11 +8,15 @@ from collections.abc import Callable
 from functools import partial
 
 from gridhe.meter_agent.sources.d0.decoder import D0Decoder
+from gridhe.meter_agent.sources.p1.ciphered import CipheredP1Decoder
+from gridhe.meter_agent.sources.p1.decoder import P1Decoder
 from gridhe.meter_agent.sources.reading import Decoder as DeviceDecoder
 from gridhe.meter_agent.sources.sml.decoder import SmlDecoder
 from gridhe.meter_agent.sources.tic import TicDecoder
+from gridhe_testing.ciphered import encipher
 from gridhe_testing.d0_meter import readout_block
 from gridhe_testing.decoder import Decoder, seeds_of
+from gridhe_testing.p1_telegrams import crc_of, telegram
 from gridhe_testing.sml_meter import (
     Entry,
     fields,
@@ -112,4 +116,40 @@ def tic() -> Decoder:
     )
 
 
-DEVICE_DECODERS: dict[str, Callable[[], Decoder]] = {"sml": sml, "d0": d0, "tic": tic}
+def p1() -> Decoder:
+    key, other = bytes(range(16)), bytes(range(16, 32))
+    good = telegram()
+    old = telegram("0-0:96.1.1(4530)", "1-0:1.8.1(08153.408*kWh)", "1-0:1.7.0(0000.30*kW)", checksum=None)
+
+    def ciphered() -> CipheredP1Decoder:
+        return CipheredP1Decoder(P1Decoder(), key=key, authentication_key=other)
+
+    def checked(data: bytes) -> bytes:
+        body = b"/TST5\\2\r\n\r\n" + data + b"\r\n!"
+        return body + b"%04X\r\n" % crc_of(body)
+
+    def plain(data: bytes) -> None:
+        for restore in (False, True):
+            streamed(lambda: P1Decoder(restore_line_ends=restore), good, data)
+
+    def opened(data: bytes) -> None:
+        streamed(ciphered, encipher(good, key, other), data)
+
+    return Decoder(
+        feeders=(
+            plain,
+            lambda data: plain(data[:1] + checked(data[1:])),
+            opened,
+            lambda data: opened(data[:1] + encipher(data[1:], key, other)),
+        ),
+        errors=(),
+        seeds=seeds_of(
+            (b"\0" + good, b"\7" + old + good[:99], b"\7" + telegram(line_end="\n") + old[:50]),
+            b"\0" + good[:-8],
+            (b"\0" + encipher(good, key, other), b"\0" + encipher(good, key, other, long_length=True)[:99]),
+            b"\0" + good,
+        ),
+    )
+
+
+DEVICE_DECODERS: dict[str, Callable[[], Decoder]] = {"sml": sml, "d0": d0, "tic": tic, "p1": p1}
