@@ -42,11 +42,11 @@ class Settings(SerialSettings):
         "them on; if not set: over tcp://, not on a serial port",
     )
 
-    @field_validator("line")
+    @field_validator("line", mode="before")
     @classmethod
-    def _is_a_line(cls, line: str) -> str:
+    def _is_a_line(cls, line: object) -> str:
         try:
-            return str(SerialLine.parse(line))
+            return str(SerialLine.parse(str(line)))
         except ConfigError as error:
             raise ValueError(str(error)) from None
 

@@ -130,7 +130,7 @@ def p1() -> Decoder:
 
     def plain(data: bytes) -> None:
         for restore in (False, True):
-            streamed(lambda: P1Decoder(restore_line_ends=restore), good, data)
+            streamed(partial(P1Decoder, restore_line_ends=restore), good, data)
 
     def opened(data: bytes) -> None:
         streamed(ciphered, encipher(good, key, other), data)
