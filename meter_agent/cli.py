@@ -22,6 +22,7 @@ from gridhe.base.hangup import ignore_hangups
 from gridhe.base.output import echo
 from gridhe.base.timings import timings_to
 from gridhe.errors import ConfigError
+from gridhe.meter_agent.cli_check import check
 from gridhe.meter_agent.cli_sources import probe, sources
 from gridhe.meter_agent.sources.registry import DRIVERS
 
@@ -55,7 +56,7 @@ class _Time(click.ParamType[int]):
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from gridhe.meter_agent.sources.table import parse_time
+        from gridhe.meter_agent.sources.files.moments import parse_time
 
         moment = parse_time(str(value))
         if moment is None or not moment.is_integer():
@@ -80,9 +81,21 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
             "--csv",
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
-            help="CSV or CSV.gz to replay: one column a meter, one row an interval; the first column is a "
-            "label or a time stamp. Empty cells are missing readings; settings meter.on_negative, "
-            "meter.on_too_large and meter.on_text decide about negative, too large and text cells.",
+            help="File of readings to replay: one column a meter and one row an interval, or a portal's "
+            "export "
+            "(`gridhe-meter check FILE` shows what is read). Settings meter.on_negative, meter.on_too_large "
+            "and "
+            "meter.on_text decide about negative, too large and text cells. The last window waits until the "
+            "file "
+            "reaches its end; a file that grows is read again.",
+        ),
+        click.option(
+            "--format",
+            "file_format",
+            default="auto",
+            show_default=True,
+            metavar="NAME",
+            help="The format of --csv. auto: decided from the whole file.",
         ),
         click.option(
             "--quantity", metavar="NAME", help="The plan's quantity that the file holds. Default: the first."
@@ -127,13 +140,18 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _options(given: dict[str, Any], source: str, live: OpenedSource | None = None) -> SourceOptions:
+def _options(
+    given: dict[str, Any], source: str, words: tuple[str, ...], live: OpenedSource | None = None
+) -> SourceOptions:
     from gridhe.meter_agent.readings import SourceOptions
+    from gridhe.meter_agent.sources.options import parse_options
 
     return SourceOptions(
         source=source,
         live=live,
         csv=given["csv"],
+        format=given["file_format"],
+        file_options=parse_options(words) if source == "replay" else {},
         quantity=given["quantity"],
         loop=given["loop"],
         seed=given["seed"],
@@ -153,7 +171,7 @@ def _source(
     source = chosen or settings.source.driver or "synthetic"
     if source not in _REPEATABLE:
         return source, open_source(source, words, common.section("source"))
-    if words:
+    if words and source != "replay":
         raise ConfigError(f"--with {words[0]} is a device's setting, and --source {source} has no device")
     return source, None
 
@@ -206,8 +224,10 @@ def cli() -> None:
     "words",
     multiple=True,
     metavar="KEY=VALUE",
-    help="One setting of the device, such as address=/dev/ttyUSB0; overrides section source of the settings; "
-    "repeatable. Secrets are in files that only their owner can read.",
+    help="One setting of the device, such as address=/dev/ttyUSB0, which overrides section source of the "
+    "settings; "
+    "or of --csv's format, such as unit=kWh. Repeatable. Secrets are in files that only their owner can "
+    "read.",
 )
 @click.option("--partial", is_flag=True, help="When the source ends, also seal its last, incomplete window.")
 @_source_options
@@ -231,7 +251,7 @@ def run(
     from gridhe.wire.credential import load_device
 
     source, live = _source(common, settings, given["source"], words)
-    options = _options(given, source, live)
+    options = _options(given, source, words, live)
     device = load_device(credential)
     with timings_to(given["timings"], "meter"):
         summary = MeterProcess(
@@ -270,6 +290,13 @@ def run(
     help="Synthetic households, or recorded ones from --csv.",
 )
 @click.option(
+    "--with",
+    "words",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="One setting of --csv's format, such as unit=kWh or zone=Europe/Zurich; repeatable.",
+)
+@click.option(
     "--skip-columns",
     type=click.IntRange(0),
     default=0,
@@ -279,7 +306,12 @@ def run(
 @_source_options
 @common_options
 def fleet(
-    common: CommonOptions, credentials: Path, state_dir: Path, broker: str | None, **given: Any
+    common: CommonOptions,
+    credentials: Path,
+    state_dir: Path,
+    broker: str | None,
+    words: tuple[str, ...],
+    **given: Any,
 ) -> None:
     """Simulate many meters in one process, with one outbox and one encryption context.
 
@@ -291,13 +323,16 @@ def fleet(
     from gridhe.meter_agent.process import MeterProcess
     from gridhe.wire.credential import load_fleet
 
+    if words and given["source"] != "replay":
+        raise ConfigError(f"--with {words[0]} is a setting of a file: it goes with --source replay")
+    options = _options(given, given["source"], words)
     loaded = load_fleet(credentials)
     with _Bar() as bar, timings_to(given["timings"], "fleet"):
         summary = MeterProcess(
             credentials=loaded.devices,
             state_dir=state_dir,
             settings=settings,
-            options=_options(given, given["source"]),
+            options=options,
             devices=False,
             connections=given["connections"],
             shared_password=loaded.password,
@@ -339,6 +374,7 @@ class _Bar:
 
 cli.add_command(sources)
 cli.add_command(probe)
+cli.add_command(check)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from gridhe.plan.plan import Plan
 __all__ = ["DeviceFeeder", "Feeder", "WindowFeeder"]
 
 _LOG = logging.getLogger(__name__)
+_LOOK_S = 5.0
 
 
 class Feeder(Protocol):
@@ -84,9 +85,13 @@ class WindowFeeder:
         *,
         from_s: int,
         until_s: int | None,
+        follow: bool = False,
     ) -> None:
+        """`follow`: the source may grow, so its end is no reason to stop."""
         self._meter, self._book, self._source = meter, book, source
-        self._next_s, self._until_s = from_s, until_s
+        self._next_s, self._until_s, self._follow = from_s, until_s, follow
+        self._waits = False
+        self._look_s: float | None = None  # when to look again whether the source has grown
 
     def poll(self, now_s: float) -> bytes | None:
         """Nothing to journal."""
@@ -105,16 +110,16 @@ class WindowFeeder:
             if window < first:
                 moment_s = first * plan.window_s  # another plan may be in force then
                 continue
-            end_s = (window + 1) * plan.window_s
-            over = (end is not None and window >= end) or (
-                self._until_s is not None and end_s > self._until_s
-            )
-            return None if over else upcoming
+            until = self._until_s is not None and (window + 1) * plan.window_s > self._until_s
+            ended = end is not None and window >= end
+            self._waits = self._follow and ended and not until
+            return None if ended or until else upcoming
         return None
 
     def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
         """The next window that has ended."""
         upcoming = self._upcoming()
+        self._look_s = now_s + _LOOK_S if upcoming is None and self._waits else None
         if upcoming is None or now_s < (upcoming[1] + 1) * upcoming[0].window_s:
             return None
         plan, window = upcoming
@@ -128,9 +133,9 @@ class WindowFeeder:
         return None
 
     def ready_s(self) -> float | None:
-        """The end of the next window."""
+        """The end of the next window; for a source that may grow, when to look again."""
         upcoming = self._upcoming()
-        return None if upcoming is None else float((upcoming[1] + 1) * upcoming[0].window_s)
+        return self._look_s if upcoming is None else float((upcoming[1] + 1) * upcoming[0].window_s)
 
     def again(self, plan: Plan, window: int) -> ClosedWindow | None:
         """Read the window from the source again."""

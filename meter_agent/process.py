@@ -111,6 +111,7 @@ class MeterProcess:
                 journal_s=meter_settings.journal_s,
                 skip_columns=self._skip_columns,
                 column=self._column,
+                follow=not self._stop_when_receipted,
             )
             incarnation = secrets.token_hex(8)
             publisher = Publisher(

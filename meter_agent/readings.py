@@ -1,8 +1,8 @@
 """Creates each unit's feeder from the command line's source options, once a plan is known."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,10 @@ from gridhe.errors import ConfigError, SourceError
 from gridhe.meter_agent.feeders import DeviceFeeder, WindowFeeder
 from gridhe.meter_agent.outbox import Settled
 from gridhe.meter_agent.pace import Pace
+from gridhe.meter_agent.sources.files.recorded import RecordedFile
+from gridhe.meter_agent.sources.files.replay import ReplaySource, last_start_s
 from gridhe.meter_agent.sources.live import LiveDevice, LiveSource
 from gridhe.meter_agent.sources.protocol import DeviceSource, WindowDevice, WindowSource
-from gridhe.meter_agent.sources.replay import ReplaySource, last_start_s
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from gridhe.meter_agent.plans import PlanBook
     from gridhe.meter_agent.policy import ReadingPolicy
     from gridhe.meter_agent.publisher import MeterUnit
+    from gridhe.meter_agent.sources.files.table import Table
     from gridhe.meter_agent.sources.options import OpenedSource
-    from gridhe.meter_agent.sources.table import Table
     from gridhe.plan.plan import Plan
 
 __all__ = ["Readings", "SourceOptions", "columns_of"]
@@ -37,6 +38,8 @@ class SourceOptions:
     source: str  # "synthetic", "replay" or a driver's name
     live: "OpenedSource | None" = None  # of a driver
     csv: Path | None = None
+    format: str = "auto"  # of the file
+    file_options: Mapping[str, str] = field(default_factory=dict)  # single settings of its format
     quantity: str | None = None
     loop: bool = False
     seed: int = 0
@@ -48,10 +51,12 @@ class SourceOptions:
     def __post_init__(self) -> None:
         if self.source == "replay" and self.csv is None:
             raise ConfigError(
-                "--source replay needs --csv FILE (CSV or CSV.gz: one column a meter, one row an interval)"
+                "--source replay needs --csv FILE (CSV, XML, also packed; gridhe-meter check FILE shows it)"
             )
         if self.source != "replay" and (self.csv is not None or self.loop):
             raise ConfigError("--csv and --loop go with --source replay")
+        if self.csv is None and self.format != "auto":
+            raise ConfigError("--format goes with --source replay")
         if self.live is not None and (self.speed != 1 or self.start_s is not None or self.partial):
             raise ConfigError(
                 f"--source {self.source} is a device, read as time passes: --speed, --start and --partial go "
@@ -104,30 +109,49 @@ class Readings:
         journal_s: float = 0.0,
         skip_columns: int = 0,
         column: str | None = None,
+        follow: bool = False,
     ) -> None:
         """`devices`: build windows from samples with a journal, as on a real device; `live`: of this one.
 
-        Raises SourceError.
+        `follow`: read the file again when it has grown. Raises ConfigError and SourceError.
         """
         self._options, self._units, self._book, self._outbox = options, units, book, outbox
         self._policy, self._wall, self._monotonic, self._devices = policy, wall, monotonic, devices
         self._live, self._journal_s = live, journal_s
         self._live_devices: dict[str, LiveDevice] = {}  # by plan
         self._sources: dict[tuple[int, int, tuple[str, ...]], WindowSource] = {}
-        self._table: Table | None = None
+        self._file: RecordedFile | None = None
         self._columns: dict[str, str] = {}
         self._file_start_s: int | None = None
         self.expected: int | None = None  # windows still to seal; None if that is not known
         if options.csv is not None:
-            from gridhe.meter_agent.sources.table import read_header, read_table
-
             meters = [unit.meter for unit in units]
-            wanted = columns_of(meters, read_header(options.csv), skip_columns, column)
-            self._table = read_table(options.csv, list(dict.fromkeys(wanted.values())))
-            self._columns = wanted
+
+            def choose(available: Sequence[str]) -> list[str]:
+                self._columns = columns_of(meters, available, skip_columns, column)
+                absent = sorted(set(self._columns.values()) - set(available))
+                if absent:
+                    shown = ", ".join(available[:5])
+                    raise SourceError(f"{options.csv} has no column {', '.join(absent[:5])}; it has {shown}")
+                return list(dict.fromkeys(self._columns.values()))
+
+            self._file = RecordedFile(
+                options.csv,
+                format_name=options.format,
+                options=options.file_options,
+                choose=choose,
+                follow=follow and not options.loop,
+                monotonic=monotonic,
+            )
+
+    @property
+    def _table(self) -> "Table | None":
+        return None if self._file is None else self._file.table
 
     def source(self, plan: "Plan") -> WindowSource:
         """The source for windows of this plan's shape. Raises SourceError."""
+        if self._file is not None and self._file.changed():
+            self._sources.clear()
         shape = (plan.window_s, plan.interval_s, tuple(q.name for q in plan.quantities))
         if shape not in self._sources:
             if self._table is None:
@@ -140,12 +164,9 @@ class Readings:
                     quantity=self._options.quantity,
                     columns=self._columns,
                     loop=self._options.loop,
+                    partial=self._options.partial,
                 )
                 replay.check(self._policy, [unit.meter for unit in self._units])
-                if replay.duplicates:
-                    _LOG.warning(
-                        "%s: %d rows repeat an interval and are ignored", self._table.path, replay.duplicates
-                    )
                 self._sources[shape] = replay
         return self._sources[shape]
 
@@ -165,7 +186,7 @@ class Readings:
         for unit, from_s in zip(self._units, resume_s, strict=True):
             if self._live is not None:
                 unit.feeder = self._live_feeder(self._live, unit.meter, from_s, until_s)
-            elif self._devices:
+            elif self._devices and self._file is None:
                 unit.feeder = DeviceFeeder(
                     self._book,
                     lambda plan, meter=unit.meter: self._device(plan, meter),  # type: ignore[misc]
@@ -179,7 +200,12 @@ class Readings:
                 )
             else:
                 unit.feeder = WindowFeeder(
-                    unit.meter, self._book, self.source, from_s=from_s, until_s=until_s
+                    unit.meter,
+                    self._book,
+                    self.source,
+                    from_s=from_s,
+                    until_s=until_s,
+                    follow=self._file is not None and self._file.follow,
                 )
         self._expect(plan, resume_s, until_s)
         live = options.speed is None or (options.speed == 1 and options.start_s is None)
@@ -308,7 +334,8 @@ class Readings:
         return start_s
 
     def _expect(self, plan: "Plan", resume_s: list[int], until_s: int | None) -> None:
-        end = None if self._live is not None else self.source(plan).windows[1]
+        follows = self._live is not None or (self._file is not None and self._file.follow)
+        end = None if follows else self.source(plan).windows[1]
         ends = [
             bound for bound in (until_s, None if end is None else end * plan.window_s) if bound is not None
         ]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gridhe.errors import ConfigError, SourceError
 from gridhe.meter_agent.data import HOMES, house_weeks
-from gridhe.meter_agent.sources.table import parse_time
+from gridhe.meter_agent.sources.files.moments import parse_time
 from gridhe.plan.names import NAME_PATTERN, ROOT_GROUP, ancestors
 
 __all__ = ["Workload", "feeders", "from_csv", "from_sample", "live"]

@@ -17,7 +17,7 @@ from gridhe.demo.releases import Release
 from gridhe.demo.workload import Workload
 from gridhe.errors import SourceError
 from gridhe.meter_agent.policy import ReadingPolicy
-from gridhe.meter_agent.sources.table import read_table
+from gridhe.meter_agent.sources.files.read import read_file
 from gridhe.plan.slots import MISSING
 
 LARGEST = 100
@@ -199,7 +199,7 @@ def test_the_oracle_and_the_meter_agent_agree_on_messy_cells(
     plain = plaintext_of_cells(workload, LARGEST, settings)
     workload.write_csv(tmp_path / "x.csv")
     policy = ReadingPolicy(settings)
-    agents = policy.apply(read_table(tmp_path / "x.csv").raw, LARGEST, str)
+    agents = policy.apply(read_file(tmp_path / "x.csv").raw, LARGEST, str)
     assert np.where(plain.present, plain.readings, MISSING).tolist() == agents.tolist()
     assert plain.counts == policy.counts.as_dict()
     assert plain.counts["negative"] == 3

@@ -13,8 +13,8 @@ from faults.outcome import CaseOutcome
 from faults.simulation import Envelopes, Simulation
 from faults.world import World
 from gridhe.base.clock import PlausibleClock
+from gridhe.meter_agent.sources.files.moments import parse_time
 from gridhe.meter_agent.sources.protocol import Sample
-from gridhe.meter_agent.sources.table import parse_time
 from gridhe.meter_agent.windows import WindowBuilder
 
 __all__ = ["clock", "rotations"]
