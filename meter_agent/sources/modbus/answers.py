@@ -115,14 +115,13 @@ class RtuAnswer:
             raise RemoteError("too_long", f"{request}: more bytes than an answer has")
         frames = list(self._frames())
         ours = [(pdu, end) for unit, pdu, end in frames if unit == request.unit]
-        if len(ours) > 1:
-            raise RemoteError("late", f"{request}: two answers to one request; the first one was late")
         if ours:
             pdu, end = ours[0]
-            registers = request.registers(pdu)
             if len(self._buffer) - end > _STRAY:
-                raise RemoteError("late", f"{request}: bytes of another answer behind this one")
-            return registers
+                raise RemoteError(
+                    "late", f"{request}: bytes behind the first answer, which may be a late one"
+                )
+            return request.registers(pdu)
         if frames:
             raise RemoteError("unit", f"{request}: another meter's answer")
         if len(self._buffer.removeprefix(self._echo)) >= 5 + 2 * request.count:

@@ -15,14 +15,14 @@ from gridhe_testing.modbus_polling import in_loop, polling
 from gridhe_testing.recording_sink import RecordingSink
 from gridhe_testing.serial_pair import SerialPair
 
-IMPORTED, EXPORTED, WATTS = Decimal(5_000_500), Decimal(9_100_200), Decimal("-2750.5")
+IMPORTED, EXPORTED, WATTS = Decimal(5_000_500), Decimal(9_100_200), Decimal("2750.5")
 MAP = "carlo_gavazzi_em24"  # three requests of two registers each: answers that look alike
 WIRES = ["serial", "rtu_over_tcp", "tcp", "tcp_without_ids"]
 
 
 def a_meter(**options: Any) -> ModbusMeter:
     meter = ModbusMeter(**options)
-    for address, tenths in ((0x28, -27_505), (0x42, 50_005), (0x5C, 91_002)):
+    for address, tenths in ((0x28, 27_505), (0x42, 50_005), (0x5C, 91_002)):
         low_first = (tenths % 2**32).to_bytes(4, "big")
         meter.put(4, address, low_first[2:] + low_first[:2])
     return meter
@@ -53,16 +53,17 @@ def sometimes(seed: int, share: float, *faults: Fault) -> Fault:
     return fault
 
 
+@pytest.mark.parametrize("deaf", [False, True], ids=["queue", "deaf"])
 @pytest.mark.parametrize("wire", WIRES)
 @in_loop
-async def test_repro_late_answers_never_change_places(wire: str, tmp_path: Path) -> None:
+async def test_repro_late_answers_never_change_places(wire: str, deaf: bool, tmp_path: Path) -> None:
     """Answers come 0.06 to 0.4 s after the request; 0.1 s is what the driver waits."""
     delays = [late(0.02 * step) for step in range(3, 21)]
-    meter = a_meter(always=sometimes(7, 0.15, *delays))
+    meter = a_meter(always=sometimes(7, 0.15, *delays), deaf=deaf)
     sink = RecordingSink()
     settings = {"map": MAP, "timeout_s": 0.1, "poll_s": 0.1} | options_of(wire)
     async with polling(meter, sink, tmp_path, **settings):
-        await sink.until(lambda: len(sink.readings) >= 12 and sink.faults["late"] > 0, within_s=50)
+        await sink.until(lambda: len(sink.readings) >= 8 and sink.faults["late"] > 0, within_s=50)
     assert all(map(is_right, sink.readings))
     assert sink.faults.keys() <= {"late", "timeout", "length"}
 

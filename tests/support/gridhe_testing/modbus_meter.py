@@ -39,6 +39,7 @@ class ModbusMeter:
     block: int = 125  # longer requests are refused
     faults: deque[Fault | None] = field(default_factory=deque)  # one for each request; None: none
     always: Fault | None = None  # for the requests after those
+    deaf: bool = False  # hears no request while an answer is due, as meters on a serial line do
     requests: list[tuple[int, int, int]] = field(default_factory=list)  # function, address, count
     answered: Counter[str] = field(default_factory=Counter)
 
@@ -91,6 +92,10 @@ class _Sender:
         self._loop = asyncio.get_running_loop()
         self._last_s = 0.0
 
+    @property
+    def busy(self) -> bool:
+        return self._last_s > self._loop.time()
+
     def send(self, reply: Reply) -> None:
         now_s = self._loop.time()
         for after_s, data in reply:
@@ -116,7 +121,8 @@ async def on_serial(meter: ModbusMeter, pair: SerialPair) -> AsyncIterator[None]
         sender = _Sender(write)
         while True:
             request = await pair.heard(_SIZES["rtu"], within_s=300)
-            sender.send(meter.reply(request, "rtu"))
+            if not (meter.deaf and sender.busy):
+                sender.send(meter.reply(request, "rtu"))
 
     served = asyncio.ensure_future(serve())
     try:
@@ -141,7 +147,9 @@ async def on_tcp(meter: ModbusMeter, framing: Framing = "tcp", *, port: int = 0)
         sender = _Sender(write)
         with suppress(asyncio.IncompleteReadError, OSError):
             while True:
-                sender.send(meter.reply(await reader.readexactly(_SIZES[framing]), framing))
+                request = await reader.readexactly(_SIZES[framing])
+                if not (meter.deaf and sender.busy):
+                    sender.send(meter.reply(request, framing))
         writers.discard(writer)
         writer.close()
 
