@@ -45,6 +45,11 @@ class SerialPair:
         """The file descriptor of the agent's end, to look at its settings or to spoil them."""
         return self._port
 
+    @property
+    def meter_end(self) -> int:
+        """The file descriptor of the meter's end; a write to it does not wait."""
+        return self._meter
+
     async def play(self, data: bytes, *, piece: int | None = None, within_s: float = 30.0) -> None:
         """Send bytes to the agent, in pieces of `piece` bytes if given, as fast as it reads them."""
         size = piece or len(data)
