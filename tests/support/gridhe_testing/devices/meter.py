@@ -50,7 +50,6 @@ class SimulatedMeter:
     ) -> None:
         self.kind, self.register, self.pair = kind, register, pair
         self.line = FaultyLine(seed)
-        self.line.calm(_CALM)
         self._random = random.Random(f"{seed}/interruptions")
         self._start_agent = start_agent
         self.agent = start_agent()
@@ -91,12 +90,17 @@ class SimulatedMeter:
         self._say(self.line.next(self._shown(), self.kind.write))
 
     async def _answer(self) -> None:
-        """Answer the agent's next request."""
-        with suppress(TimeoutError, OSError):
-            request = await self.pair.heard(_REQUEST, within_s=0.5)
-            self._note_reader(read=True)
-            write = functools.partial(self.kind.write, request=request)
-            self._say(self.line.next(self._shown(), write))
+        """Answer the agent's next request, if one has come."""
+        try:
+            request = os.read(self.pair.meter_end, 256)[-_REQUEST:] if self.pair.terminal >= 0 else b""
+        except OSError:
+            request = b""
+        if len(request) < _REQUEST:
+            await asyncio.sleep(0.005)
+            return
+        self._note_reader(read=True)
+        write = functools.partial(self.kind.write, request=request)
+        self._say(self.line.next(self._shown(), write))
 
     def _say(self, data: bytes) -> None:
         self.sent += 1
@@ -111,7 +115,11 @@ class SimulatedMeter:
     # -- interruptions -------------------------------------------------------------------------
 
     def _note_reader(self, *, read: bool) -> None:
-        if self._since is None or not read:
+        if self._since is None:
+            return
+        if not self.interrupted:
+            self.line.calm(_CALM)
+        if not read:
             return
         self._answered += 1
         if self._answered > 5:
