@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gridhe.demo.telegrams import LAYOUTS, MeterState
 from gridhe_testing.devices.faults import Shown
+from gridhe_testing.dlms_meter import code, hdlc, notification, scaler, structure, text, u32
 from gridhe_testing.sml_meter import Entry, sml_frame, unsigned
 
 __all__ = ["KINDS", "Kind"]
@@ -36,6 +37,18 @@ def _sml(shown: Shown) -> bytes:
     )
 
 
+def _han(shown: Shown) -> bytes:
+    """A push of an Aidon meter (Sweden) in HDLC."""
+    push = structure(
+        text("AIDON_V0001"),
+        structure(code("0-0:96.1.0"), text(f"{shown.serial:016d}")),
+        structure(code("1-0:1.8.0"), u32(shown.wh), scaler(0)),
+        structure(code("1-0:2.8.0"), u32(0), scaler(0)),
+        structure(code("1-0:1.7.0"), u32(500), scaler(0, 27)),
+    )
+    return hdlc(notification(push))
+
+
 def _modbus(shown: Shown, *, request: bytes) -> bytes:
     """The answer of a Schneider iEM3000 (RTU): energies are int64 in Wh, the power is a float in kW."""
     registers = dict(enumerate(struct.unpack(">4H", struct.pack(">q", shown.wh)), 3_203))
@@ -60,6 +73,7 @@ def crc16_modbus(data: bytes) -> int:
 KINDS = (
     Kind(name="p1", write=_p1),
     Kind(name="sml", write=_sml),
+    Kind(name="han", write=_han),
     Kind(
         name="modbus",
         write=_modbus,
