@@ -140,6 +140,19 @@ def test_made_up_households_in_real_time_are_exact(scratch: Path, tmp_path: Path
 
 @pytest.mark.timeout(500)
 @pytest.mark.skipif(HOUSEHOLDS is None, reason="GRIDHE_TEST_HOUSEHOLDS names no file of real meters")
+def test_simulated_meters_with_p1_ports_are_exact(scratch: Path, tmp_path: Path) -> None:
+    code, stdout, stderr = finish(demo(scratch, "--json", "--out", tmp_path / "out", "--source", "p1"))
+    assert code == 0, stderr
+    found = json.loads(stdout)
+    assert found["exact"] is True
+    assert found["readings_from"] == "10 meters with P1 ports in real time"
+    assert found["totals_released"] == found["totals_expected"] == 3 * 2  # the feeder, its region, the grid
+    assert found["mismatches"] == found["missing"] == found["refused"] == found["rejected"] == 0
+    assert found["batches_folded"] >= found["meters"] * found["windows"] == 20
+    assert found["withheld_intervals"] == 0
+    assert all(group["energy_kwh"] > 0 for group in found["groups"])
+
+
 def test_a_week_of_537_real_meters_is_exact(scratch: Path, tmp_path: Path) -> None:
     found = run_exact(
         scratch, tmp_path / "out", "--csv", str(HOUSEHOLDS), "--meters", 537, "--interval", 900,

@@ -1,5 +1,6 @@
 """`gridhe-meter sources` and the settings of sources, from outside."""
 
+import re
 import subprocess
 import sys
 
@@ -42,9 +43,9 @@ def test_a_source_without_its_packages_is_listed_with_the_command_that_installs_
 def test_a_source_shows_its_settings_with_default_values_and_meaning() -> None:
     done = run("sources", "sml")
     assert done.returncode == 0, done.stderr
-    assert "address       required  (text)\n" in done.stdout
-    assert "largest_w     100000  (whole number, 100 to 1000000000)\n" in done.stdout
-    assert "clock         auto  (auto | device | host)\n" in done.stdout
+    assert re.search(r"^address +required  \(text\)$", done.stdout, re.MULTILINE)
+    assert re.search(r"^largest_w +100000  \(whole number, 100 to 1000000000\)$", done.stdout, re.MULTILINE)
+    assert re.search(r"^clock +auto  \(auto \| device \| host\)$", done.stdout, re.MULTILINE)
     assert "gridhe-meter probe sml address=/dev/" in done.stdout
 
 

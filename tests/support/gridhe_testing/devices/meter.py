@@ -58,6 +58,7 @@ class SimulatedMeter:
         self.swaps: list[float] = []
         self.interrupted: list[tuple[float, float]] = []  # (from, until), UTC epoch seconds
         self._since: float | None = time.time()  # of an interruption that lasts
+        self._down = False  # the agent is stopped and not started again yet
         self._answered = 0  # telegrams that were read since then
         self.counts: Counter[str] = Counter()  # interruptions by kind
 
@@ -86,6 +87,7 @@ class SimulatedMeter:
         self._note_reader(read=not unread)
         if unread > _UNREAD_MAX:
             termios.tcflush(self.pair.terminal, termios.TCIFLUSH)
+            self._answered = 0
             return
         self._say(self.line.next(self._shown(), self.kind.write))
 
@@ -119,9 +121,7 @@ class SimulatedMeter:
             return
         if not self.interrupted:
             self.line.calm(_CALM)
-        if not read:
-            return
-        self._answered += 1
+        self._answered += read and not self._down
         if self._answered > 5:
             self.interrupted.append((self._since, time.time()))
             self._since = None
@@ -167,12 +167,14 @@ class SimulatedMeter:
             self.pair.plug()
         else:
             self._interrupt(kind)
+            self._down = True
             os.kill(self.agent.pid, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
             while self.agent.exit_code is None:
                 await asyncio.sleep(0.02)
             wanted = -signal.SIGKILL if kind == "kill" else 0
             assert self.agent.exit_code == wanted, self.agent.tail()
             self.agent = self._start_agent()
+            self._down = False
 
     def disturbed(self, end_s: float) -> list[tuple[float, float]]:
         """All times at which readings may be missing, sorted."""
