@@ -218,7 +218,16 @@ class _Decision:
             return "long"
         rest = [at for at in range(len(columns)) if at not in used and columns[at].mostly("n")]
         sides = ("import", "export", "net", "register", "generation")
-        return "long" if any(self._roles[at] in sides for at in rest) or not rest else "meters"
+        if any(self._roles[at] in sides for at in rest) or not rest:
+            return "long"
+        texts = [at for at in range(len(columns)) if at not in used and columns[at].mostly("w")]
+        if texts and self._found.certain:
+            shown = ", ".join(repr(self._found.header[at]) for at in texts[:4])
+            raise SourceError(
+                f"{self._path} has columns of text ({shown}), so the others may be no meters; "
+                "name the one with the readings: --with import_column=..., or give --with layout=meters"
+            )
+        return "meters"
 
     def _values(self, shape: str, used: set[int | None], meter: int | None) -> tuple[ValueColumn, ...]:
         columns = self._found.columns

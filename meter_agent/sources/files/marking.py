@@ -24,19 +24,19 @@ def find_marks(
     if decimal == "auto" and thousands in (".", ","):
         decimal = "," if thousands == "." else "."
     if decimal == "auto":
-        certain = [mark for mark in ".," if seen[f"dec{mark}"]]
+        certain = [mark for mark in ".," if seen[f"dec{mark}"] or seen[f"mix{mark}"]]
         if len(certain) == 2:
             raise SourceError(
                 f"{found.path} has numbers with a decimal point and others with a decimal comma; give "
                 "--with "
                 "decimal=. or decimal=, and the others are set aside"
             )
-        grouped = [mark for mark in ".," if seen[f"tho{mark}"]]
+        split = [mark for mark in ".," if seen[f"tho{mark}"]]
         unclear = [mark for mark in ".," if seen[f"amb{mark}"]]
         if certain:
             decimal = certain[0]  # type: ignore[assignment]  # "." or ","
-        elif grouped:
-            decimal = "," if grouped[0] == "." else "."
+        elif split:
+            decimal = "," if split[0] == "." else "."
         elif unclear:
             kilo = all(each.unit is not None and each.unit.factor > 1 for each in values)
             if len(unclear) == 2 or not kilo or seen["bare"]:
@@ -52,8 +52,6 @@ def find_marks(
             decimal = "."
     if thousands == "auto":
         other = "," if decimal == "." else "."
-        grouped_other = any(seen[f"{what}{other}"] for what in ("tho", "amb")) or (
-            seen[f"dec{decimal}"] and any(seen[f"{what}{other}"] for what in ("tho", "amb"))
-        )
-        return decimal, other if grouped_other and other != found.delimiter else ""
+        grouped = seen[f"mix{decimal}"] or seen[f"tho{other}"] or seen[f"amb{other}"]
+        return decimal, other if grouped else ""
     return decimal, "" if thousands == "none" else thousands

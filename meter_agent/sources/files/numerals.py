@@ -42,7 +42,8 @@ def _split(text: str) -> tuple[str, str]:
 def marks(cell: str) -> tuple[str, str] | None:
     """The kind of number that a cell holds, and its unit; None if it is no number.
 
-    bare: digits only; "dec.", "dec,": that mark is decimal; "tho.", "tho,": it separates thousands;
+    bare: digits only; "dec.", "dec,": that mark is decimal; "mix.", "mix,": it is, and the other one
+    separates thousands; "tho.", "tho,": it separates thousands;
     "amb.", "amb,": it may be either ("1.234"); "other": apostrophes, blanks, exponents: certain by itself.
     """
     text, unit = _split(cell)
@@ -56,7 +57,7 @@ def marks(cell: str) -> tuple[str, str] | None:
         return ("bare" if body.isdigit() else "other"), unit
     if dots and commas:
         last = "." if body.rindex(".") > body.rindex(",") else ","
-        return f"dec{last}", unit
+        return f"mix{last}", unit
     mark = "." if dots else ","
     if dots + commas > 1:
         return f"tho{mark}", unit

@@ -2,7 +2,7 @@
 
 value              then                                        becomes
 falls              rises above the earlier value again soon    the low samples are set aside (a dip)
-falls              power of ten minus the drop is plausible    a rollover: the difference goes over it
+falls              was nearly full, and has begun again         a rollover: the difference goes over it
 falls              neither                                     missing (meter swap or reset)
 rises too fast     falls back soon                             the high samples are set aside (a spike)
 rises too fast     stays                                       missing
@@ -16,6 +16,7 @@ from gridhe.meter_agent.sources.files.table import Findings, Samples
 
 __all__ = ["clean_register"]
 
+_ROLLOVER_MIN_WH = 10**7  # no register has fewer than five digits of kWh
 _AHEAD = 8  # samples in which a dip or a spike has to be over
 
 
@@ -57,7 +58,8 @@ def clean_register(
         if rise < 0 or not plausible(rise, at):
             back = next((j for j in ahead if plausible(int(milli[j] - milli[last]), j)), None)
             modulus = _modulus(int(milli[last]), unit_wh)
-            if rise < 0 and plausible(rise + modulus, at):
+            full = modulus >= _ROLLOVER_MIN_WH * MILLI and 10 * int(milli[last]) >= 9 * modulus
+            if rise < 0 and full and plausible(rise + modulus, at):
                 findings.add(int(lines[at]), column, "the register rolls over", settled=True)
                 shift += modulus
             elif back is not None:

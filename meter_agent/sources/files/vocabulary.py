@@ -81,7 +81,7 @@ _WORDS: tuple[tuple[Role, str], ...] = (
     (
         "meter",
         (
-            r"\w*zahlpunkt\w*|zaehlpunkt\w*|zahler\w*|zaehler\w*|meter|cups|prm|nmi|pod|mpan|mprn"
+            r"\w*zahlpunkt\w*|zaehlpunkt\w*|zahler\w*|zaehler\w*|meter|cups|prm|nmi|pod|mpan|ean|mprn"
             r"|lcl ?id|lclid|dataid|customer|malepunkts?|maalepunkt|mittauspisteen|ppe|entity|device"
             r"|sensor|serial|id|haus\w*|household|station"
         ),
@@ -113,7 +113,7 @@ _WORDS: tuple[tuple[Role, str], ...] = (
             r"import\w*|bezug|bezogen|verbrauch\w*|consum\w*|conso\w*|forbruk\w*|forbrug\w*"
             r"|forbruknin\w*|kulutus|pobor|usage|used|preliev\w*|energi\w*|energy|maengde|mengde|maara"
             r"|wartosc|valeur|wert|werte|values?|valor|valore|leistung|demand|power|puissance|potencia"
-            r"|potenza|wirkarbeit|grid|delivered|kwh|wh|kw|w|mwh|afname|verbruik|ae|load|lastgang"
+            r"|potenza|wirkarbeit|grid|delivered|kwh|wh|kw|w|mwh|afname|verbruik|ae|load|lastgang|volume|hoeveelheid|menge|amount|quantity|messwert|afgenomen"
         ),
     ),
 )
@@ -136,15 +136,27 @@ def is_sum(text: str) -> bool:
     return _SUM_BEGINS.match(text) is not None and _SUM.fullmatch(plain_words(text)) is not None
 
 
-_DIRECTIONS = (
-    ("export", re.compile(r"oddan\w*|export\w*|einspeis\w*|ruck\w*|rueck\w*|a-|2\.8\.[0-9]|received|lieferung"
-                          r"|production|produksjon|produktion|excedent\w*|b1|injection|generation|immess\w*|p2"
-                          r"|solar export|returned|teruglevering")),
-    ("import", re.compile(r"pobor\w*|pobrana|import\w*|bezug\w*|verbrauch\w*|a\+|1\.8\.[0-9]|consum\w*"
-                          r"|delivered"
-                          r"|forbruk\w*|forbrug\w*|usage|e1|energia pobrana|conso\w*|preliev\w*"
-                          r"|electric usage|afname")),
-)  # fmt: skip
+_DIRECTIONS = tuple(
+    (direction, re.compile(pattern))
+    for direction, pattern in (
+        (
+            "export",
+            (
+                r"oddan\w*|injectie( \w+)?|export\w*|einspeis\w*|ruck\w*|rueck\w*|a-|2\.8\.[0-9]|received"
+                r"|lieferung|production|produksjon|produktion|excedent\w*|b1|injection|generation|immess\w*"
+                r"|p2|solar export|returned|teruglevering"
+            ),
+        ),
+        (
+            "import",
+            (
+                r"pobor\w*|pobrana|import\w*|bezug\w*|verbrauch\w*|a\+|1\.8\.[0-9]|consum\w*|delivered"
+                r"|forbruk\w*|forbrug\w*|usage|e1|energia pobrana|conso\w*|preliev\w*|electric usage"
+                r"|afname( \w+)?"
+            ),
+        ),
+    )
+)
 
 
 def direction_of(word: str) -> str | None:
