@@ -16,6 +16,7 @@ from gridhe.meter_agent.sources.mqtt.settings import Settings
 from gridhe.meter_agent.sources.options import source_settings
 from gridhe.meter_agent.sources.payload import MAX_BYTES, epoch_s, parse_json
 from gridhe.meter_agent.sources.reading import DeviceReading, total_wh
+from gridhe_testing.home_decoders import EVERY_FORMAT, check_reading
 
 NOW_S = 1_736_510_400.0  # 2025-01-10 12:00 UTC
 PLUG = {"format": "zigbee2mqtt", "topic": "z/p"}
@@ -405,19 +406,6 @@ def test_every_format_of_the_table_can_be_chosen() -> None:
 
 # -- any bytes ---------------------------------------------------------------------------------
 
-EVERY = [
-    {"format": "tasmota", "topic": "tele/t/SENSOR", "zone": "Europe/Berlin"},
-    {"format": "tasmota_sml", "topic": "t", "unit": "kWh", "import_path": "A.x", "id_path": "A.id"},
-    {"format": "shelly_gen1", "topic": "s/relay/0"},
-    {"format": "shelly_gen1", "topic": "s/emeter"},
-    {"format": "shelly_gen2", "topic": "s", "component": "em:0"},
-    PLUG,
-    {"format": "esphome", "topic": "t", "unit": "kWh", "power_topic": "p"},
-    {"format": "homeassistant", "topic": "t", "power_topic": "p"},
-    {"format": "dsmr_reader", "topic": "t"},
-    {"format": "pulse", "topic": "t", "pulses_per_kwh": 3},
-    JSON | {"time_path": "ts", "decimal": ","},
-]
 KEYS = st.sampled_from(
     ["ENERGY", "Total", "energy", "power", "in", "ts", "Time", "A", "x", "id", "StatusSNS"]
 )
@@ -430,19 +418,14 @@ DOCUMENTS = st.recursive(
 )
 
 
-@pytest.mark.parametrize("options", EVERY, ids=lambda each: f"{each['format']}-{each['topic']}")
+@pytest.mark.parametrize("options", [options for options, _ in EVERY_FORMAT], ids=str)
 @given(payloads=st.lists(st.binary(max_size=80) | DOCUMENTS.map(lambda each: json.dumps(each).encode())))
 def test_any_bytes_give_readings_or_counts(options: dict[str, Any], payloads: list[bytes]) -> None:
     made = decoder(**options)
     for payload in payloads:
         for topic in made.topics:
             for arrival in made.message(topic, payload, retained=False, arrived_s=NOW_S):
-                reading = arrival.reading
-                for register in (*reading.imported.values(), *reading.exported.values()):
-                    assert register.wh.is_finite()
-                    assert register.wh >= 0
-                    assert register.step_wh > 0
-                assert reading.at_s is None or reading.at_s <= NOW_S + 60
+                check_reading(arrival.reading, NOW_S)
         made.pause()
 
 

@@ -40,6 +40,7 @@ from gridhe.wire.total import (
 )
 from gridhe_testing.decoder import KEY, MAX_BYTES, NONCE, PUBLIC_KEY, SIGNER, Decoder, seeds_of, small_plan
 from gridhe_testing.device_decoders import DEVICE_DECODERS
+from gridhe_testing.home_decoders import HOME_DECODERS
 from gridhe_testing.modbus_decoder import modbus
 from gridhe_testing.state_decoder import state
 
@@ -221,4 +222,5 @@ def decoders(directory: Path) -> dict[str, Callable[[], Decoder]]:
         "state": lambda: state(directory),
         "modbus": lambda: modbus(directory),
         **DEVICE_DECODERS,
+        **HOME_DECODERS,
     }
