@@ -73,7 +73,9 @@ def source_settings(
     try:
         return model.model_validate(given)
     except ValidationError as invalid:
-        wrong = {problem["loc"][0] for problem in invalid.errors(include_url=False) if problem["loc"]}
+        problems = invalid.errors(include_url=False)
+        # A value_error is about text that the setting takes: read as YAML it would be another value.
+        wrong = {each["loc"][0] for each in problems if each["loc"] and each["type"] != "value_error"}
     parsed = {
         key: parse_value(value, key) if key in wrong and isinstance(value, str) else value
         for key, value in given.items()

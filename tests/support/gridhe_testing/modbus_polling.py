@@ -38,7 +38,7 @@ def in_loop(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
 
 @asynccontextmanager
 async def polling(
-    meter: ModbusMeter, sink: RecordingSink, tmp_path: Path, *, wire: str = "serial", **options: Any
+    meter: ModbusMeter, sink: RecordingSink, tmp_path: Path, /, *, wire: str = "serial", **options: Any
 ) -> AsyncIterator[str]:
     """The driver polls `meter`; gives its address. `wire`: serial, tcp, or rtu_over_tcp.
 
