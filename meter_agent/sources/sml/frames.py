@@ -86,9 +86,7 @@ class Frames:
         if word == ESCAPE:
             self._at += 8
         elif word == START[4:]:
-            self._faults["incomplete"] += 1
-            del self._kept[: self._at]
-            self._at = len(START)
+            self._failed("incomplete")
         elif word[0] != 0x1A or word[1] > _FILLER_MAX:
             self._failed("escape")
         elif word[2:] not in frame_crcs(bytes(self._kept[: self._at + 6])):
