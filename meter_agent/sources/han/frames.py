@@ -9,15 +9,16 @@
             L counts from C to the data. CI: bit 4 is set in the last segment, bits 0 to 3 number them.
             Sagemcom's Austrian meters send 257 counted bytes as L = 1.
 
-Every start byte opens a candidate, which becomes a frame if its lengths, checks and end mark are right; all
-candidates inside it are dropped then. So a frame that was cut off never hides the next one, and a start byte
-inside data does no harm.
+Every start byte opens a candidate, which becomes a frame if its lengths, checks and end mark are right. The
+frame that ends first wins: candidates before it were cut off, those inside it are data. So a frame that was
+cut off never hides the next one, a start byte inside data does no harm, and the pieces in which bytes arrive
+do not matter.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import Literal, NamedTuple
 
 from gridhe.meter_agent.sources.han.x25 import x25
@@ -27,7 +28,6 @@ __all__ = ["Framing", "HanFrame", "Scanner"]
 Framing = Literal["hdlc", "mbus"]
 
 _FLAG, _ESCAPE, _LONG, _STOP = 0x7E, 0x7D, 0x68, 0x16
-_HDLC_SHORTEST = 7  # format, two addresses, control, check
 _ESCAPED_MAX = 2 * 0x7FF + 2
 _ADDRESS_MAX = 4
 _MBUS_HEAD = 5  # C, A, CI, STSAP, DTSAP
@@ -51,7 +51,7 @@ class _Found(NamedTuple):
 
 
 class _Wait(NamedTuple):
-    size: int  # look again when this many bytes are there
+    size: int  # look again at this many bytes
     sure: bool = False  # the header's own check was right
 
 
@@ -62,104 +62,89 @@ class _Bad(NamedTuple):
 _Look = _Found | _Wait | _Bad | None  # None: no frame starts here
 
 
-def _plain_hdlc(data: bytearray, start: int) -> _Look:
-    have = len(data) - start
-    if have < 2:
-        return _Wait(2)
-    if data[start + 1] & 0xF0 != 0xA0:
-        return None
+def _plain_hdlc(data: bytes) -> _Look:
+    """`data` starts with 7e and ends where the last look said."""
+    have = len(data)
     if have < 3:
-        return _Wait(3)
-    length = (data[start + 1] & 0x07) << 8 | data[start + 2]
-    at = start + 3
+        return None if have == 2 and data[1] & 0xF0 != 0xA0 else _Wait(have + 1)
+    length = (data[1] & 0x07) << 8 | data[2]
+    at = 3
     for _ in range(2):
         for width in range(_ADDRESS_MAX + 1):
             if width == _ADDRESS_MAX:
                 return None
-            if at >= len(data):
-                return _Wait(at - start + 1)
+            if at >= have:
+                return _Wait(at + 1)
             at += 1
             if data[at - 1] & 1:  # the last byte of an address
                 break
     header = at + 1  # one past the control byte
-    if length < _HDLC_SHORTEST or start + 1 + length < header + 2:
+    if length < header - 1 + 2:
         return None
-    if len(data) < header + 2:
-        return _Wait(header + 2 - start)
-    if x25(data[start + 1 : header]) != data[header : header + 2]:
+    if have < header + 2:
+        return _Wait(header + 2)
+    if x25(data[1:header]) != data[header : header + 2]:
         return _Bad("crc")
-    end = start + 1 + length
-    if len(data) <= end:
-        return _Wait(end + 1 - start, sure=True)
-    if data[end] != _FLAG or x25(data[start + 1 : end - 2]) != data[end - 2 : end]:
+    end = 1 + length
+    if have <= end:
+        return _Wait(end + 1, sure=True)
+    if data[end] != _FLAG or x25(data[1 : end - 2]) != data[end - 2 : end]:
         return _Bad("crc")
     frame = HanFrame(
         framing="hdlc",
-        addresses=bytes(data[start + 3 : at]),
-        information=bytes(data[header + 2 : end - 2]),
-        more=bool(data[start + 1] & 0x08),
+        addresses=data[3:at],
+        information=data[header + 2 : end - 2],
+        more=bool(data[1] & 0x08),
     )
-    return _Found(frame, end - start)
+    return _Found(frame, end)
 
 
-def _escaped_hdlc(data: bytearray, start: int) -> _Look:
-    end = data.find(_FLAG, start + 1, start + 1 + _ESCAPED_MAX)
-    have = len(data) - start
-    if end < 0:
-        return _Wait(have + 1) if have <= _ESCAPED_MAX else None
-    if data.find(_ESCAPE, start + 1, end) < 0:
+def _escaped_hdlc(data: bytes) -> _Look:
+    """`data` reaches from one 7e to the next."""
+    first, *rest = data[:-1].split(b"\x7d")
+    if not rest or any(not piece for piece in rest):  # no escapes, or one before another
         return None
-    pieces = data[start + 1 : end].split(b"\x7d")
-    if any(not piece for piece in pieces[1:]):  # an escape before an escape, or before the flag
-        return None
-    plain = bytearray((_FLAG,)) + pieces[0]
-    for piece in pieces[1:]:
-        plain.append(piece[0] ^ 0x20)
-        plain += piece[1:]
-    plain.append(_FLAG)
-    look = _plain_hdlc(plain, 0)
+    plain = first + b"".join(bytes((piece[0] ^ 0x20,)) + piece[1:] for piece in rest) + data[-1:]
+    look = _plain_hdlc(plain)
     if isinstance(look, _Found) and look.size == len(plain) - 1:
-        return _Found(look.frame, end - start)
+        return _Found(look.frame, len(data) - 1)
     return None  # the candidate of the plain form counts the fault
 
 
-def _mbus(data: bytearray, start: int) -> _Look:
-    have = len(data) - start
-    if have < 4:
+def _mbus(data: bytes) -> _Look:
+    if len(data) < 4:
         return _Wait(4)
-    length = data[start + 1]
-    if data[start + 2] != length or data[start + 3] != _LONG:
+    length = data[1]
+    if data[2] != length or data[3] != _LONG:
         return None
     if length < _MBUS_HEAD:
         length += 256
     size = length + 6
-    if have < size:
+    if len(data) < size:
         return _Wait(size, sure=True)
-    body = data[start + 4 : start + 4 + length]
-    if data[start + size - 1] != _STOP or sum(body) & 0xFF != data[start + size - 2]:
+    body = data[4 : 4 + length]
+    if data[-1] != _STOP or sum(body) & 0xFF != data[-2]:
         return _Bad("checksum")
     control = body[2]
     frame = HanFrame(
         framing="mbus",
         addresses=bytes((body[1], body[3], body[4])),
-        information=bytes(body[_MBUS_HEAD:]) if control < 0x20 else b"",  # other CI: no DLMS
+        information=body[_MBUS_HEAD:] if control < 0x20 else b"",  # other CI: no DLMS
         more=not control & 0x10,
         number=control & 0x0F,
     )
     return _Found(frame, size)
 
 
-_KINDS: dict[int, tuple[Callable[[bytearray, int], _Look], ...]] = {
-    _FLAG: (_plain_hdlc, _escaped_hdlc),
-    _LONG: (_mbus,),
-}
-
-
-@dataclass(slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
+    end: int  # one past the last byte of the next look
     start: int
-    look: Callable[[bytearray, int], _Look]
-    wait: _Wait
+    kind: int
+    sure: bool
+
+
+_KINDS = (_plain_hdlc, _escaped_hdlc, _mbus)
+_PLAIN, _ESCAPED, _MBUS = range(3)
 
 
 class Scanner:
@@ -174,13 +159,14 @@ class Scanner:
     def reset(self) -> None:
         """Drop an unfinished frame."""
         self._data = bytearray()
-        self._candidates: list[_Candidate] = []
+        self._candidates: list[_Candidate] = []  # a heap
+        self._flag: int | None = None  # the last 7e, where an escaped frame may start
         self._bad: dict[int, str] = {}  # start: reason; counted unless a good frame contains it
 
     @property
     def inside(self) -> bool:
         """Whether a frame with a good header is unfinished."""
-        return any(candidate.wait.sure for candidate in self._candidates)
+        return any(candidate.sure for candidate in self._candidates)
 
     def feed(self, data: bytes) -> list[HanFrame]:
         """Take the next bytes, in pieces of any size. Returns the frames that they complete, in order."""
@@ -193,38 +179,40 @@ class Scanner:
         scanned = len(self._data)
         self._data += data
         for match in self._starts.finditer(self._data, scanned):
-            self._candidates += [
-                _Candidate(match.start(), look, _Wait(1)) for look in _KINDS[self._data[match.start()]]
-            ]
+            self._open(match.start())
         frames = []
-        at = 0
-        while at < len(self._candidates):
-            candidate = self._candidates[at]
-            if len(self._data) - candidate.start < candidate.wait.size:
-                at += 1
-                continue
-            look = candidate.look(self._data, candidate.start)
+        while self._candidates and self._candidates[0].end <= len(self._data):
+            end, start, kind, _ = heappop(self._candidates)
+            look = _KINDS[kind](bytes(self._data[start:end]))
             if isinstance(look, _Wait):
-                candidate.wait = look
-                at += 1
-            elif isinstance(look, _Found):
+                heappush(self._candidates, _Candidate(start + look.size, start, kind, look.sure))
+            elif isinstance(look, _Bad):
+                self._bad[start] = look.reason
+            elif look is not None:
                 frames.append(look.frame)
-                self._drop(candidate.start, candidate.start + look.size)
-                at = 0
-            else:
-                if isinstance(look, _Bad):
-                    self._bad[candidate.start] = look.reason
-                del self._candidates[at]
+                self._drop(start, start + look.size)
         self._trim()
         return frames
 
+    def _open(self, start: int) -> None:
+        if self._data[start] == _LONG:
+            heappush(self._candidates, _Candidate(start + 4, start, _MBUS, False))
+            return
+        if self._flag is not None and start - self._flag <= _ESCAPED_MAX:
+            heappush(self._candidates, _Candidate(start + 1, self._flag, _ESCAPED, False))
+        heappush(self._candidates, _Candidate(start + 2, start, _PLAIN, False))
+        self._flag = start
+
     def _drop(self, start: int, end: int) -> None:
         """A good frame from `start` to `end`: candidates before it were cut off, those inside are data."""
-        for cut_off in {each.start for each in self._candidates if each.start < start and each.wait.sure}:
+        for cut_off in {each.start for each in self._candidates if each.start < start and each.sure}:
             self._bad[cut_off] = "incomplete"
         self._count_bad(start)
         self._bad = {at: reason for at, reason in self._bad.items() if at >= end}
         self._candidates = [each for each in self._candidates if each.start >= end]
+        heapify(self._candidates)
+        if self._flag is not None and self._flag < end:
+            self._flag = None
 
     def _count_bad(self, before: int) -> None:
         for start in [start for start in self._bad if start < before]:
@@ -232,10 +220,16 @@ class Scanner:
 
     def _trim(self) -> None:
         """Forget what no candidate needs."""
+        if self._flag is not None and len(self._data) - self._flag > _ESCAPED_MAX:
+            self._flag = None
         first = min((each.start for each in self._candidates), default=len(self._data))
+        if self._flag is not None:
+            first = min(first, self._flag)
         self._count_bad(first)
         if first:
             del self._data[:first]
-            for each in self._candidates:
-                each.start -= first
+            self._candidates = [
+                each._replace(end=each.end - first, start=each.start - first) for each in self._candidates
+            ]
             self._bad = {start - first: reason for start, reason in self._bad.items()}
+            self._flag = None if self._flag is None else self._flag - first

@@ -16,6 +16,7 @@ from gridhe.meter_agent.sources.tic import TicDecoder
 from gridhe_testing.ciphered import encipher
 from gridhe_testing.d0_meter import readout_block
 from gridhe_testing.decoder import Decoder, seeds_of
+from gridhe_testing.han_decoder import han
 from gridhe_testing.p1_telegrams import crc_of, telegram
 from gridhe_testing.sml_meter import (
     Entry,
@@ -152,4 +153,10 @@ def p1() -> Decoder:
     )
 
 
-DEVICE_DECODERS: dict[str, Callable[[], Decoder]] = {"sml": sml, "d0": d0, "tic": tic, "p1": p1}
+DEVICE_DECODERS: dict[str, Callable[[], Decoder]] = {
+    "sml": sml,
+    "d0": d0,
+    "tic": tic,
+    "p1": p1,
+    "han": lambda: han(streamed),
+}
