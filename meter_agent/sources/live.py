@@ -110,7 +110,7 @@ class LiveSource:
     def opened(self, what: str) -> None:
         """Log that the device is connected."""
         self._was_open = True
-        self._news.add("opened", f"connected to {what}")
+        self._news.add("opened", f"connected to {what}", level=logging.INFO)
 
     def lost(self, why: str) -> None:
         """Log that the device is gone."""

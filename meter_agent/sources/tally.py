@@ -20,7 +20,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self._logged: dict[str, tuple[float, int]] = {}  # when, and the count then
 
-    def add(self, reason: str, text: str, count: int = 1) -> None:
+    def add(self, reason: str, text: str, count: int = 1, *, level: int = logging.WARNING) -> None:
         """Count `reason`, and log `text` if a line is due."""
         if reason not in self.counts and len(self.counts) >= _KINDS_MAX:
             reason = "other"
@@ -30,5 +30,5 @@ class Tally:
         if logged_s is not None and now_s - logged_s < _EVERY_S:
             return
         since = self.counts[reason] - before
-        _LOG.warning("%s: %s%s", self._prefix, text, f" ({since} times)" if since > 1 else "")
+        _LOG.log(level, "%s: %s%s", self._prefix, text, f" ({since} times)" if since > 1 else "")
         self._logged[reason] = now_s, self.counts[reason]

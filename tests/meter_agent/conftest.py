@@ -197,6 +197,22 @@ def receiver(broker: EmbeddedBroker, authority: SmallAuthority) -> Iterator[Rece
 
 
 @pytest.fixture
+def receiver_of(broker: EmbeddedBroker) -> Iterator[Callable[[SmallAuthority], Receiver]]:
+    """Makes the small aggregator of an authority, with its plan published."""
+    made: list[Receiver] = []
+
+    def make(authority: SmallAuthority) -> Receiver:
+        made.append(Receiver(broker.url, authority))
+        made[-1].publish_plan()
+        made[-1].show_incarnation("first")
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
 def broker(tmp_path: Path, mosquitto: Path) -> Iterator[EmbeddedBroker]:
     """A real mosquitto on a free loopback port, anonymous."""
     assert mosquitto.exists()
