@@ -65,6 +65,7 @@ class P1Home:
                     try:
                         client.sendall(self._says(second))
                     except OSError:
+                        client.close()
                         self._clients.remove(client)
 
     def _drop(self) -> None:
