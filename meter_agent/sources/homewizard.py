@@ -10,6 +10,7 @@ to some Wh more. `timestamp` (version 2) and `gas_timestamp` are local times wit
 """
 
 import asyncio
+import os
 import re
 import time
 from collections import Counter
@@ -253,10 +254,10 @@ class HomeWizard:
         reading = self._decoder.decode(answer, now_s)
         if reading is not None:
             sink.reading(reading, arrived_s=now_s)
-        sink.bytes_seen(len(answer), None if reading is not None else self._decoder.detail)
         for reason, count in (self._decoder.faults - self._reported).items():
             sink.fault(reason, self._decoder.detail if reading is None else "", count)
         self._reported = Counter(self._decoder.faults)
+        sink.bytes_seen(len(answer), None if reading is not None else self._decoder.detail)
 
     async def _ask(self, session: aiohttp.ClientSession) -> bytes:
         """One answer's body, at most one byte longer than MAX_BYTES. Raises _Unusable."""
@@ -280,8 +281,9 @@ class HomeWizard:
         except TimeoutError:
             raise _Unusable(f"{url} does not answer within {_ANSWER_S:g} s; check source.address") from None
         except (aiohttp.ClientError, ValueError) as error:
-            cause = error.os_error.strerror if isinstance(error, aiohttp.ClientConnectorError) else None
-            why = cause or str(error) or type(error).__name__
+            errno = error.os_error.errno if isinstance(error, aiohttp.ClientConnectorError) else None
+            # asyncio's own text has the address and not the reason; look-ups have negative numbers.
+            why = os.strerror(errno) if errno and errno > 0 else str(error) or type(error).__name__
             raise _Unusable(f"cannot reach {url}: {why[:120]}; check source.address") from None
 
     def _check(self, status: int) -> None:
