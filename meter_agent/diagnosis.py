@@ -16,7 +16,10 @@ __all__ = ["Diagnosis", "Finding"]
 _SETTLE_S = 15.0  # a telegram comes every second to every ten; two of the slowest fit
 # Patience until the first byte, where a device is slower than that, or is asked seldom.
 _SILENT_S = {"han": 30.0, "d0": 90.0, "mqtt": 120.0, "p1": 25.0}
-_DAMAGED = frozenset({"crc", "fcs", "bcc", "checksum", "parity", "framing", "message_crc", "frame_crc"})
+_DAMAGED = frozenset(
+    {"crc", "fcs", "bcc", "checksum", "parity", "framing", "message_crc", "frame_crc", "no_message", "escape"}
+    | {"incomplete", "too_long", "no_block", "bad_line"}
+)
 _KEYS = frozenset({"key", "wrong_key", "no_key", "decrypt", "authentication"})
 _CLOCK_OFF_S = 60.0
 _RATIO = 0.02  # more damaged telegrams than this are worth a look at cable and power supply
@@ -26,7 +29,8 @@ _SILENT = {
     "on request) and gets 5 V at its request pin",
     "sml": "move the optical head until its magnet holds it, with the cable as the meter's manual shows, and "
     "check that the port sends (some meters need the PIN first)",
-    "d0": "move the optical head, and check that it can send as well as receive",
+    "d0": "move the optical head, and check that it can send as well as receive; mode=C is for a meter that "
+    "has to be asked, mode=D for one that sends by itself",
     "han": "check that the grid operator has switched the HAN port on, and the adapter's wires",
     "tic": "check the wires at I1 and I2, and the mode (historique is 1200 baud, standard 9600)",
     "modbus": "check unit number, baud rate and parity against the meter's display; swap A and B",

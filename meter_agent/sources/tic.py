@@ -18,7 +18,6 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
-from gridhe.errors import SourceError
 from gridhe.meter_agent.sources.driver import Device, Sink
 from gridhe.meter_agent.sources.parity import SEVEN_BITS, sound
 from gridhe.meter_agent.sources.reading import DeviceReading, Register
@@ -197,18 +196,13 @@ def _group(line: bytes) -> tuple[str, _Group] | None:
 
 
 def open_device(settings: Settings) -> Device:
-    """The meter of these settings. Raises SourceError for a zone that does not exist."""
+    """The meter of these settings."""
     return _Meter(settings)
 
 
 class _Meter:
     def __init__(self, settings: Settings) -> None:
-        try:
-            self._zone = ZoneInfo(settings.zone) if settings.zone else None
-        except (ValueError, OSError, KeyError):
-            raise SourceError(
-                f"there is no time zone {settings.zone!r}: write one such as Indian/Reunion; none in France"
-            ) from None
+        self._zone = ZoneInfo(settings.zone) if settings.zone else None
         self._settings = settings
 
     async def run(self, sink: Sink) -> None:

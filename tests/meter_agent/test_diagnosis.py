@@ -111,3 +111,23 @@ def test_a_port_that_falls_silent_after_readings_is_told_after_a_minute() -> Non
     assert codes(diagnosis, 175.0) == ["silent"]
     diagnosis.bytes_seen("a telegram's start", 176.0)
     assert codes(diagnosis, 177.0) == ["noise"]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "hint"),
+    [
+        ("sml", "incomplete", "a complete SML frame with right checksums"),
+        ("sml", "frame_crc", "a complete SML frame with right checksums"),
+        ("d0", "no_block", "a complete readout with energy registers"),
+        ("tic", "too_long", "a complete TIC frame with right checksums"),
+    ],
+)
+def test_damaged_telegrams_alone_are_noise_at_an_optical_port_or_tic(
+    source: str, reason: str, hint: str
+) -> None:
+    diagnosis = opened(source)
+    diagnosis.bytes_seen(hint, 119.0)
+    diagnosis.fault(reason, 2)
+    (finding,) = diagnosis.findings(120.0)
+    assert finding.code == "noise"
+    assert f"no {hint.removeprefix('a ')}" in finding.text

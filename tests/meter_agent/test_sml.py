@@ -435,7 +435,7 @@ def test_a_frame_that_is_not_finished_is_dropped_at_a_pause_and_at_a_new_connect
 def test_the_decoder_says_for_what_it_waits() -> None:
     """Field note 29: text on the same port is IEC 62056-21."""
     decoder = SmlDecoder()
-    assert decoder.waiting_for == "an SML frame"
+    assert decoder.waiting_for == "a start of an SML frame"
     decoder.feed(sml_frame(IMPORT)[:100])
     assert "a complete SML frame" in str(decoder.waiting_for)
     decoder.feed(sml_frame(IMPORT))

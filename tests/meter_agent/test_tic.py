@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridhe.errors import SourceError
 from gridhe.meter_agent.sources.reading import DeviceReading, total_wh
-from gridhe.meter_agent.sources.tic import FRAME_MAX, Settings, TicDecoder, open_device
+from gridhe.meter_agent.sources.tic import FRAME_MAX, TicDecoder
 from gridhe_testing.device_data import DeviceFile, device_files, needs_device_data
 from gridhe_testing.tic_meter import historique, standard
 
@@ -203,12 +202,6 @@ def test_repro_a_clock_that_is_not_set_gives_no_time() -> None:
     assert at("E240717120010").remarks == ()
     for stamp in (" 240717120010", "E241301000000", "E24071712001", ""):
         assert at(stamp).at_s is None
-
-
-def test_a_zone_that_does_not_exist_is_one_clear_line() -> None:
-    for zone in ("Europe/Pariss", "../../etc/passwd", "/etc"):
-        with pytest.raises(SourceError, match="no time zone"):
-            open_device(Settings(address="/dev/null", zone=zone))
 
 
 @pytest.mark.parametrize("first", [HC, EAST])

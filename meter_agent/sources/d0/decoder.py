@@ -46,9 +46,9 @@ class D0Decoder:
         if self._read:
             return None
         if self.faults["p1_telegram"]:
-            return "IEC 62056-21 readout (these are P1 telegrams: use source p1)"
+            return "a readout of IEC 62056-21 (these are P1 telegrams: use source p1)"
         if self._sml:
-            return "IEC 62056-21 readout (these are SML frames: use source sml)"
+            return "a readout of IEC 62056-21 (these are SML frames: use source sml)"
         if not self._readouts.started:
             return "a meter's identification (/ABC5...)"
         return "a complete readout with energy registers"

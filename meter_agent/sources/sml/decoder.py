@@ -49,9 +49,9 @@ class SmlDecoder:
         if self._read:
             return None
         if not self._frames.started and self._text:
-            return "SML frame (this is text as of IEC 62056-21: try source d0)"
+            return "a start of an SML frame (this is text of IEC 62056-21: use source d0)"
         if not self._frames.started:
-            return "an SML frame"
+            return "a start of an SML frame"
         return "a complete SML frame with right checksums"
 
     def _readings(self, frames: list[bytes]) -> list[DeviceReading]:
