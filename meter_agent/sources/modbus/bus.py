@@ -55,6 +55,10 @@ class Bus:
         """The line."""
         return self._line.name
 
+    def count(self, error: RemoteError) -> None:
+        """Count a fault that costs no reading."""
+        self._sink.fault(error.reason, f"{self.name}: {error}")
+
     async def ask(self, request: Request) -> bytes:
         """The bytes of the asked registers, 2 for each.
 
@@ -67,7 +71,7 @@ class Bus:
             except RemoteError as error:
                 if error.reason != "busy":
                     raise
-                self._sink.fault("busy", str(error))
+                self.count(error)
             await asyncio.sleep(_BUSY_S)
         return await self._once(request)
 

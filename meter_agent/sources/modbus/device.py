@@ -30,6 +30,15 @@ from gridhe.meter_agent.sources.transports.stream import keep_open
 
 __all__ = ["MappedMeter", "ModbusDevice", "SunspecMeter"]
 
+_CHECK = "check the unit number, the meter's power, and for a serial line wires A and B, baud rate and parity"
+_MAP = "is this the right register map for this meter?"
+_WAYS_OUT = {
+    "timeout": _CHECK,
+    "crc": "check baud rate, parity, and the ends and length of the bus",
+    "late": "if this comes often, raise timeout_s",
+    "negative": _MAP,
+    "implausible": _MAP,
+} | dict.fromkeys(ABSENT, _MAP)
 _MODELS = 100  # a longer chain is no chain
 _DEVICE_TRIES = 3
 _HOLDING = 3  # SunSpec models are holding registers
@@ -92,6 +101,8 @@ class MappedMeter:
         except RemoteError as error:
             if error.reason in REFUSED:  # some meters lack this register
                 self._device_tries = 0
+            else:
+                bus.count(error)
             return
         self._device, self._device_tries = read_serial(place, data), 0
 
@@ -198,11 +209,9 @@ class ModbusDevice:
             await asyncio.sleep(due_s - now_s)
 
 
-_CHECK = "check the unit number, the meter's power, and for a serial line wires A and B, baud rate and parity"
-
-
 def _with_way_out(error: RemoteError, line: Line) -> str:
-    return f"{line.name}: {error}; {_CHECK}" if error.reason == "timeout" else str(error)
+    way_out = _WAYS_OUT.get(error.reason)
+    return f"{line.name}: {error}" + (f"; {way_out}" if way_out else "")
 
 
 def _give(reading: DeviceReading, sink: Sink, *, reverse: bool) -> None:

@@ -26,7 +26,7 @@ class Settings(SerialSettings):
         "of your own such as ./mine.yaml",
     )
     unit: int = Field(1, ge=0, le=255, description="the meter's number on the bus")
-    poll_s: float = Field(10.0, ge=0.1, le=3_600, description="seconds from one reading to the next")
+    poll_s: float = Field(10.0, ge=0.01, le=3_600, description="seconds from one reading to the next")
     timeout_s: float = Field(1.0, ge=0.05, le=60, description="seconds that the meter has for an answer")
     framing: Literal["auto"] | Framing = Field(
         "auto",

@@ -116,3 +116,11 @@ def test_serial_numbers() -> None:
     text = Serial(function=3, address=0, count=4, type="text")
     assert read_serial(text, b"BK12345\0") == "BK12345"
     assert read_serial(text, b"\0" * 8) is None
+
+
+def test_the_example_of_the_docs_is_a_map(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "meters.md").read_text(encoding="utf-8")
+    example = text.split("## Your own register map")[1].split("```yaml\n")[1].split("```")[0]
+    registers = load_map(write(tmp_path, example))
+    assert [each.gives for each in registers.registers] == ["power", "import", "export"]
+    assert registers.registers[1].scale_base == 100
