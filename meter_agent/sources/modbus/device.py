@@ -41,6 +41,7 @@ _WAYS_OUT = {
 } | dict.fromkeys(ABSENT, _MAP)
 _MODELS = 100  # a longer chain is no chain
 _DEVICE_TRIES = 3
+_ABSENT_POLLS = 100  # a refused register is asked again: some meters refuse everything while they start
 _HOLDING = 3  # SunSpec models are holding registers
 
 
@@ -59,12 +60,16 @@ class MappedMeter:
         self._map, self._unit = registers, unit
         self._blocks = plan_blocks(registers)
         self._absent: set[Block] = set()  # optional registers that this meter does not have
+        self._polls = 0
         self._device: str | None = None
         self._device_tries = _DEVICE_TRIES
 
     async def read(self, bus: Bus) -> DeviceReading:
         """See `Meter`."""
         found: dict[str, bytes] = {}
+        self._polls += 1
+        if self._polls % _ABSENT_POLLS == 0:
+            self._absent.clear()
         for block in list(self._blocks):
             if block not in self._absent:
                 found |= await self._block(bus, block)
@@ -132,6 +137,7 @@ class SunspecMeter:
             raise
 
     async def _find(self, bus: Bus) -> Model:
+        self._device = None
         for base in BASES:
             try:
                 if not is_marker(await self._ask(bus, base, HEADER)):

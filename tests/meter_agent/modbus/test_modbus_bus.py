@@ -192,6 +192,20 @@ async def test_a_meter_without_an_export_register_is_read_without(tmp_path: Path
 
 
 @in_loop
+async def test_a_register_that_was_refused_once_is_asked_again(tmp_path: Path) -> None:
+    meter, sink = a_meter(), RecordingSink()
+    export = {place: word for place, word in meter.registers.items() if place[1] >= 0x5C}
+    for place in export:
+        del meter.registers[place]
+    async with polling(meter, sink, tmp_path, wire="tcp", map=MAP, poll_s=0.01):
+        await sink.until(lambda: len(sink.readings) >= 1)
+        meter.registers |= export
+        await sink.until(lambda: bool(sink.readings[-1].exported))
+    assert is_right(sink.readings[-1])
+    assert len(sink.readings) == 100
+
+
+@in_loop
 async def test_the_serial_number_tells_the_meter(tmp_path: Path) -> None:
     meter = ModbusMeter()
     meter.put(3, 0x5000, (1_234_567).to_bytes(8, "big") + b"\xff" * 8)
