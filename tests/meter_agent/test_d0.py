@@ -213,6 +213,13 @@ def test_repro_a_checksum_of_seven_bits_that_is_right_by_chance_is_not_enough() 
             assert decoded(block(LINES[:at] + part + LINES[at:]))[0] == [], part
 
 
+def test_repro_a_block_has_nothing_behind_its_end_but_the_checksum() -> None:
+    """Else the checksum of the next readout, if it is right by chance (one in 128), would cover this one."""
+    for behind in (b"/ELS5\r\n\x021.8.0(1*kWh)\r\n!\r\n", b"\x02", b"1.8.0(1*kWh)\r\n"):
+        inner = LINES + b"!\r\n" + behind + b"\x03"
+        assert decoded(IDENT + b"\x02" + inner + bytes([reduce(xor, inner)]))[0] == []
+
+
 def test_more_values_of_an_address_may_stand_in_lines_of_their_own() -> None:
     profile = b"P.01(2311051500)(00)(15)(2)(1.5)(kW)\r\n(0.1)(0.2)\r\n(0.3)(0.4)\r\n"
     assert wh(only(profile + LINES)) == BOTH
@@ -303,6 +310,12 @@ def test_the_heads_own_echo_is_no_identification() -> None:
         found = decoder.feed(whole[:at]) + decoder.feed(whole[at:])
         assert [wh(reading) for reading in found] == [BOTH]
         assert not decoder.faults
+
+
+@pytest.mark.parametrize("noise", [b"\0", b"\xff" * 9, b"\x80\x8d\xaf\xaf", b"\r\n\0", b"\x06050\r\n\xf8"])
+def test_repro_noise_while_the_baud_rate_changes_costs_no_readout(noise: bytes) -> None:
+    assert decoded(IDENT + noise + block(ident=b"")) == (decoded(block())[0], {})
+    assert decoded(even(IDENT) + noise + even(block(ident=b""))) == (decoded(block())[0], {})
 
 
 def test_repro_a_p1_telegram_is_not_read_without_its_checksum() -> None:

@@ -20,10 +20,10 @@ __all__ = ["READOUT_MAX", "Readouts"]
 READOUT_MAX = 16_384  # bytes; a readout of this size takes nine minutes at 300 baud
 _IDENTIFICATION = re.compile(rb"/([A-Za-z]{3}[\x22-\x2e\x30-\x7e][\x20\x22-\x2e\x30-\x7e]{0,32})\r?\n")
 _UNFINISHED = re.compile(rb"/[^/\r\n]{0,40}\r?\Z")
-_ACK, _STX, _ETX = 6, 2, 3
-_ECHO = re.compile(rb"\x06[0-9A-Za-z]{3}\r?\n")  # the head receives the acknowledgement that it sends
-_ECHO_MAX = 6
+_STX, _ETX = 2, 3
+_NOISE_MAX = 64  # bytes between identification and block
 _LINE_END = re.compile(rb"[\r\n/]")
+_BEHIND_END = re.compile(rb"[\x20-\x2e\x30-\x7e]{0,8}[\r\n]*")
 _P1_CRC = re.compile(rb"[0-9A-Fa-f]{4}")
 
 
@@ -95,24 +95,24 @@ class Readouts:
     def _outcome(self, *, paused: bool) -> tuple[list[DataSet], int] | str | None:
         """The readout at the start and its size, or the reason why there is none; None: wait."""
         at = self._body_at
-        if self._text[at : at + 1] == bytes([_ACK]):
-            echo = _ECHO.match(self._text, at)
-            if echo is None:
-                return "no_block" if len(self._text) >= at + _ECHO_MAX else None
-            at = echo.end()
-        match self._text[at : at + 1]:
-            case b"":
-                return None
-            case b"\x02":
-                return self._block(at + 1)
-            case b"/":
-                return "incomplete"
-            case b"\r" | b"\n":
-                return self._pushed(at, paused=paused)
-            case _ if paused:  # some meters leave out STX, ETX and BCC; but it may also be a lost STX
-                return "no_block" if _ETX in self._text else self._pushed(at, paused=True)
-            case _:
-                return None
+        stx = self._stx(at)
+        another = _IDENTIFICATION.search(self._text, at, stx if stx >= 0 else at + _NOISE_MAX)
+        if another is not None:
+            return "incomplete"
+        if stx >= 0:
+            return self._block(stx + 1)
+        if self._text[at : at + 1].isspace():
+            return self._pushed(at, paused=paused)
+        if not paused:
+            return None
+        # Some meters leave out STX, ETX and BCC; but it may also be a lost STX.
+        return "no_block" if _ETX in self._text else self._pushed(at, paused=True)
+
+    def _stx(self, at: int) -> int:
+        """Where the block starts, or -1. Before it come zeros and noise while the baud rate changes, and the
+        echo of the acknowledgement in a head that receives what it sends."""
+        end = self._text.find(b"!", at, at + _NOISE_MAX)
+        return self._text.find(_STX, at, end if end >= 0 else at + _NOISE_MAX)
 
     def _block(self, at: int) -> tuple[list[DataSet], int] | str | None:
         etx = self._text.find(_ETX, at, READOUT_MAX)
@@ -123,7 +123,7 @@ class Readouts:
         if np.bitwise_xor.reduce(np.frombuffer(bytes(self._text[at : etx + 2]), np.uint8)) != 0:
             return "bcc"
         end = self._text.find(b"!", at, etx)
-        if end < 0:
+        if end < 0 or not _BEHIND_END.fullmatch(self._text, end + 1, etx):
             return "no_end"
         sets = data_sets(self._text[at:end].decode(), strict=False)
         return "bad_line" if sets is None else (sets, etx + 2)
