@@ -71,7 +71,7 @@ hostile: $(VENV)/installed-dev
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.forgeries.campaign --rounds 10 --seed $(SEED)
 
 # One decoder after the other; the first finding ends it and lies in out/fuzz/. FUZZ='receipt' chooses.
-FUZZ ?= envelope receipt total bundle roster credential state modbus sml d0 tic p1 mqtt homewizard han
+FUZZ ?= envelope receipt total bundle roster credential state modbus csv sml d0 tic p1 mqtt homewizard han
 fuzz: $(VENV)/installed-dev
 	@set -e; for each in $(FUZZ); do \
 	  echo "fuzzing $$each for $(FUZZ_SECONDS) s"; \

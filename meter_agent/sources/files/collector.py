@@ -172,7 +172,7 @@ class Collector:
         distances = [
             np.diff(np.unique(np.frombuffer(series.stamps, np.int64))) for series in self._series.values()
         ]
-        rising = np.concatenate(distances)
+        rising = np.concatenate(distances) if distances else np.empty(0, np.int64)
         if not rising.size:
             return None
         steps, counts = np.unique(rising, return_counts=True)

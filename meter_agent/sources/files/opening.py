@@ -1,12 +1,14 @@
 """Opens a file of any origin: gzip, zip, UTF-8, UTF-16, Windows code pages. Bounded, whatever the bytes.
 
-A line has at most 16 MiB, a file at most 16 GiB once unpacked. A packed file may grow to 200 times its
-size (64 MiB are always allowed): meter readings pack 5 to 30 times, a bomb a thousand times.
+A line, and a row of several lines, has at most 1 MiB; a file at most 16 GiB once unpacked. A packed file may
+grow to 200 times its size (64 MiB are always allowed): readings pack 5 to 30 times, a bomb a thousand times.
 """
 
 import gzip
 import io
 import re
+import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,13 +18,14 @@ from typing import Protocol
 
 from gridhe.errors import SourceError
 
-__all__ = ["Bounded", "encoding_of", "opened", "text_lines"]
+__all__ = ["Bounded", "TextLines", "encoding_of", "opened"]
 
-LINE_MAX = 1 << 24
+LINE_MAX = 1 << 20
 _FILE_MAX = 16 << 30
 _ALWAYS = 64 << 20
 _RATIO_MAX = 200
 _HEAD = 1 << 16
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
@@ -54,31 +57,35 @@ class Bounded(io.RawIOBase):
 def opened(path: Path) -> Iterator[io.BufferedReader]:
     """The file's bytes, unpacked. Raises SourceError, also while it is read."""
     try:
+        state = path.stat()
+        if stat.S_ISFIFO(state.st_mode) or stat.S_ISCHR(state.st_mode) or stat.S_ISSOCK(state.st_mode):
+            raise SourceError(f"{path} is no file on a disk, and it is read twice: save it first")
         with path.open("rb") as file:
             magic = file.read(4)
             file.seek(0)
-            size = path.stat().st_size
-            limit = max(_ALWAYS, _RATIO_MAX * size)
+            limit = max(_ALWAYS, _RATIO_MAX * state.st_size)
             grows = f"unpacks to more than {_RATIO_MAX} times its size: no readings do; unpack it yourself"
             if magic[:2] == b"\x1f\x8b":
                 with gzip.open(file, "rb") as unzipped:
                     yield io.BufferedReader(Bounded(path, unzipped, min(limit, _FILE_MAX), grows), 1 << 16)
             elif magic == b"PK\x03\x04":
                 with zipfile.ZipFile(file) as archive:
-                    names = [info for info in archive.infolist() if not info.is_dir()]
+                    names = [info for info in archive.infolist() if not info.filename.endswith("/")]
                     if len(names) != 1:
                         raise SourceError(
                             f"{path} is a zip file of {len(names)} files: unpack it, give one of them"
                         )
                     if names[0].filename.lower().endswith((".xml.rels", "[content_types].xml")):
                         raise SourceError(f"{path} is a workbook: save the sheet as CSV")
+                    if names[0].flag_bits & 1 or names[0].compress_type not in _METHODS:
+                        raise SourceError(f"{path} is a zip file with a password or a rare method: unpack it")
                     with archive.open(names[0]) as member:
                         yield io.BufferedReader(Bounded(path, member, min(limit, _FILE_MAX), grows), 1 << 16)
             else:
                 large = f"has more than {_FILE_MAX >> 30} GiB: cut it into pieces"
                 yield io.BufferedReader(Bounded(path, file, _FILE_MAX, large), 1 << 16)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # the last: it wants a password
-        raise SourceError(f"{path} is a damaged or encrypted zip file: {error}") from None
+    except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+        raise SourceError(f"{path} is a damaged or unusual zip file: {error}") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise SourceError(f"{path} is a damaged gzip file: {error}") from None
     except OSError as error:
@@ -133,23 +140,37 @@ def _continues(data: bytes) -> tuple[bytes, bool]:
     return b"", True
 
 
-def text_lines(path: Path, encoding: str, *, whole_lines: bool = False) -> Iterator[str]:
-    """The file's lines with their ends. Raises SourceError.
+class TextLines:
+    """The file's lines with their ends, for a csv.reader. Raises SourceError while it is read.
 
-    `whole_lines`: leave out a last line without an end, which may still be being written.
+    Call `row_done` after each row: a quote that is never closed would make one row of a whole file.
     """
-    with opened(path) as file, io.TextIOWrapper(file, encoding, newline="") as text:
+
+    def __init__(self, path: Path, encoding: str, *, whole_lines: bool = False) -> None:
+        """`whole_lines`: leave out a last line without an end, which may still be being written."""
+        self._path, self._encoding, self._whole_lines = path, encoding, whole_lines
+        self._row = 0
+
+    def row_done(self) -> None:
+        """All lines so far belong to rows that are complete."""
+        self._row = 0
+
+    def __iter__(self) -> Iterator[str]:
+        path, encoding = self._path, self._encoding
         try:
-            while line := text.readline(LINE_MAX):
-                if len(line) == LINE_MAX and not line.endswith("\n"):
-                    raise SourceError(f"{path} has a line of more than {LINE_MAX >> 20} MiB: it is no table")
-                if whole_lines and not line.endswith(("\n", "\r")):
-                    return
-                yield line
-        except (UnicodeDecodeError, UnicodeError):
-            raise SourceError(
-                f"{path} is not {encoding.upper().removesuffix('-SIG')} text; give --with encoding=..."
-            ) from None
+            with opened(path) as file, io.TextIOWrapper(file, encoding, newline="") as text:
+                while line := text.readline(LINE_MAX):
+                    self._row += len(line)
+                    if self._row > LINE_MAX or (len(line) == LINE_MAX and not line.endswith("\n")):
+                        raise SourceError(
+                            f"{path} has a line of more than {LINE_MAX >> 20} MiB, or a quote without its end"
+                        )
+                    if self._whole_lines and not line.endswith(("\n", "\r")):
+                        return
+                    yield line
+        except UnicodeError:
+            name = encoding.upper().removesuffix("-SIG")
+            raise SourceError(f"{path} is not {name} text; give --with encoding=...") from None
         except LookupError:
             raise SourceError(
                 f"there is no encoding {encoding!r}; common ones: utf-8, cp1252, cp1250"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gridhe.errors import SourceError
 from gridhe.meter_agent.policy import ABSENT, TEXT
 from gridhe.meter_agent.sources.files.moments import parse_time
-from gridhe.meter_agent.sources.files.opening import text_lines
+from gridhe.meter_agent.sources.files.opening import TextLines
 from gridhe.meter_agent.sources.files.table import CONFLICT, Findings, Table
 from gridhe.meter_agent.sources.files.vocabulary import is_sum, role_of
 from gridhe.meter_agent.sources.files.zones import refuse_local_times
@@ -68,7 +68,8 @@ def plain_integers(cells: Sequence[str]) -> bytes:
 class _Reader:
     def __init__(self, path: Path, encoding: str, whole_lines: bool, energies: bool, utc: bool) -> None:
         self.energies, self.utc = energies, utc
-        self.path, self._lines = path, text_lines(path, encoding, whole_lines=whole_lines)
+        self.path, self._text = path, TextLines(path, encoding, whole_lines=whole_lines)
+        self._lines = iter(self._text)
         line = next(self._lines, "").rstrip("\r\n")
         self.delimiter = ";" if line.count(";") > line.count(",") else ","
         self.header = [name.strip() for name in next(csv.reader([line], delimiter=self.delimiter), [])]
@@ -81,7 +82,10 @@ class _Reader:
         header = self.header
         if len(header) < 2 or any(role_of(name) in _SIDES for name in header[1:]):
             return False
-        self._head = list(itertools.islice(self._lines, _HEAD_ROWS))
+        self._head = []
+        for line in itertools.islice(self._lines, _HEAD_ROWS):
+            self._text.row_done()
+            self._head.append(line)
         try:
             rows = [row for row in csv.reader(self._head, delimiter=self.delimiter) if row]
         except csv.Error:
@@ -93,7 +97,7 @@ class _Reader:
         numbers = sum(cell_value(cell) > TEXT for cell in cells)
         odd = sum(cell_value(cell) == TEXT and _NUMBERISH.fullmatch(cell) is not None for cell in cells)
         self.offset = bool(rows) and bool(rows[0]) and _OFFSET.search(rows[0][0]) is not None
-        plain = bool(rows) and numbers > 0 and 4 * odd <= len(cells)
+        plain = bool(rows) and numbers > 0 and len(cells) <= 2 * numbers and 4 * odd <= len(cells)
         nameless = [at for at, name in enumerate(header) if at and not name]
         if plain and nameless:
             if any(at < len(row) and row[at].strip() for row in rows for at in nameless):
@@ -109,6 +113,7 @@ class _Reader:
         odd = 0
         try:
             for row in reader:
+                self._text.row_done()
                 if not row or row[0].startswith("#"):
                     continue
                 line = reader.line_num + 1  # the header line was read without this reader

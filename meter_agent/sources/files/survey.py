@@ -12,7 +12,7 @@ from gridhe.errors import SourceError
 from gridhe.meter_agent.sources.files.format import FileFormat
 from gridhe.meter_agent.sources.files.moments import stamp_kind
 from gridhe.meter_agent.sources.files.numerals import UNITS, marks
-from gridhe.meter_agent.sources.files.opening import encoding_of, text_lines
+from gridhe.meter_agent.sources.files.opening import TextLines, encoding_of
 from gridhe.meter_agent.sources.files.vocabulary import MISSING_WORDS
 
 __all__ = ["Column", "Survey", "cell_code", "csv_rows", "find_delimiter", "survey"]
@@ -103,10 +103,11 @@ def csv_rows(
     path: Path, encoding: str, delimiter: str, whole_lines: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of each row that is not blank. Raises SourceError."""
-    lines = text_lines(path, encoding, whole_lines=whole_lines)
+    lines = TextLines(path, encoding, whole_lines=whole_lines)
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         for row in reader:
+            lines.row_done()
             if any(map(str.strip, row)):
                 if len(row) > _COLUMNS_MAX:
                     raise SourceError(
@@ -123,7 +124,9 @@ def survey(path: Path, settings: FileFormat, whole_lines: bool = False) -> Surve
     if settings.delimiter == "auto":
         first: list[str] = []
         size = 0
-        for line in itertools.islice(text_lines(path, encoding), _HEAD_ROWS):
+        lines = TextLines(path, encoding)
+        for line in itertools.islice(lines, _HEAD_ROWS):
+            lines.row_done()
             first.append(line)
             size += len(line)
             if size > _HEAD_CHARS:

@@ -16,7 +16,7 @@ Event = tuple[str, str, str]
 _CHUNK = 1 << 16
 _DEPTH = 64
 _TEXT_MAX = 4096
-_SILENT_MAX = 1 << 24  # bytes without a new element: one tag or text that never ends
+_SILENT_MAX = 1 << 20  # bytes without a new element: one tag or text that never ends
 
 
 class _Target:

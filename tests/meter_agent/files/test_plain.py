@@ -39,10 +39,11 @@ def test_cells_are_integers_missing_or_text(tmp_path: Path) -> None:
         "٣",
         "--1",
         "-",
+        *["8"] * 8,
     ]
     text = "label," + ",".join(f"m{i}" for i in range(len(cells))) + "\nx," + ",".join(cells) + "\n"
     table = read_file(write(tmp_path, text))
-    assert table.raw[0].tolist() == [12, -3, 7, 12, 1000, ABSENT, ABSENT, 4] + [TEXT] * 8
+    assert table.raw[0].tolist() == [12, -3, 7, 12, 1000, ABSENT, ABSENT, 4] + [TEXT] * 8 + [8] * 8
     assert table.times_s is None
 
 

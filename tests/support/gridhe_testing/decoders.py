@@ -38,6 +38,7 @@ from gridhe.wire.total import (
     positions_of,
     seal_total,
 )
+from gridhe_testing.csv_decoder import csv
 from gridhe_testing.decoder import KEY, MAX_BYTES, NONCE, PUBLIC_KEY, SIGNER, Decoder, seeds_of, small_plan
 from gridhe_testing.device_decoders import DEVICE_DECODERS
 from gridhe_testing.home_decoders import HOME_DECODERS
@@ -221,6 +222,7 @@ def decoders(directory: Path) -> dict[str, Callable[[], Decoder]]:
         "credential": lambda: credential(directory),
         "state": lambda: state(directory),
         "modbus": lambda: modbus(directory),
+        "csv": lambda: csv(directory),
         **DEVICE_DECODERS,
         **HOME_DECODERS,
     }
