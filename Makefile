@@ -4,7 +4,8 @@
 # make check    lint and test: what a change has to pass, and what CI runs
 # make soak     fault cases at length: each, beside SOAK_MINUTES of all at once; docs/reliability.md has the figures
 # make hostile  a million hostile envelopes, 500 kills in the middle of a release, 200 of strands, noise and rounding,
-#               10,000 honest totals, and all forged totals under ten keys
+#               10,000 honest totals, all forged totals under ten keys, and 10,000 telegrams of four kinds of
+#               meters with faults, pulled cables and killed agents
 # make fuzz     coverage-guided fuzzing of every decoder, FUZZ_SECONDS=600 each
 # make arm64    golden vectors and a fleet in an emulated arm64 user space, against x86 (root, on Debian or Ubuntu)
 # make audit    are advisories known for what the lock files pin?
@@ -14,7 +15,7 @@
 #
 # Needs Python 3.11 or newer with its venv module; packages come from pip's usual index, in the versions and with
 # the hashes of requirements.lock (what a grid runs) and requirements-dev.lock (that, and all tools).
-# PYTHON=python3.12 chooses an interpreter, VENV another folder than .venv, DEMO='--meters 40' gives the demo its
+# PYTHON=python3.12 chooses an interpreter, VENV another folder than .venv, DEMO='--meters 40' (or '--source p1') gives the demo its
 # flags, TESTS='tests/broker -k fold' pytest its own.
 
 VENV := .venv
@@ -69,6 +70,7 @@ hostile: $(VENV)/installed-dev
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.strand_kills --kills 200 --seed $(SEED)
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.honest_totals --count 10000 --seed $(SEED)
 	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.forgeries.campaign --rounds 10 --seed $(SEED)
+	PYTHONPATH=tests/support $(BIN)/python -m gridhe_testing.devices --telegrams 10000 --seed $(SEED)
 
 # One decoder after the other; the first finding ends it and lies in out/fuzz/. FUZZ='receipt' chooses.
 FUZZ ?= envelope receipt total bundle roster credential state modbus csv sml d0 tic p1 mqtt homewizard han

@@ -14,6 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--telegrams", type=int, default=10_000, help="of each meter")
     parser.add_argument("--per-second", type=float, default=50.0)
+    parser.add_argument("--interrupted-every-s", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kinds", nargs="*", default=[kind.name for kind in KINDS])
     parser.add_argument("--keep", type=Path, help="an empty folder for all state and logs")
@@ -27,7 +28,7 @@ def main() -> int:
             per_second=given.per_second,
             interval_s=5,
             intervals=4,
-            interrupted_every_s=25.0,
+            interrupted_every_s=given.interrupted_every_s,
             seed=given.seed,
         ).run()
     for each in figures:
