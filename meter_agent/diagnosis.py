@@ -20,6 +20,7 @@ _DAMAGED = frozenset(
     {"crc", "fcs", "bcc", "checksum", "parity", "framing", "message_crc", "frame_crc", "no_message", "escape"}
     | {"incomplete", "too_long", "no_block", "bad_line"}
 )
+_BROKEN = frozenset({"cut_off", "segment"})  # pieces that may be normal, and show no cause
 _KEYS = frozenset({"key", "wrong_key", "no_key", "decrypt", "authentication"})
 _CLOCK_OFF_S = 60.0
 _RATIO = 0.02  # more damaged telegrams than this are worth a look at cable and power supply
@@ -68,6 +69,7 @@ class Diagnosis:
         self._reading_s: float | None = None  # when the last reading came
         self._last: DeviceReading | None = None
         self._clock_off_s: float | None = None
+        self._has_registers = False
         self.readings = 0
         self.faults: Counter[str] = Counter()
 
@@ -89,6 +91,7 @@ class Diagnosis:
         """A reading came; `wall_s` is this computer's time of its arrival (UTC epoch seconds)."""
         self.readings += 1
         self._reading_s, self._last = now_s, reading
+        self._has_registers |= bool(reading.imported or reading.exported)
         self._clock_off_s = None if reading.at_s is None else reading.at_s - wall_s
 
     def fault(self, reason: str, count: int) -> None:
@@ -126,9 +129,9 @@ class Diagnosis:
                 yield Finding("silent", f"nothing came for {silent_s:.0f} s: {advice}")
         elif since_s < _SETTLE_S or _KEYS & self.faults.keys():
             return
-        elif self.faults and not _DAMAGED & self.faults.keys():
+        elif self.faults.keys() - _DAMAGED - _BROKEN:
             return  # telegrams come whole; the faults say why they give no reading
-        elif self._hint is not None and "end" in self._hint:
+        elif self._source == "p1" and self._hint is not None and "end" in self._hint:
             yield Finding(
                 "no_tail",
                 f"headers come, but no whole telegram, for {since_s:.0f} s: a Kamstrup P1 port needs 5 V "
@@ -165,8 +168,11 @@ class Diagnosis:
                 "the meter is locked: it shows whole kWh and no power until its PIN is entered "
                 "(docs/meters.md says how); an interval then reads 0 or 1000 Wh",
             )
-        if not last.imported and not last.exported:
-            yield Finding("no_energy", "the device gives no energy register: nothing can be sealed from it")
+        if not self._has_registers:
+            rest = "; Norwegian ones come once an hour, just after it" if self._source == "han" else ""
+            yield Finding(
+                "no_energy", f"the device gives no energy registers, which readings are made of{rest}"
+            )
         if self._clock_off_s is not None and abs(self._clock_off_s) > _CLOCK_OFF_S:
             yield Finding(
                 "clock",

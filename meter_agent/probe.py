@@ -172,7 +172,7 @@ def run_probe(device: "Device", probe: Probe, *, for_s: float | None) -> bool:
 
 
 def _kwh(wh: Decimal) -> str:
-    return f"{wh / 1000:f} kWh"
+    return f"{wh.scaleb(-3):f} kWh"
 
 
 def _of_device(reading: DeviceReading) -> Event:
@@ -201,11 +201,13 @@ def _of_reading(reading: DeviceReading, arrived_s: float, sealed: Mapping[str, s
     if reading.power_w is not None:
         words.append(f"power {reading.power_w:f} W")
     if clock_s is not None:
-        words.append(f"clock {clock_s:+.0f} s")
+        words.append(f"clock {round(clock_s):+d} s")
     if "unused" in sealed:
         words.append(f"not used: {sealed['unused']}")
     else:
-        words.append("sealed so far: " + " ".join(sealed[each] for each in DIRECTIONS if each in sealed))
+        words.append(
+            "sealed so far: " + ", ".join(f"{each} {sealed[each]}" for each in DIRECTIONS if each in sealed)
+        )
     text = "  ".join(words) + (f"\n! {sealed['events']}" if "events" in sealed else "")
     return Event(
         kind="reading",
