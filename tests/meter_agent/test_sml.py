@@ -292,6 +292,16 @@ def test_repro_old_meters_of_dzg_mark_an_unsigned_power_as_signed_and_new_ones_d
     assert only(taking, two).power_w == Decimal("-299.12")  # another make
 
 
+def test_repro_phase_powers_are_not_the_power_and_no_time_is_taken_from_the_meter() -> None:
+    """Field notes 20 and 23: Holley's time jumps; DZG flips the sign of phase powers at random."""
+    phases = [power(signed(-900, 2), f"1-0:{c}.7.0*255") for c in (36, 56, 76, 21, 41, 61)]
+    time = fields(unsigned(2), unsigned(1_700_000_000, 4))  # a time stamp, not a seconds counter
+    stamped = Entry(code=IMPORT.code, value=IMPORT.value, time=time)
+    assert only(*phases, stamped).power_w is None
+    assert only(*phases, stamped, power(signed(195, 2)), *phases).power_w == 195
+    assert only(*phases, stamped).at_s is None
+
+
 def test_an_absent_power_is_no_zero() -> None:
     assert only(IMPORT, power(EMPTY)).power_w is None
     assert only(IMPORT).power_w is None

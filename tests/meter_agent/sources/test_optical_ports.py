@@ -1,6 +1,7 @@
 """Every file of SML, D0 and TIC meters through a real pseudo-terminal and a real socket."""
 
 import asyncio
+import termios
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -87,6 +88,38 @@ def test_every_file_through_a_gateway(source: str) -> None:
         async with PlayingServer() as server, device(source, server.address, sink):
             await server.connected()
             await play_all(source, sink, lambda data: server.play(data, piece=97))
+
+    asyncio.run(run())
+
+
+def cook(terminal: int) -> None:
+    """The defaults of a terminal: bytes 03 and 1a are signals, 0d becomes 0a, and input waits for lines."""
+    attributes = termios.tcgetattr(terminal)
+    attributes[0] |= termios.ICRNL | termios.IXON
+    attributes[3] |= termios.ICANON | termios.ISIG | termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSANOW, attributes)
+
+
+def test_repro_a_port_in_cooked_mode_is_made_raw_at_every_opening(tmp_path: Path) -> None:
+    """Field note 27, and tty_cooked_mode_eats_bytes.sml: the mode's defaults eat bytes of a frame."""
+    entry = Entry(code="1-0:1.8.0*255", value=unsigned(0x031A0D11, 4), scaler=unsigned(0))
+    frame = sml_frame(entry)
+
+    async def run() -> None:
+        sink = RecordingSink()
+        with SerialPair(tmp_path / "ttyUSB0") as pair:
+            cook(pair.terminal)
+            async with device("sml", str(pair.path), sink):
+                await pair.play(frame)
+                await sink.until(lambda: len(sink.readings) == 1)
+                pair.unplug()
+                await sink.until(lambda: bool(sink.losses))
+                pair.plug()
+                cook(pair.terminal)
+                await sink.until(lambda: len(sink.names) == 2)
+                await pair.play(frame)
+                await sink.until(lambda: len(sink.readings) == 2)
+        assert [values(reading)[0] for reading in sink.readings] == [0x031A0D11] * 2
 
     asyncio.run(run())
 
