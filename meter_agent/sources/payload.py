@@ -19,6 +19,7 @@ __all__ = [
     "POWER_UNITS",
     "UNUSABLE",
     "Resolution",
+    "Unit",
     "at_path",
     "epoch_s",
     "equipment_id",
@@ -40,7 +41,9 @@ _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]{1,3})?", re.ASCII
 _NULLS = frozenset({"", "nan", "none", "null", "unavailable", "unknown"})
 _NAMES_MAX, _NAME_MAX, _DEPTH_MAX = 16, 40, 6
 
-ENERGY_UNITS: Final = {  # Wh = value * numerator / denominator
+Unit = tuple[int | Decimal, int]  # Wh or W = value * numerator / denominator
+
+ENERGY_UNITS: Final[dict[str, Unit]] = {
     "Wh": (1, 1),
     "kWh": (1_000, 1),
     "MWh": (1_000_000, 1),
@@ -51,7 +54,7 @@ ENERGY_UNITS: Final = {  # Wh = value * numerator / denominator
     "MJ": (10_000, 36),
     "GJ": (10_000_000, 36),
 }
-POWER_UNITS: Final = {"W": (1, 1), "kW": (1_000, 1), "MW": (1_000_000, 1)}
+POWER_UNITS: Final[dict[str, Unit]] = {"W": (1, 1), "kW": (1_000, 1), "MW": (1_000_000, 1)}
 
 
 class _Mark:
@@ -191,15 +194,13 @@ def without_noise(value: Decimal) -> Decimal:
         return (+value).normalize()
 
 
-def scaled(value: Decimal, unit: tuple[int, int]) -> Decimal:
+def scaled(value: Decimal, unit: Unit) -> Decimal:
     """`value` in the base unit."""
     with localcontext(prec=50):
         return value * unit[0] / unit[1]
 
 
-def register(
-    value: Decimal, unit: tuple[int, int], resolution: "Resolution | None" = None
-) -> Register | None:
+def register(value: Decimal, unit: Unit, resolution: "Resolution | None" = None) -> Register | None:
     """An energy register of a number in a unit; None if it is negative or not of a sane size.
 
     `resolution` is for devices that write 12.3 for 12.300; without it, the digits are the resolution.

@@ -15,7 +15,8 @@ Every message that holds no reading is counted by reason in `faults`:
     power          the power is a fill value or above `largest_w`
     too_long       larger than payload.MAX_BYTES
 
-A direction of which one register has no value has no registers in the reading.
+A direction of which one register has no value has no registers in the reading. A sum of topics waits until
+each of them came in this connection: what the broker kept may be from a device that is gone.
 """
 
 from collections import Counter
@@ -48,6 +49,7 @@ __all__ = ["FRESH_S", "QUIET_S", "Arrival", "MessageDecoder"]
 
 FRESH_S: Final = 60.0  # a retained message with a time of its own is used up to this age
 QUIET_S: Final = 0.5  # after this long without a message, the parts of a reading have all come
+_VALUES: Final = (*DIRECTIONS, "power", "power_out")
 _AHEAD_S: Final = 60.0
 _UNSET_S: Final = 1_420_070_400.0  # 2015: a clock before it was never set
 
@@ -73,6 +75,7 @@ class MessageDecoder:
             self._by_topic.setdefault(item.topic, []).append(item)
         self._often_without = {text.replace("{topic}", settings.topic) for text in self._format.often_without}
         self._waiting: dict[str, tuple[bytes, float]] = {}  # values whose unit has not come, by topic
+        self._kept: dict[Item, Any] = {}  # the last value of each topic of a sum, in this connection
         self._parts: dict[Item, Any] = {}  # of the reading that is being gathered
         self._parts_at_s: float | None = None
         self._parts_arrived_s = 0.0
@@ -101,6 +104,7 @@ class MessageDecoder:
         self._parts.clear()
         self._parts_at_s = None
         self._waiting.clear()
+        self._kept.clear()
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -127,9 +131,14 @@ class MessageDecoder:
             return self._drop("retained", f"{topic}: of unknown age, or old; a new message is waited for")
         if self._format.gathered and document is None:
             return self._gather(values, at_s, arrived_s)
+        for item, value in values.items():
+            if item.role == "unit_text":
+                self._values.units[topic] = value if isinstance(value, str) and value in ENERGY_UNITS else ""
         if self._holds_back(topic, values, payload, arrived_s):
             return []
-        if all(value is ABSENT for item, value in values.items() if item.role not in ("time", "device")):
+        if self._format.kept:
+            values = self._with_kept(values)
+        if all(value is ABSENT for item, value in values.items() if item.role in _VALUES):
             if topic in self._often_without:
                 return []
             wanted = ", ".join(dict.fromkeys(item.name for item in items if item.role in DIRECTIONS))
@@ -182,11 +191,11 @@ class MessageDecoder:
         """Whether the unit of this topic's values is not known yet, or contradicts the settings."""
         told = self._values.units.get(topic)
         if told == "":
-            self._drop("no_unit")
+            self._drop("no_unit", f"{topic}: its unit is none of {', '.join(ENERGY_UNITS)}")
             return True
         if not any(item.role in DIRECTIONS and not item.unit for item in values):
             return False
-        if told is None and self._settings.unit_factor is None:
+        if self._settings.factor(told) is None:
             if not is_null(next(iter(values.values()))):
                 self._waiting[topic] = (payload, arrived_s)
                 self._hint = f"the unit of {topic}"
@@ -197,6 +206,16 @@ class MessageDecoder:
             )
             return True
         return False
+
+    def _with_kept(self, values: dict[Item, Any]) -> dict[Item, Any]:
+        """With the last values of the other registers of a sum, which were published when they changed."""
+        self._kept.update(values)
+        roles = {item.role for item in values}
+        return {
+            item: self._kept.get(item, ABSENT)
+            for item in self._items
+            if item.role in roles and item.role != "unit"
+        }
 
     # -- readings that come in parts -----------------------------------------------------------
 
@@ -223,7 +242,7 @@ class MessageDecoder:
         if all(item.role == "time" for item in parts):
             return []
         found = self._values.find(parts, at_s, arrived_s)
-        for role in (*DIRECTIONS, "power", "power_out"):
+        for role in _VALUES:
             wanted = {item for item in self._items if item.role == role and item.path is None}
             here = wanted & parts.keys()
             if here and here != wanted:

@@ -1,7 +1,8 @@
 """What devices publish, as a table: for each format its rows of role, topic, path and unit.
 
     role      import, export: registers; power, power_out: W now, import and export; time, device: of the
-              reading; unit: the unit of the value whose topic is the row's path
+              reading; unit: the unit of the value whose topic is the row's path; unit_text: the unit of
+              the registers in the same payload
     topic     {name} stands for a setting
     path      of the value in a JSON payload, {name} stands for a setting; None: the payload is the value
     unit      "": the setting `unit`, or what a `unit` row says
@@ -22,9 +23,9 @@ from typing import Any, Literal
 
 from gridhe.meter_agent.sources.payload import split_path
 
-__all__ = ["FORMATS", "Format", "Item", "Role", "format_of", "items_of"]
+__all__ = ["FORMATS", "Format", "Item", "Role", "format_of", "items_of", "topics_of"]
 
-Role = Literal["import", "export", "power", "power_out", "time", "device", "unit"]
+Role = Literal["import", "export", "power", "power_out", "time", "device", "unit", "unit_text"]
 _Row = tuple[Role, str, str | None, str]
 _SUM = " + "
 
@@ -37,6 +38,7 @@ class Format:
     wrapper: str | None = None  # an object that holds the document in answers to a command
     arrays: bool = False  # a value may be an array of one value a phase
     gathered: bool = False  # a reading comes as several messages
+    kept: bool = False  # one topic a register, published when it changes: a sum keeps the others' values
     trims: bool = False  # writes 12.3 for 12.300
     float32: bool = False  # the device's numbers have 24 bits
     zero_first: bool = False  # publishes 0 until it has read its meter
@@ -48,6 +50,12 @@ class Format:
     def settings(self) -> set[str]:
         """The settings that its rows name."""
         return {name for row in self.rows for text in row[1:3] for name in _NAME.findall(text or "")}
+
+    @property
+    def asks_unit(self) -> bool:
+        """Whether neither the format nor the messages fix the registers' unit."""
+        roles = {role for role, *_, unit in self.rows if not unit}
+        return not self.whole and "import" in roles and "unit" not in roles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +70,13 @@ class Item:
 
 
 _NAME = re.compile(r"\{(\w+)\}")
-_UNIT_WHY = "the payload does not say it (Wh, kWh, ...)"
 _USER_PATHS: tuple[_Row, ...] = (
     ("import", "{topic}", "{import_path}", ""),
     ("export", "{topic}", "{export_path}", ""),
     ("power", "{topic}", "{power_path}", "{power_unit}"),
     ("device", "{topic}", "{id_path}", ""),
     ("time", "{topic}", "{time_path}", ""),
+    ("unit_text", "{topic}", "{unit_path}", ""),
 )
 _DSMR = ("electricity_delivered", "electricity_returned", "electricity_currently_")
 
@@ -120,7 +128,7 @@ FORMATS: Mapping[str, Format] = {
         rows=(*_USER_PATHS, ("time", "{topic}", "Time", "")),
         wrapper="StatusSNS",
         zero_first=True,
-        needs={"import_path": "the script names its values, for example SML.Total_in", "unit": _UNIT_WHY},
+        needs={"import_path": "the script names its values, for example SML.Total_in"},
     ),
     "shelly_gen1/relay": Format(rows=_shelly_gen1("energy", "Wmin")),
     "shelly_gen1/emeter": Format(
@@ -166,9 +174,9 @@ FORMATS: Mapping[str, Format] = {
             ("export", "{export_topic}", None, ""),
             ("power", "{power_topic}", None, "{power_unit}"),
         ),
+        kept=True,
         float32=True,
         zero_first=True,
-        needs={"unit": _UNIT_WHY},
     ),
     "homeassistant": Format(
         rows=(
@@ -179,6 +187,7 @@ FORMATS: Mapping[str, Format] = {
             ("unit", "{export_topic}/unit_of_measurement", "{export_topic}/state", ""),
             ("unit", "{power_topic}/unit_of_measurement", "{power_topic}/state", ""),
         ),
+        kept=True,
         trims=True,
         zero_first=True,
     ),
@@ -195,7 +204,6 @@ FORMATS: Mapping[str, Format] = {
         rows=_USER_PATHS,
         trims=True,
         zero_first=True,
-        needs={"unit": _UNIT_WHY},
     ),
 }
 
@@ -216,33 +224,49 @@ def format_of(settings: Mapping[str, Any]) -> str:
             return str(name)
 
 
+def topics_of(topic: str) -> list[str]:
+    """The topics of a sum, joined by ` + `."""
+    return [each.strip() for each in topic.split(_SUM)]
+
+
 def items_of(settings: Mapping[str, Any]) -> tuple[Item, ...]:
     """The rows of the settings' format that the settings, by name, complete."""
+    form = FORMATS[format_of(settings)]
     # The energy of component em:0 is in emdata:0; other components have one for both.
     data = re.sub(r"^(em1?):", r"\1data:", settings["component"] or "")
     values = {**settings, "data": data}
-    found = []
-    for role, topic, path, unit in FORMATS[format_of(settings)].rows:
-        names = _NAME.findall(f"{topic} {path or ''} {unit}")
-        if path == "{import_path}" and settings["format"] == "pulse" and settings["import_path"] is None:
-            path = None  # the payload is the count
-        elif any(values[name] is None for name in names):
-            continue
-        topic, unit = _filled(topic, values), _filled(unit, values)
-        if path is None or role == "unit":
-            name = topic.removeprefix(settings["topic"]).strip("/").removeprefix("reading/") or "total"
-            of = None if path is None else (_filled(path, values),)
-            found.append(Item(role=role, topic=topic, path=of, unit=unit, name=name))
-            continue
-        filled = _filled(path, values)
-        for each in filled.split(_SUM) if path.startswith("{") else (filled,):
-            keys, name = split_path(each.strip()), each.strip()
-            # The same register is also on a topic of its own, under the same name.
-            name = name.removeprefix(f"params.{data}.")
-            found.append(Item(role=role, topic=topic, path=keys, unit=unit, name=name))
-    if FORMATS[format_of(settings)].wrapper is not None:
+    found: list[Item] = []
+    for row in form.rows:
+        named = _NAME.findall(row[1])[0]
+        topics = topics_of(values[named] or "") if form.kept else [values[named]]
+        for topic in topics:
+            found += _items_of_row(row, {**values, named: topic or None})
+    if form.wrapper is not None:
         found += [replace(item, topic=topic) for topic in _answers(settings["topic"]) for item in found]
     return tuple(found)
+
+
+def _items_of_row(row: _Row, values: Mapping[str, Any]) -> list[Item]:
+    role, topic, path, unit = row
+    names = _NAME.findall(f"{topic} {path or ''} {unit}")
+    if path == "{import_path}" and values["format"] == "pulse" and values["import_path"] is None:
+        path = None  # the payload is the count
+    elif any(values[name] is None for name in names):
+        return []
+    topic, unit = _filled(topic, values), _filled(unit, values)
+    if path is None or role == "unit":
+        name = topic.removeprefix(values["topic"]).strip("/").removeprefix("reading/") or "total"
+        if FORMATS[format_of(values)].kept:
+            name = topic
+        of = None if path is None else (_filled(path, values),)
+        return [Item(role=role, topic=topic, path=of, unit=unit, name=name)]
+    filled = _filled(path, values)
+    found = []
+    for each in filled.split(_SUM) if path.startswith("{") else (filled,):
+        # The same register is also on a topic of its own, under the same name.
+        name = each.strip().removeprefix(f"params.{values['data']}.")
+        found.append(Item(role=role, topic=topic, path=split_path(each.strip()), unit=unit, name=name))
+    return found
 
 
 def _answers(topic: str) -> tuple[str, ...]:

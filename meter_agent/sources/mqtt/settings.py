@@ -1,16 +1,27 @@
 """The settings of source `mqtt`."""
 
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gridhe.meter_agent.sources.mqtt.formats import FORMATS, format_of, items_of
-from gridhe.meter_agent.sources.payload import ENERGY_UNITS
+from gridhe.meter_agent.sources.mqtt.formats import FORMATS, format_of, items_of, topics_of
+from gridhe.meter_agent.sources.payload import ENERGY_UNITS, Unit
 from gridhe.meter_agent.sources.settings import SourceSettings
 
 __all__ = ["Settings"]
 
 _TOPIC_MAX = 512
+_OPTIONAL = (
+    "import_path",
+    "export_path",
+    "power_path",
+    "id_path",
+    "time_path",
+    "unit_path",
+    "export_topic",
+    "power_topic",
+)
 _PATH = "; keys joined by dots, or a JSON pointer (/1.8.0); a sum of several is joined by ' + '"
 
 
@@ -35,7 +46,8 @@ class Settings(SourceSettings):
     topic: str = Field(
         min_length=1,
         max_length=_TOPIC_MAX,
-        description="the device's topic, without wildcards (docs/meters.md has an example for each format)",
+        description="the device's topic, without wildcards (docs/meters.md has an example for each format); "
+        "esphome and homeassistant: a sum of several is joined by ' + '",
     )
     export_topic: str | None = Field(
         None,
@@ -52,6 +64,10 @@ class Settings(SourceSettings):
     id_path: str | None = Field(None, max_length=256, description="path of the equipment id")
     time_path: str | None = Field(None, max_length=256, description="path of the time of the reading")
     unit: str | None = Field(None, description=f"unit of the registers: {', '.join(ENERGY_UNITS)}")
+    unit_path: str | None = Field(
+        None, max_length=256, description="path of the unit, if the payload says it"
+    )
+    scale: Decimal = Field(Decimal(1), gt=0, le=10**9, description="factor of the registers, such as 0.01")
     power_unit: Literal["W", "kW"] = Field("W", description="unit of the power")
     pulses_per_kwh: int | None = Field(
         None, ge=1, le=10**7, description="pulses per kWh, as printed on the meter"
@@ -79,10 +95,9 @@ class Settings(SourceSettings):
     @field_validator("topic", "export_topic", "power_topic")
     @classmethod
     def _is_one_topic(cls, topic: str | None) -> str | None:
-        if topic is not None and (set("+#\0") & set(topic) or not topic.strip("/")):
-            raise ValueError(
-                f"expected one topic without + or #, which would mix devices; came {topic[:60]!r}"
-            )
+        for each in topics_of(topic) if topic is not None else ():
+            if set("+#\0") & set(each) or not each.strip("/"):
+                raise ValueError("expected one topic without + or #, which would mix devices")
         return topic
 
     @field_validator("unit")
@@ -100,27 +115,35 @@ class Settings(SourceSettings):
         for needed, why in FORMATS[name].needs.items():
             if getattr(self, needed) is None:
                 raise ValueError(f"format {self.format} needs {needed}: {why}")
-        for setting in ("import_path", "export_path", "power_path", "export_topic", "power_topic"):
+        for setting in _OPTIONAL:
             if getattr(self, setting) is not None and setting not in FORMATS[name].settings:
                 raise ValueError(f"format {self.format} does not use {setting}; format json takes any path")
+        sums = [each for each in (self.topic, self.export_topic or "") if len(topics_of(each)) > 1]
+        if (sums and not FORMATS[name].kept) or len(topics_of(self.power_topic or "")) > 1:
+            raise ValueError(
+                f"format {self.format} takes one topic; a sum is for registers of esphome and homeassistant"
+            )
         items = items_of(dict(self))
         registers = [item for item in items if item.role in ("import", "export")]
         if not registers:
             raise ValueError(f"format {self.format} needs import_path or export_path")
-        if self.unit is not None and all(item.unit for item in registers):
-            raise ValueError(f"format {self.format} knows its unit ({registers[0].unit}): leave unit out")
-        if self.format == "pulse" and self.unit is not None:
-            raise ValueError("format pulse has no unit: leave unit out")
+        if all(item.unit for item in registers) or self.format == "pulse":
+            known = registers[0].unit or "pulses"
+            if self.unit is not None or self.scale != 1:
+                raise ValueError(f"format {self.format} knows its unit ({known}): leave unit and scale out")
+        elif self.unit is None and self.unit_path is None and FORMATS[name].asks_unit:
+            other = ", or unit_path if the payload says it" if self.format != "esphome" else ""
+            raise ValueError(f"format {self.format} needs unit ({', '.join(ENERGY_UNITS)}){other}")
         if self.password_file is not None and self.user is None:
             raise ValueError("password_file needs user")
         return self
 
-    @property
-    def unit_factor(self) -> tuple[int, int] | None:
-        """The unit of registers as a fraction of Wh; None if it is not set."""
+    def factor(self, told: str | None) -> Unit | None:
+        """The registers' unit: what the device has told, else the settings'; None if neither is known."""
         if self.format == "pulse":
             return (1_000, self.pulses_per_kwh or 1)
-        return None if self.unit is None else ENERGY_UNITS[self.unit]
+        unit = told or self.unit
+        return None if unit is None else (ENERGY_UNITS[unit][0] * self.scale, ENERGY_UNITS[unit][1])
 
 
 _VARIANTS = {

@@ -12,6 +12,7 @@ from gridhe.meter_agent.sources.payload import (
     ENERGY_UNITS,
     POWER_UNITS,
     Resolution,
+    Unit,
     equipment_id,
     is_null,
     number,
@@ -75,7 +76,7 @@ class Values:
         for item, value in values.items():
             if item.role == "device":
                 found.device = equipment_id(value)
-            elif item.role != "time":
+            elif item.role not in ("time", "unit_text"):
                 self._take(found, item, value)
         # Of a sum, every register has to be there; a direction without any is one that the device has not.
         for role in DIRECTIONS:
@@ -159,12 +160,11 @@ class Values:
         resolution = self._resolutions.setdefault((item.role, name), Resolution())
         return register(given, unit, resolution)
 
-    def _factor(self, item: Item) -> tuple[int, int]:
+    def _factor(self, item: Item) -> Unit:
         if item.role in DIRECTIONS:
-            told = self.units.get(item.topic)
-            if item.unit or told:
-                return ENERGY_UNITS[item.unit or str(told)]
-            return self._settings.unit_factor or (1, 1)
+            if item.unit:
+                return ENERGY_UNITS[item.unit]
+            return self._settings.factor(self.units.get(item.topic)) or (1, 1)
         return POWER_UNITS[item.unit or self.units.get(item.topic) or self._settings.power_unit]
 
 

@@ -280,6 +280,33 @@ def test_repro_a_unit_that_contradicts_the_settings_or_is_no_energy_is_not_guess
     assert made.faults == {"no_unit": 2}
 
 
+def test_repro_a_sum_of_topics_waits_for_each_and_ends_with_one_that_is_unavailable() -> None:
+    made = decoder(format="homeassistant", topic="ha/t1 + ha/t2", unit="kWh")
+    assert one(made, "100.5", "ha/t1/state", retained=True) is None
+    assert one(made, "20.25", "ha/t2/state") is None
+    assert imported(one(made, "100.5", "ha/t1/state")) == 120_750
+    assert imported(one(made, "20.5", "ha/t2/state")) == 121_000
+    assert one(made, "unavailable", "ha/t1/state") is None
+    assert one(made, "20.75", "ha/t2/state") is None
+    made.reset()
+    assert one(made, "100.5", "ha/t1/state") is None
+    reading = one(made, "20.75", "ha/t2/state")
+    assert reading is not None
+    assert reading.imported.keys() == {"ha/t1/state", "ha/t2/state"}
+
+
+def test_the_payload_may_say_the_unit_and_the_settings_a_scale() -> None:
+    made = decoder(format="json", topic="m", import_path="e.v", unit_path="e.u")
+    assert imported(one(made, {"e": {"v": 6, "u": "MWh"}})) == 6_000_000
+    for unit in ("m3", None, 5):
+        assert one(made, {"e": {"v": 6, "u": unit}}) is None
+    assert made.faults == {"no_unit": 3}
+    scaled = one(decoder(**JSON, scale="0.01"), {"in": 123_456})
+    assert imported(scaled) == 1_234_560
+    assert scaled is not None
+    assert scaled.imported["in"].step_wh == 10
+
+
 # -- age and times -----------------------------------------------------------------------------
 
 
@@ -376,11 +403,20 @@ def test_power_beyond_the_connection_is_not_shown_and_costs_no_register() -> Non
     [
         ({"format": "tasmoto"}, "format: expected 'tasmota', 'tasmota_sml'"),
         ({"topic": "tele/+/SENSOR"}, "one topic without + or #"),
-        ({"format": "json"}, "format json needs unit: the payload does not say it"),
-        ({"format": "json", "unit": "kWh"}, "needs import_path or export_path"),
+        ({"format": "json"}, "format json needs import_path or export_path"),
+        (
+            {"format": "json", "import_path": "a"},
+            "needs unit (Wh, kWh, MWh, GWh, Wmin, J, kJ, MJ, GJ), or unit_path",
+        ),
+        ({"format": "tasmota", "topic": "a + b"}, "format tasmota takes one topic"),
+        ({"format": "esphome", "topic": "a + ", "unit": "kWh"}, "one topic without + or #"),
+        ({"scale": "0.1"}, "knows its unit (kWh): leave unit and scale out"),
         ({"format": "json", "unit": "kwh", "import_path": "a"}, "expected one of Wh, kWh"),
         ({"format": "tasmota_sml", "unit": "kWh"}, "needs import_path: the script names its values"),
-        ({"format": "tasmota", "unit": "Wh"}, "format tasmota knows its unit (kWh): leave unit out"),
+        (
+            {"format": "tasmota", "unit": "Wh"},
+            "format tasmota knows its unit (kWh): leave unit and scale out",
+        ),
         ({"format": "tasmota", "import_path": "a"}, "does not use import_path; format json takes any path"),
         ({"format": "esphome"}, "format esphome needs unit"),
         ({"format": "pulse"}, "needs pulses_per_kwh: it is printed on the meter"),

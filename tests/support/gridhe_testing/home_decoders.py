@@ -64,6 +64,14 @@ EVERY_FORMAT: tuple[tuple[dict[str, Any], _Good], ...] = (
             (7, b'{"' + b'":"1.5","'.join(_DSMR) + b'":"1.5"}'),
         ),
     ),
+    (
+        {"format": "homeassistant", "topic": "t1 + t2", "unit": "kWh"},
+        ((2, b"kWh"), (3, b"kWh"), (0, b"1.5"), (1, b"2.25")),
+    ),
+    (
+        {"format": "json", "topic": "t", "import_path": "a", "unit_path": "u", "scale": "0.01"},
+        ((0, b'{"a":1,"u":"kWh"}'),),
+    ),
     ({"format": "pulse", "topic": "t", "pulses_per_kwh": 3}, ((0, b"483000"),)),
     (
         {
