@@ -18,7 +18,7 @@ _SETTLE_S = 15.0  # a telegram comes every second to every ten; two of the slowe
 _SILENT_S = {"han": 30.0, "d0": 90.0, "mqtt": 120.0, "p1": 25.0}
 _DAMAGED = frozenset(
     {"crc", "fcs", "bcc", "checksum", "parity", "framing", "message_crc", "frame_crc", "no_message", "escape"}
-    | {"incomplete", "too_long", "no_block", "bad_line"}
+    | {"incomplete", "too_long", "no_block", "bad_line", "malformed"}
 )
 _BROKEN = frozenset({"cut_off", "segment"})  # pieces that may be normal, and show no cause
 _KEYS = frozenset({"key", "wrong_key", "no_key", "decrypt", "authentication"})

@@ -42,7 +42,7 @@ class P1Decoder:
     """A `Decoder` of P1 ports that are not encrypted.
 
     Faults: crc, framing, cut_off, too_long, lf_only (line ends without CR), no_crc (a checksum is missing),
-    plain (a telegram of a version without checksum is damaged), no_register, empty_register, no_key
+    malformed (a telegram of a version without checksum is damaged), no_register, empty_register, no_key
     (encrypted).
     """
 
@@ -114,17 +114,17 @@ class P1Decoder:
     def _unchecked(self, raw: bytes) -> Content | str:
         if not raw.isascii():
             if raw.translate(None, _EVEN):
-                return "plain"
+                return "malformed"
             raw = raw.translate(SEVEN_BITS)
         header = next(reversed(list(_HEADER.finditer(raw))), None)
         if header is None:
-            return "plain"
+            return "malformed"
         content = Content.parse(raw[header.start() :])
         if content.is_due_a_checksum or content.header in self._checked:
             return "no_crc"
         if b"\r" not in raw and not self._restore:
             return "lf_only"
-        return content if is_plain(content) else "plain"
+        return content if is_plain(content) else "malformed"
 
 
 def _starts(raw: bytes) -> Iterator[int]:

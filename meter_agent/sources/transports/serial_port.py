@@ -165,7 +165,7 @@ def open_serial(path: str, line: SerialLine) -> SerialPort:
     try:
         _set(port, line, is_pty=is_pty)
         port.open()
-        _no_empty_reads(port.fileno())
+        _finish(port.fileno(), line)
     except (OSError, ValueError, termios.error) as error:  # serial.SerialException is an OSError
         with suppress(OSError, termios.error):
             port.close()
@@ -182,7 +182,7 @@ def _set(port: serial.Serial, line: SerialLine, *, is_pty: bool) -> None:
 def _apply(port: serial.Serial, line: SerialLine, *, is_pty: bool) -> None:
     try:
         _set(port, line, is_pty=is_pty)
-        _no_empty_reads(port.fileno())  # pyserial sets the whole mode at each change
+        _finish(port.fileno(), line)  # pyserial sets the whole mode at each change
     except (OSError, ValueError, termios.error) as error:
         raise SourceError(_refused(str(port.port), line, error)) from None
 
@@ -191,10 +191,13 @@ def _is_pty(fd: int) -> bool:
     return os.major(os.fstat(fd).st_rdev) in _PTY_MAJORS
 
 
-def _no_empty_reads(fd: int) -> None:
-    """VMIN = 1, so that an empty read means a hang-up; and a break on the line is a 0 byte, no signal."""
+def _finish(fd: int, line: SerialLine) -> None:
+    """What pyserial leaves out. VMIN = 1: an empty read means a hang-up. A character with wrong parity and a
+    break on the line are read as a 0 byte: no telegram without checksum contains one."""
     mode = termios.tcgetattr(fd)
-    mode[0] &= ~termios.BRKINT
+    mode[0] &= ~(termios.BRKINT | termios.IGNPAR)
+    if line.parity != "N":
+        mode[0] |= termios.INPCK
     mode[6][termios.VMIN] = 1
     termios.tcsetattr(fd, termios.TCSANOW, mode)
 

@@ -216,8 +216,10 @@ def test_a_line_can_be_written_and_its_baud_rate_changed(tmp_path: Path) -> None
             assert termios.tcgetattr(pair.terminal)[4] == termios.B300
             await line.write(b"/?!\r\n")
             assert await pair.heard(5) == b"/?!\r\n"
-            line.set_line(SerialLine(baud=9600, bits=7, parity="E"))
+            assert termios.tcgetattr(pair.terminal)[0] & termios.INPCK  # wrong parity is read as a 0 byte
+            line.set_line(SerialLine(baud=9600))
             assert termios.tcgetattr(pair.terminal)[4] == termios.B9600
+            assert not termios.tcgetattr(pair.terminal)[0] & termios.INPCK
             await pair.play(b"old")
             assert await line.read(5) == b"old"
             await pair.play(b"noise")
