@@ -8,8 +8,8 @@ crash leaves:
 1. before a commit: the journal of the last one, at most `journal_s` old. A repeatable source gives the
    samples since then again. A real device does not, but its register has counted on: the next sample is
    judged and subtracted from the last committed one. No energy is lost, and an interval that had ended in the
-   journal keeps its reading. Boundaries between the two samples are interpolated; if the samples are further
-   apart than the windows' patience, the intervals between are missing.
+   journal keeps its reading. Boundaries between the two samples are interpolated, or missing after a longer
+   silence (`gridhe.meter_agent.windows`).
 2. after it: the windows and the device's own state of the same moment.
 """
 

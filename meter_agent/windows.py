@@ -2,15 +2,18 @@
 
     kind       an interval's reading                                       missing when
     energy     the sample stamped with its start                           there is none
-    register   register(end) - register(start)                             a break lies in it, or two samples
-    power      floor(E(end)) - floor(E(start)), E the energy since the     around a boundary are further
-               first sample; a power stands until the next sample          apart than `patience_s`
+    register   register(end) - register(start)                             a break lies in it, or a boundary's
+                                                                           value is not known
+    power      floor(E(end)) - floor(E(start)), E the energy since the     two samples around a boundary are
+               first sample; a power stands until the next sample          further apart than `patience_s`
 
 A register is an integer, and a sample says itself where a register does not continue the samples before it
-(`Sample.breaks`, decided by `gridhe.meter_agent.sources.tracker`). Its value at a boundary between two
-samples is interpolated in integers and rounded down, and a power's energy is rounded down at boundaries only.
-So the readings of consecutive known intervals add up exactly to what the meter counted. For a quantity in W
-(`mean_power`) a reading is the interval's mean: of a register, its energy * 3600 // interval_s.
+(`Sample.breaks`, decided by `gridhe.meter_agent.sources.tracker`). Its value at a boundary is that of a
+sample on it. Else it is interpolated, in integers and rounded down, if the two samples around it are equal,
+or at most half an interval apart, or one of them is within a 60th of an interval of the boundary; after a
+longer silence the share of each interval would be a guess. A power's energy is rounded down at boundaries
+only. So the readings of consecutive known intervals add up exactly to what the meter counted. For a quantity
+in W (`mean_power`) a reading is the interval's mean: of a register, its energy * 3600 // interval_s.
 
 Rules for time (UTC epoch seconds in the samples):
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClosedWindow", "WindowBuilder", "WindowCounts"]
 
+_NEAR_S = 2.0  # samples at most this far apart are near, however short the interval
 _VERSION = 2  # 2: registers are integers, with the state of the device
 
 
@@ -63,6 +67,7 @@ class WindowCounts:
     duplicate: int = 0  # the same stamp as the latest; ignored
     breaks: int = 0  # a register did not continue: another meter, a reset
     gaps: int = 0  # two samples were more than `patience_s` apart
+    unknown: int = 0  # boundaries too far from the samples of a register around them
 
     def plus(self, other: "WindowCounts") -> "WindowCounts":
         """The sums of both."""
@@ -221,13 +226,17 @@ class WindowBuilder:
             return
         assert before_s is not None  # noqa: S101 - `_starts` returned False
         after_ms, before_ms = round(at_s * 1000), round(before_s * 1000)
+        near = at_s - before_s <= max(self.interval_s / 2, _NEAR_S) or value == before
         for interval, boundary_s in self._ended_intervals(before_s, at_s):
-            cumulative = value
+            cumulative: int | None = value
             if boundary_s * 1000 < after_ms:
                 cumulative = before + (value - before) * (boundary_s * 1000 - before_ms) // (
                     after_ms - before_ms
                 )
-            if meter.start is not None:
+                if not near and min(boundary_s - before_s, at_s - boundary_s) * 60 > self.interval_s:
+                    cumulative = None
+                    self.counts.unknown += 1
+            if meter.start is not None and cumulative is not None:
                 energy = cumulative - meter.start
                 mean = name in self.mean_power
                 self._put(name, interval, energy * 3600 // self.interval_s if mean else energy)

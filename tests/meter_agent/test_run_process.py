@@ -97,7 +97,14 @@ def test_a_device_delivers_its_windows_and_ends_when_they_are_receipted(
         "dropped": 0,
     }
     assert summary["readings"] == {"good": 120, "absent": 0, "text": 0, "negative": 0, "too_large": 0}
-    assert summary["samples"] == {"samples": 120, "late": 0, "duplicate": 0, "breaks": 0, "gaps": 0}
+    assert summary["samples"] == {
+        "samples": 120,
+        "late": 0,
+        "duplicate": 0,
+        "breaks": 0,
+        "gaps": 0,
+        "unknown": 0,
+    }
     receiver.wait(lambda: not receiver.statuses["m1"][-1].online)
     assert receiver.statuses["m1"][0].online
 

@@ -58,8 +58,36 @@ def test_an_energy_that_is_no_integer_is_text() -> None:
 
 
 def test_a_register_gives_differences_with_boundaries_interpolated() -> None:
-    samples = [(0, 1000), (30, 1010), (90, 1050), (150, 1080), (210, 1080), (240, 1100)]
-    assert readings(feed(window_builder("register"), samples)) == {0: [30, 35, 15, 20]}
+    samples = [
+        (0, 1000),
+        (30, 1010),
+        (50, 1020),
+        (80, 1050),
+        (110, 1080),
+        (140, 1080),
+        (180, 1090),
+        (240, 1100),
+    ]
+    assert readings(feed(window_builder("register"), samples)) == {0: [30, 50, 10, 10]}
+
+
+def test_repro_after_a_long_silence_the_share_of_each_interval_is_not_guessed() -> None:
+    """31 s of silence around the boundary at 60; the energy is known again from the next boundary on."""
+    made = window_builder("register")
+    samples = [(0, 1000), (45, 1010), (76, 1050), (100, 1055), (120, 1060), (180, 1090), (240, 1100)]
+    assert readings(feed(made, samples)) == {0: [ABSENT, ABSENT, 30, 10]}
+    assert made.counts.unknown == 1
+
+
+def test_a_register_that_stood_still_is_known_over_a_silence() -> None:
+    samples = [(0, 1000), (35, 1010), (95, 1010), (120, 1015), (180, 1015), (240, 1016)]
+    assert readings(feed(window_builder("register"), samples)) == {0: [10, 5, 0, 1]}
+
+
+def test_a_sample_within_a_60th_of_the_boundary_stands_for_it() -> None:
+    """A device that sends once an interval, a second after its end."""
+    samples = [(1, 1000), (61, 1060), (121, 1120), (181, 1180), (241, 1240)]
+    assert readings(feed(window_builder("register"), samples)) == {0: [ABSENT, 60, 60, 60]}
 
 
 def test_the_interval_in_which_a_register_breaks_is_missing() -> None:
@@ -98,8 +126,8 @@ def test_a_register_in_watts_is_the_energy_times_3600_by_the_interval() -> None:
 def test_repro_large_registers_are_subtracted_without_floats() -> None:
     """Beyond 2^53 a float holds no single Wh."""
     base, made = 2**53 + 1, window_builder("register")
-    samples = [(0, base), (61, base + 3), (122, base + 4), (180, base + 7), (240, base + 9)]
-    found = readings(feed(made, samples))  # type: ignore[arg-type]  # integers, and not floats
+    samples = [(0, base), (40, base), (61, base + 3), (110, base + 3), (122, base + 4), (180, base + 7)]
+    found = readings(feed(made, [*samples, (240, base + 9)]))
     assert found == {0: [2, 1, 4, 2]}
 
 
@@ -170,10 +198,11 @@ def test_a_partial_window_is_sealed_at_the_end_only_if_asked() -> None:
 steady = st.lists(
     st.tuples(st.integers(1, 90), st.integers(0, 5_000)), min_size=1, max_size=120
 )  # (seconds since the last sample, register's step or power)
+close = st.lists(st.tuples(st.integers(1, INTERVAL_S // 2), st.integers(0, 5_000)), min_size=1, max_size=200)
 wild = st.lists(st.tuples(st.floats(-600, 1_000), st.integers(-50, 10_000)), max_size=60)
 
 
-@given(steady, st.integers(0, 10**9))
+@given(close, st.integers(0, 10**9))
 def test_register_readings_add_up_to_what_the_register_counted(
     steps: list[tuple[int, int]], first: int
 ) -> None:
