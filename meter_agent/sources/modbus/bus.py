@@ -9,11 +9,12 @@ TCP has transaction ids for this.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
-from gridhe.errors import GridHEError, RemoteError, SourceError
+from gridhe.errors import RemoteError, SourceError
 from gridhe.meter_agent.sources.driver import Sink
 from gridhe.meter_agent.sources.modbus.answers import REFUSED, Request, RtuAnswer, TcpAnswers
 from gridhe.meter_agent.sources.transports.line import Line
@@ -31,8 +32,8 @@ _DRAINS = 5
 _PROBES = 2  # some meters take no odd number of registers, and say nothing
 _FORGOTTEN = 10  # timeouts without a byte after which an answer is not late but lost
 _UNUSABLE = {
-    "frame": "; for a gateway that passes RTU frames on, set framing=rtu",
-    "transaction": "; if this comes each time, the gateway has transaction ids of its own: set "
+    "frame": "for a gateway that passes RTU frames on, set framing=rtu",
+    "transaction": "if this comes each time, the gateway has transaction ids of its own: set "
     "framing=tcp_without_ids",
 }
 
@@ -56,7 +57,7 @@ class Bus:
         return self._line.name
 
     def count(self, error: RemoteError) -> None:
-        """Count a fault that costs no reading."""
+        """Report a fault that the meter's reader does not see."""
         self._sink.fault(error.reason, f"{self.name}: {error}")
 
     async def ask(self, request: Request) -> bytes:
@@ -121,7 +122,8 @@ class Bus:
         while data:
             self._feed(data)
             data = await self._line.read(0)
-        return self._answers.drop() > 0
+        with self._usable():
+            return self._answers.drop() > 0
 
     async def _alone(self, request: Request) -> bytes:
         """Ask where only the moment ties an answer to its request."""
@@ -149,12 +151,14 @@ class Bus:
     async def _without_ids(self, request: Request) -> bytes:
         def take(data: bytes) -> bool:
             self._feed(data)
-            return self._answers.waiting
+            with self._usable():
+                return self._answers.waiting
 
         await self._drain(0)
         await self._line.write(request.tcp(self._next_transaction()))
         await self._listen(take)
-        return self._answers.only(request)
+        with self._usable():
+            return self._answers.only(request)
 
     async def _listen(self, take: Callable[[bytes], bool]) -> None:
         """Give `take` what arrives until it has an answer and the line is quiet, or the time is over."""
@@ -176,9 +180,8 @@ class Bus:
             data = await self._line.read(max(deadline - time.monotonic(), 0))
             self._feed(data)
             try:
-                registers = self._answers.registers(request, transaction)
-            except RemoteError as error:
-                raise self._judged(error) from None
+                with self._usable():
+                    registers = self._answers.registers(request, transaction)
             finally:
                 self._count_late()
             if registers is not None:
@@ -194,20 +197,21 @@ class Bus:
         if data:
             self._heard_s = time.monotonic()
             self._sink.bytes_seen(len(data), "a whole answer")
-        try:
+        with self._usable():
             self._answers.feed(data)
-        except RemoteError as error:
-            raise self._judged(error) from None
 
     def _count_late(self) -> None:
         if self._answers.late:
             self._sink.fault("late", count=self._answers.late)
             self._answers.late = 0
 
-    def _judged(self, error: RemoteError) -> GridHEError:
-        """The error, or the SourceError of a connection that is of no more use."""
-        way_out = _UNUSABLE.get(error.reason)
-        if way_out is None:
-            return error
-        self._sink.fault(error.reason, str(error))
-        return SourceError(f"{self.name}: {error}{way_out}")
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Raises SourceError in place of a RemoteError that says that the connection is of no more use."""
+        try:
+            yield
+        except RemoteError as error:
+            if error.reason not in _UNUSABLE:
+                raise
+            self.count(error)
+            raise SourceError(f"{self.name}: {error}; {_UNUSABLE[error.reason]}") from None

@@ -152,6 +152,20 @@ async def test_noise_costs_at_most_a_poll(name: str, wire: str, tmp_path: Path) 
     assert sink.faults == ({reasons[name]: 1} if name in reasons else {})
 
 
+@pytest.mark.parametrize("framing", ["tcp", "tcp_without_ids"])
+@in_loop
+async def test_repro_bytes_that_are_no_modbus_tcp_cost_a_connection(framing: str, tmp_path: Path) -> None:
+    meter = a_meter()
+    meter.faults += [None, lambda request, answer: [(0.0, b"/noise/noise/noise!" + answer)]]
+    sink = RecordingSink()
+    async with polling(meter, sink, tmp_path, wire="tcp", map=MAP, framing=framing):
+        await sink.until(lambda: len(sink.readings) >= 2)
+    assert all(map(is_right, sink.readings))
+    assert sink.faults == {"frame": 1}
+    assert len(sink.losses) == 1
+    assert "set framing=rtu" in sink.losses[0]
+
+
 @in_loop
 async def test_a_campaign_of_noise_gives_no_wrong_reading(tmp_path: Path) -> None:
     meter = a_meter(always=sometimes(11, 0.2, *NOISE.values(), late(0.15)))
