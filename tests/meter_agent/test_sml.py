@@ -455,6 +455,44 @@ def test_the_decoder_says_for_what_it_waits() -> None:
     assert "source d0" in str(decoder.waiting_for)
 
 
+# Many frames
+
+
+def damaged(rng: random.Random, frame: bytes) -> bytes:
+    """A frame as a weak infrared light or an overrun buffer leaves it."""
+    data = bytearray(frame)
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(data))
+        match rng.randrange(4):
+            case 0:
+                data[at] ^= 1 << rng.randrange(8)
+            case 1:
+                del data[at : at + rng.randint(1, 40)]
+            case 2:
+                data[at:at] = rng.randbytes(rng.randint(1, 20))
+            case _:
+                del data[at:]
+        if not data:
+            break
+    return bytes(data)
+
+
+def test_ten_thousand_frames_with_seeded_faults_give_no_wrong_reading_and_every_whole_frame() -> None:
+    rng = random.Random(20_261_125)
+    decoder, whole, found, register = SmlDecoder(), [], [], 1 << 24
+    for _ in range(10_000):
+        register += rng.randrange(1, 40)
+        frame = sml_frame(Entry(code=IMPORT.code, value=unsigned(register, 5)), power(signed(-5, 2)))
+        sent = damaged(rng, frame) if rng.random() < 0.3 else frame
+        if frame in sent:  # also where bytes came in before it only
+            whole.append(Decimal(register) / 10)
+        at = rng.randrange(len(sent) + 1)
+        for piece in (sent[:at], sent[at:]):
+            found += [total_wh(reading.imported) for reading in decoder.feed(piece)]
+    assert found == whole
+    assert sum(decoder.faults.values()) > 2_000
+
+
 # Any bytes
 
 
