@@ -49,7 +49,7 @@ class Bus:
         self._in_step = True
         self._counts: set[int] = set()  # of registers in all requests so far
         self._heard_s = time.monotonic()  # of the last byte
-        self.answered_s = time.monotonic()  # of the last whole answer
+        self.answered_s = time.monotonic()  # of the last whole answer of the meter, a refusal too
 
     @property
     def name(self) -> str:
@@ -77,13 +77,18 @@ class Bus:
         return await self._once(request)
 
     async def _once(self, request: Request) -> bytes:
-        if self._framing == "tcp":
-            registers = await self._by_id(request)
-        else:
-            if not self._in_step:
-                await self._get_in_step(request)
-            self._counts.add(request.count)
-            registers = await self._alone(request)
+        try:
+            if self._framing == "tcp":
+                registers = await self._by_id(request)
+            else:
+                if not self._in_step:
+                    await self._get_in_step(request)
+                self._counts.add(request.count)
+                registers = await self._alone(request)
+        except RemoteError as error:
+            if error.reason in REFUSED and error.reason != "gateway":
+                self.answered_s = time.monotonic()
+            raise
         self.answered_s = time.monotonic()
         return registers
 

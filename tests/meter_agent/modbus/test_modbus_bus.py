@@ -265,6 +265,26 @@ async def test_another_unit_number_is_a_timeout_that_says_so(tmp_path: Path) -> 
 
 
 @in_loop
+async def test_another_meters_map_is_asked_about(tmp_path: Path) -> None:
+    """The meter refuses all of it: it does answer, so the line stays open."""
+    details: list[str] = []
+
+    class Listening(RecordingSink):
+        def fault(self, reason: str, detail: str = "", count: int = 1) -> None:
+            details.append(detail)
+            super().fault(reason, detail, count)
+
+    sink = Listening()
+    async with polling(a_meter(), sink, tmp_path, map="abb_b23", silence_s=0.3) as address:
+        await sink.until(lambda: sink.faults["illegal_address"] >= 6)
+    assert details[0] == (
+        f"{address}, 19200 8E1: unit 1, 4 registers from 0x5000: the meter has no such register, or refuses "
+        "a block across it; is this the right register map for this meter?"
+    )
+    assert (sink.losses, sink.readings) == ([], [])
+
+
+@in_loop
 async def test_the_line_is_opened_again_and_nothing_is_lost(tmp_path: Path) -> None:
     meter, sink = a_meter(), RecordingSink()
     with SerialPair(tmp_path / "ttyMETER") as pair:
