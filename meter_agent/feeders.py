@@ -91,7 +91,7 @@ class WindowFeeder:
         self._meter, self._book, self._source = meter, book, source
         self._next_s, self._until_s, self._follow = from_s, until_s, follow
         self._waits = False
-        self._look_s: float | None = None  # when to look again whether the source has grown
+        self._look_s = 0.0  # when to look again whether the source has grown
 
     def poll(self, now_s: float) -> bytes | None:
         """Nothing to journal."""
@@ -119,7 +119,7 @@ class WindowFeeder:
     def next(self, now_s: float) -> tuple[Plan, ClosedWindow] | None:
         """The next window that has ended."""
         upcoming = self._upcoming()
-        self._look_s = now_s + _LOOK_S if upcoming is None and self._waits else None
+        self._look_s = now_s + _LOOK_S if upcoming is None else 0.0
         if upcoming is None or now_s < (upcoming[1] + 1) * upcoming[0].window_s:
             return None
         plan, window = upcoming
@@ -135,7 +135,9 @@ class WindowFeeder:
     def ready_s(self) -> float | None:
         """The end of the next window; for a source that may grow, when to look again."""
         upcoming = self._upcoming()
-        return self._look_s if upcoming is None else float((upcoming[1] + 1) * upcoming[0].window_s)
+        if upcoming is not None:
+            return float((upcoming[1] + 1) * upcoming[0].window_s)
+        return self._look_s if self._waits else None
 
     def again(self, plan: Plan, window: int) -> ClosedWindow | None:
         """Read the window from the source again."""

@@ -255,6 +255,39 @@ def test_a_replayed_file_goes_by_the_order_of_columns_and_its_policy(
     assert counted == {"good": 476, "absent": 1, "text": 1, "negative": 1, "too_large": 1}
 
 
+@pytest.mark.parametrize("command", ["run", "fleet"])
+def test_repro_a_file_that_grows_is_followed_and_its_last_window_waits(
+    start: Start,
+    device: list[str],
+    fleet: list[str],
+    receiver: Any,
+    authority: Any,
+    tmp_path: Path,
+    command: str,
+) -> None:
+    meters = ["m1"] if command == "run" else [f"m{i}" for i in range(10)]
+    rows = [
+        f"2024-03-{1 + at // 24:02}T{at % 24:02}:00Z" + f",{100 + at * 37 % 900}" * len(meters)
+        for at in range(72)
+    ]
+    path = tmp_path / "live.csv"
+    path.write_text("\n".join([f"time,{','.join(meters)}", *rows[:36], ""]))
+    flags = [flag for flag in (device if command == "run" else fleet) if flag not in ("--start", START)]
+    replay = ["--source", "replay", "--csv", str(path), "--keep-running"]
+    process = start(command, *flags, *replay)
+    receiver.wait(lambda: len(receiver.payloads) == len(meters))  # the first day, and not half of the second
+    with path.open("a") as more:
+        more.write("\n".join([*rows[36:], ""]))
+    receiver.wait(lambda: len(receiver.payloads) == 3 * len(meters))
+    process.terminate()
+    assert receiver.until_exit(process) == 0
+    for meter in meters:
+        for day in range(3):
+            (payload,) = receiver.distinct()[meter, FIRST + day]
+            expected = [int(row.split(",")[1]) for row in rows[24 * day : 24 * day + 24]]
+            assert authority.readings_of(payload) == expected
+
+
 @pytest.mark.parametrize(("command", "meters", "count"), [("run", 1, 60), ("fleet", 10, 12)])
 def test_killed_at_any_moment_nothing_is_lost_and_no_window_has_two_versions(
     start: Start,
