@@ -113,6 +113,8 @@ async def on_serial(meter: ModbusMeter, pair: SerialPair) -> AsyncIterator[None]
     tasks: set[asyncio.Task[None]] = set()
 
     def write(data: bytes) -> None:
+        if served.done():  # the test has ended
+            return
         task = asyncio.ensure_future(pair.play(data))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
