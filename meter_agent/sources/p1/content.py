@@ -26,6 +26,7 @@ _PLAIN_LINE = re.compile(
     r"(?:[0-9]{1,3}-[0-9]{1,3}:[0-9]{1,3}(?:\.[0-9]{1,3}){2}(?:[.*][0-9]{1,3})?)?(?:\([^()]*\))+"
 )
 _VERSION = re.compile(r"1-[0-9]:0\.2\.8|0-0:96\.1\.4")  # DSMR; e-MUCS (Belgium)
+_WITHOUT = ("20", "22", "30")  # DSMR versions without a checksum, if one of their meters names it
 _DEVICE = ("0-0:96.1.1", "0-0:42.0.0", "0-0:96.1.0", "1-0:96.1.1", "1-0:96.1.0")
 
 
@@ -50,8 +51,9 @@ class Content:
 
     @property
     def is_due_a_checksum(self) -> bool:
-        """Whether meters of this kind send a checksum: all that tell a version, or the time with 1.0.0."""
-        return "0-0:1.0.0" in self.values or any(map(_VERSION.fullmatch, self.values))
+        """Whether meters of this kind send a checksum: versions from 4 on, and all with a line 1.0.0."""
+        versions = (self.one(code) for code in self.values if _VERSION.fullmatch(code))
+        return "0-0:1.0.0" in self.values or any(version not in _WITHOUT for version in versions)
 
     def one(self, code: str) -> str | None:
         """The value of a line that has exactly one; None if there is none, or it is empty."""

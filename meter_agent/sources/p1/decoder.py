@@ -87,6 +87,8 @@ class P1Decoder:
     def _readings(self, frames: Iterable[Frame | str]) -> Iterator[DeviceReading]:
         for frame in frames:
             body = self._body(frame) if isinstance(frame, Frame) else frame
+            if isinstance(body, Content):
+                self._framer.passed()
             result = body if isinstance(body, str) else reading_of(body, self._zone)
             if isinstance(result, str):
                 self.faults[result] += 1

@@ -17,6 +17,7 @@ _END = re.compile(rb"!(?:([0-9A-Fa-f]{4})|([0-9A-Fa-f]{0,3})(?:[ \t]{0,8}\r?\n|\
 _MAYBE_END = re.compile(rb"!([0-9A-Fa-f]{0,3})[ \t]{0,8}\r?")
 _NOISE_BYTES = 256
 _HEADER = re.compile(rb"/(?:[A-Za-z]{3}|[A-Za-z]{0,2}\Z)")  # or its beginning at the end of the bytes
+_HEADER_LINE = re.compile(rb"/[A-Za-z]{3}[ -~]{0,80}\r?\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,9 @@ class Framer:
         """The mark that is missing, if it should have come by now."""
         if self._tailless > 1 or (self._tailless and len(self._raw) > MAX_BYTES // 2):
             return "a telegram's end"
-        return "a telegram's start" if self._headerless > _NOISE_BYTES else None
+        if _HEADER_LINE.match(self._raw.translate(SEVEN_BITS)):
+            return None
+        return "a telegram's start" if self._headerless + len(self._raw) > _NOISE_BYTES else None
 
     def feed(self, data: bytes) -> list[Frame | str]:
         """Frames that are complete, and in between the reasons of telegrams that were dropped."""
@@ -64,23 +67,26 @@ class Framer:
                 if len(text) <= last:
                     break
                 out.append("too_long")
-                begin = searched = _last_header(text, begin + 1, last)
+                after = _last_header(text, begin + 1, last)
+                self._note(text, begin, after)
+                begin = searched = after
                 continue
             at = mark.end() - 1
             if text[at] == ord("/"):
-                self._note_header(text, begin)
+                self._note(text, begin, at)
                 out.append("cut_off")
                 begin = searched = at
                 continue
             end = _END.match(text, at)
             if end is not None:
-                self._headerless = self._tailless = 0
+                self._note(text, begin, at, has_end=True)
                 out.append(Frame(raw=raw[begin:at], digits=end[1] or end[2] or b""))
                 begin = searched = end.end()
             elif _MAYBE_END.fullmatch(text, at):
                 searched = at - 1
                 break
             else:
+                self._note(text, begin, at)
                 out.append("framing")
                 begin = searched = at + 1
         self._raw, self._searched = raw[begin:], searched - begin
@@ -96,9 +102,9 @@ class Framer:
             return []
         end = _MAYBE_END.fullmatch(text, mark.end() - 1) if mark else None
         if mark and end:
-            self._headerless = self._tailless = 0
+            self._note(text, 0, len(text), has_end=True)
             return [Frame(raw=raw[: mark.end() - 1], digits=end[1])]
-        self._note_header(text, 0)
+        self._note(text, 0, len(text))
         return ["cut_off"]
 
     def reset(self) -> list[str]:
@@ -106,10 +112,19 @@ class Framer:
         unfinished, self._raw, self._searched = bool(self._raw), b"", 0
         return ["cut_off"] if unfinished else []
 
-    def _note_header(self, text: bytes, begin: int) -> None:
-        if _HEADER.match(text, begin):
+    def passed(self) -> None:
+        """A telegram passed its check: the line is as it should be, whatever stood before."""
+        self._headerless = self._tailless = 0
+
+    def _note(self, text: bytes, begin: int, end: int, *, has_end: bool = False) -> None:
+        """What text[begin:end] shows of the line."""
+        if _HEADER_LINE.match(text, begin, end):
             self._headerless = 0
-            self._tailless += 1
+            self._tailless = 0 if has_end else self._tailless + 1
+        else:
+            self._headerless += end - begin
+            if self._headerless > _NOISE_BYTES:
+                self._tailless = 0  # noise may look like a header
 
 
 def _last_header(text: bytes, begin: int, end: int) -> int:

@@ -118,6 +118,8 @@ def test_repro_a_checksum_is_compared_as_a_number(checksum: str) -> None:
 def test_repro_a_version_that_has_a_checksum_must_send_it() -> None:
     for left_out in ("_0_2_8", "_1_0_0"):  # one of the two lines is enough to know
         assert fault_of(telegram(checksum=None, **{left_out: ""})) == "no_crc"
+    old = ("1-3:0.2.8(30)", "1-0:1.8.1(000123.456*kWh)")
+    assert len(decoded(telegram(*old, checksum=None))) == 1
     belgian = ("0-0:96.1.4(50217)", "1-0:1.8.1(000123.456*kWh)")
     assert fault_of(telegram(*belgian, checksum=None)) == "no_crc"
     assert len(decoded(telegram(*belgian))) == 1
@@ -414,6 +416,14 @@ def test_what_is_missing_is_told() -> None:
     assert decoder.waiting_for is None
     decoder.feed(b"\xfe\x81" * 400)
     assert decoder.waiting_for == "a telegram's start"
+    rng = random.Random(8)
+    for step in (1, 30, 5000):
+        decoder = P1Decoder()
+        noise, hints = rng.randbytes(20_000), []
+        for start in range(0, len(noise), step):
+            decoder.feed(noise[start : start + step])
+            hints.append(decoder.waiting_for)
+        assert hints.count("a telegram's start") > 0.9 * len(hints)
     decoder.feed(telegram())
     assert decoder.waiting_for is None
     for _ in range(3):
