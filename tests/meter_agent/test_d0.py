@@ -238,6 +238,27 @@ def test_a_line_without_a_value_is_left_out_only_where_a_checksum_covers_it() ->
     assert decoded(pushed(lines)) == ([], {"bad_line": 1})
 
 
+def test_repro_a_readout_without_a_checksum_has_the_form_of_the_last_one() -> None:
+    """A lost digit or line of mode D looks like a good readout."""
+    good = pushed(LINES + b"1.8.1(000200.0*kWh)\r\n1.8.2(000085.4*kWh)\r\n")
+    for lost in (
+        b"1.8.0(000285.4*kWh)\r\n",
+        b"2.8.0(000120.1*kWh)\r\n",
+        b"1.8.2(000085.4*kWh)\r\n",
+        b"28",
+        b"0.1*kWh",
+    ):
+        assert lost in good
+        found, faults = decoded(good + good.replace(lost, b"", 1) + good * 2)
+        assert ([wh(reading) for reading in found], faults) == ([BOTH] * 3, {"form": 1}), lost
+    grown = pushed(b"1.8.0(10.0*kWh)\r\n")  # a meter that prints no leading zeros
+    found, faults = decoded(pushed(b"1.8.0(9.9*kWh)\r\n") + grown * 3)
+    assert ([wh(reading)[0] for reading in found], faults) == ([9_900, 10_000, 10_000], {"form": 1})
+    other = pushed(LINES.replace(b"7755", b"7756").replace(b"000285.4", b"0.4"))
+    assert len(decoded(good + other)[0]) == 2
+    assert len(decoded(block() + block(b"1.8.0(5*kWh)\r\n"))[0]) == 2
+
+
 def test_the_meters_own_error_is_a_remark() -> None:
     assert only(LINES).remarks == ()
     for line in (b"F.F(80)", b"F.F.0(01)", b"0-0:97.97.0*255(00000020)"):
@@ -335,9 +356,15 @@ def test_repro_a_partial_readout_never_takes_the_next_one_with_it(first: bytes, 
             assert [wh(reading) for reading in found] == [(Decimal(5_000), None)], at
         assert wh(found[-1]) == (Decimal(5_000), None)
         for lost in (1, 3, 20):
-            found, _ = decoded(first[:at] + first[at + lost :] + second + second)
+            found, _ = decoded(first[:at] + first[at + lost :] + second * 3)
             assert wh(found[-1]) == (Decimal(5_000), None)
     assert decoded(first + second)[0] == whole + decoded(second)[0]
+
+
+def test_repro_short_readouts_may_follow_each_other_at_once() -> None:
+    short = b"/GHE5\r\n\r\n1.8.0(5*kWh)\r\n!\r\n"
+    for glued in (short * 3, short.replace(b"!\r\n", b"!") * 3):
+        assert [wh(reading) for reading in decoded(glued)[0]] == [(Decimal(5_000), None)] * 3
 
 
 def test_a_gateways_lines_behind_the_end_are_ignored() -> None:

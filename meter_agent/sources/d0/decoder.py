@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from gridhe.meter_agent.sources.d0.lines import DataSet
+from gridhe.meter_agent.sources.d0.lines import Readout
 from gridhe.meter_agent.sources.d0.readouts import Readouts
 from gridhe.meter_agent.sources.d0.registers import RegisterReader
 from gridhe.meter_agent.sources.reading import DeviceReading
@@ -53,7 +53,7 @@ class D0Decoder:
             return "a meter's identification (/ABC5...)"
         return "a complete readout with energy registers"
 
-    def _readings(self, readouts: list[list[DataSet]]) -> list[DeviceReading]:
+    def _readings(self, readouts: list[Readout]) -> list[DeviceReading]:
         readings = [self._registers.reading(readout) for readout in readouts]
         found = [reading for reading in readings if reading is not None]
         self._read |= bool(found)

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-__all__ = ["DataSet", "data_sets"]
+__all__ = ["DataSet", "Readout", "data_sets"]
 
 _DATA_SET = re.compile(r"\s*([^()/\s]{1,32})\s*\(([^()]*)\)\s*(?:\([^()]*\)\s*)*")
 _MORE_VALUES = re.compile(
@@ -18,6 +18,13 @@ class DataSet(NamedTuple):
 
     address: str
     value: str | None
+
+
+class Readout(NamedTuple):
+    """Every data set of one readout, in order."""
+
+    sets: list[DataSet]
+    checked: bool  # it had a checksum, and that is right
 
 
 def data_sets(text: str, *, strict: bool) -> list[DataSet] | None:

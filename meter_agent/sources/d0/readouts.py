@@ -12,7 +12,7 @@ from collections import Counter
 
 import numpy as np
 
-from gridhe.meter_agent.sources.d0.lines import DataSet, data_sets
+from gridhe.meter_agent.sources.d0.lines import Readout, data_sets
 from gridhe.meter_agent.sources.parity import SEVEN_BITS, sound
 
 __all__ = ["READOUT_MAX", "Readouts"]
@@ -41,14 +41,14 @@ class Readouts:
         self.started = False  # an identification came since the last `clear`
         self.identification: bytes | None = None  # of the readout that is being received: b"ELS5\\@V9.30 "
 
-    def feed(self, data: bytes) -> list[list[DataSet]]:
-        """The data sets of each readout that `data` completes.
+    def feed(self, data: bytes) -> list[Readout]:
+        """The readouts that `data` completes.
 
         At most READOUT_MAX bytes and the largest `data` are kept.
         """
         self._kept += data
         self._text += data.translate(SEVEN_BITS)
-        found: list[list[DataSet]] = []
+        found: list[Readout] = []
         while self.identification is not None or self._start():
             outcome = self._outcome(paused=False)
             if outcome is None and len(self._text) < READOUT_MAX:
@@ -56,9 +56,9 @@ class Readouts:
             self._done(outcome or "too_long", found)
         return found
 
-    def pause(self) -> list[list[DataSet]]:
+    def pause(self) -> list[Readout]:
         """The readouts that are complete if nothing follows; drops what is not."""
-        found: list[list[DataSet]] = []
+        found: list[Readout] = []
         while self.identification is not None or self._start():
             self._done(self._outcome(paused=True) or "incomplete", found)
         self._cut(len(self._kept))
@@ -84,7 +84,7 @@ class Readouts:
         self.identification, self._body_at = bytes(match[1]), match.end() - match.start()
         return True
 
-    def _done(self, outcome: tuple[list[DataSet], int] | str, found: list[list[DataSet]]) -> None:
+    def _done(self, outcome: tuple[Readout, int] | str, found: list[Readout]) -> None:
         if isinstance(outcome, str):
             self._faults[outcome] += 1
             self._cut(1)
@@ -92,12 +92,15 @@ class Readouts:
             found.append(outcome[0])
             self._cut(outcome[1])
 
-    def _outcome(self, *, paused: bool) -> tuple[list[DataSet], int] | str | None:
+    def _outcome(self, *, paused: bool) -> tuple[Readout, int] | str | None:
         """The readout at the start and its size, or the reason why there is none; None: wait."""
         at = self._body_at
-        stx = self._stx(at)
-        another = _IDENTIFICATION.search(self._text, at, stx if stx >= 0 else at + _NOISE_MAX)
-        if another is not None:
+        # Before the block come zeros and noise while the baud rate changes, and the acknowledgement in a head
+        # that receives what it sends.
+        mark = self._text.find(b"!", at, at + _NOISE_MAX)
+        until = mark if mark >= 0 else at + _NOISE_MAX
+        stx = self._text.find(_STX, at, until)
+        if _IDENTIFICATION.search(self._text, at, stx if stx >= 0 else until):
             return "incomplete"
         if stx >= 0:
             return self._block(stx + 1)
@@ -108,13 +111,7 @@ class Readouts:
         # Some meters leave out STX, ETX and BCC; but it may also be a lost STX.
         return "no_block" if _ETX in self._text else self._pushed(at, paused=True)
 
-    def _stx(self, at: int) -> int:
-        """Where the block starts, or -1. Before it come zeros and noise while the baud rate changes, and the
-        echo of the acknowledgement in a head that receives what it sends."""
-        end = self._text.find(b"!", at, at + _NOISE_MAX)
-        return self._text.find(_STX, at, end if end >= 0 else at + _NOISE_MAX)
-
-    def _block(self, at: int) -> tuple[list[DataSet], int] | str | None:
+    def _block(self, at: int) -> tuple[Readout, int] | str | None:
         etx = self._text.find(_ETX, at, READOUT_MAX)
         if etx < 0 or len(self._text) < etx + 2:
             return None
@@ -126,9 +123,9 @@ class Readouts:
         if end < 0 or not _BEHIND_END.fullmatch(self._text, end + 1, etx):
             return "no_end"
         sets = data_sets(self._text[at:end].decode(), strict=False)
-        return "bad_line" if sets is None else (sets, etx + 2)
+        return "bad_line" if sets is None else (Readout(sets, True), etx + 2)
 
-    def _pushed(self, at: int, *, paused: bool) -> tuple[list[DataSet], int] | str | None:
+    def _pushed(self, at: int, *, paused: bool) -> tuple[Readout, int] | str | None:
         end = self._text.find(b"!", at, READOUT_MAX)
         line_end = _LINE_END.search(self._text, end + 1, READOUT_MAX) if end >= 0 else None
         if end < 0 or (line_end is None and not paused):
@@ -139,4 +136,4 @@ class Readouts:
         if not sound(bytes(self._kept[:end])):
             return "parity"
         sets = data_sets(self._text[at:end].decode(), strict=True)
-        return "bad_line" if sets is None else (sets, size)
+        return "bad_line" if sets is None else (Readout(sets, False), size)

@@ -6,12 +6,12 @@ Addresses are OBIS codes in short or long form:
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
-from gridhe.meter_agent.sources.d0.lines import DataSet
+from gridhe.meter_agent.sources.d0.lines import DataSet, Readout
 from gridhe.meter_agent.sources.reading import DeviceReading, Register
 
 __all__ = ["ERROR_SET", "RegisterReader"]
@@ -24,6 +24,8 @@ _FACTORS = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9}  # of a unit, as a power of t
 _IDS = ("96.1.0", "96.1.255", "C.1.0", "C.1", "0.0.9", "0.0.0")  # the serial number first
 _ERRORS = ("F.F", "F.F.0", "97.97.0")
 _TARIFF_MAX = 9
+_DIGIT = re.compile(r"\d")
+_NO_FORM: dict["_Code", str] = {}
 _LARGEST_WH = Decimal(10) ** 15
 
 
@@ -48,23 +50,40 @@ class RegisterReader:
     def __init__(self, faults: Counter[str], *, missing_unit: str | None = None) -> None:
         self._faults = faults
         self._missing_unit = missing_unit or ""
+        self._device: str | None = None
+        self._form = self._other_form = _NO_FORM
 
-    def reading(self, sets: Sequence[DataSet]) -> DeviceReading | None:
-        """The reading of one readout; None if it holds no energy register of electricity."""
-        values = _live(sets)
+    def reading(self, readout: Readout) -> DeviceReading | None:
+        """The reading of one readout; None if it holds no energy register of electricity.
+
+        In a readout without a checksum the registers have to have the form of the last one of the same meter:
+        a lost digit or line looks like a good readout. A new form counts from its second readout on.
+        """
+        values = _live(readout.sets)
+        named = {_short(address): value for address, value in reversed(readout.sets) if value}
+        device = next((named[each].strip() for each in _IDS if named.get(each, "").strip()), None)
+        if not readout.checked and not self._has_known_form(device, values):
+            self._faults["form"] += 1
+            return None
         imported, exported = self._direction(values, 1), self._direction(values, 2)
         if not imported and not exported:
             self._faults["no_energy"] += 1
             return None
-        named = {_short(address): value for address, value in reversed(sets) if value}
         error = any(named.get(address, "").strip("0 ") for address in _ERRORS)
         return DeviceReading(
             imported=imported,
             exported=exported,
             power_w=_power_w(values, named),
-            device=next((named[each].strip() for each in _IDS if named.get(each, "").strip()), None),
+            device=device,
             remarks=(ERROR_SET,) if error else (),
         )
+
+    def _has_known_form(self, device: str | None, values: Mapping[_Code, list[str | None]]) -> bool:
+        form = {code: _DIGIT.sub("0", str(same)) for code, same in values.items() if code.d == 8}
+        if self._form == _NO_FORM or device != self._device or form == self._other_form:
+            self._form = form
+        self._device, self._other_form = device, form
+        return form == self._form
 
     def _direction(self, values: Mapping[_Code, list[str | None]], c: int) -> dict[str, Register]:
         """The total, or without one all tariffs; nothing if one of these cannot be used."""
