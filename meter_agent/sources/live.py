@@ -152,7 +152,9 @@ class LiveSource:
     def state(self) -> bytes:
         """The state up to the samples that were given, as msgpack."""
         ready = [[each.at_s, dict(each.values), sorted(each.breaks)] for each in self._ready]
-        packed: bytes = msgpack.packb([_VERSION, self._stamps.state(), self._tracker.state(), ready])
+        record = [_VERSION, self._stamps.state(), self._tracker.state(), ready]
+        # An id out of JSON may hold lone surrogates.
+        packed: bytes = msgpack.packb(record, unicode_errors="surrogatepass")
         return packed
 
     def restore(self, state: bytes) -> None:
@@ -161,7 +163,7 @@ class LiveSource:
         if not state:
             return
         try:
-            version, stamps, tracker, ready = msgpack.unpackb(state)
+            version, stamps, tracker, ready = msgpack.unpackb(state, unicode_errors="surrogatepass")
             if version != _VERSION:
                 raise StateError(f"the journal of the device is of version {version}, not {_VERSION}")
             self._stamps.restore(stamps)

@@ -30,6 +30,7 @@ __all__ = ["CALM_S", "DOUBTS", "NEAR_S", "Stamps"]
 NEAR_S = 60.0
 DOUBTS = 3
 CALM_S = 900.0
+_LATEST_S = 1e11  # no time: NaN, infinity, milliseconds
 _KEPT = 32  # stamps with their registers; devices repeat recent ones
 
 _Key = tuple[float, str, str]  # stamp, import registers, export registers
@@ -56,6 +57,8 @@ class Stamps:
     def date(self, reading: DeviceReading, arrived_s: float) -> float | None:
         """The moment of a reading (UTC epoch seconds); None if the reading is not to be used."""
         stamp_s = reading.at_s
+        if stamp_s is not None and not 0 < stamp_s < _LATEST_S:
+            stamp_s = None
         if self._clock == "host":
             return arrived_s
         if stamp_s is None:

@@ -1,6 +1,8 @@
 """A running device: its readings become windows through the journal, and its faults are counted."""
 
+import contextlib
 import itertools
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -206,6 +208,21 @@ def test_a_damaged_state_is_a_state_error(bench: Bench) -> None:
     for damaged in (b"\xc1", msgpack.packb([1, [], [], []]), msgpack.packb([2, 0, 0, 0]), b"\x90"):
         with pytest.raises(StateError):
             bench.live.restore(damaged)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_state_or_a_state_error(data: bytes) -> None:
+    live = LiveSource(SourceSettings(), name="p1", wall=lambda: START_S, monotonic=lambda: 0.0)
+    with contextlib.suppress(StateError):
+        live.restore(data)
+
+
+def test_repro_an_id_with_a_lone_surrogate_is_kept_in_the_journal(bench: Bench) -> None:
+    bench.say(said(1, device=json.loads('"a\\ud800"')), START_S)
+    bench.journal = bench.feeder.flush() or bench.journal
+    bench.start()
+    bench.say(said(2, device=json.loads('"a\\ud800"')), START_S + 1)
+    assert bench.live.events == {}
 
 
 # -- what is not used ------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_telegrams_become_the_registers_differences_with_dips_ignored(
     begun = int(time.time())
 
     def says(second: int) -> bytes:
-        dip = second % 10 == 5 and second > begun + 15
+        dip = second % 5 == 2 and second > begun + 10
         return telegram_at(second, 0 if dip else 29_000_000 + WH * (second % 100_000))
 
     with P1Home(says) as home:

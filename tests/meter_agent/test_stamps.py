@@ -36,6 +36,12 @@ def test_without_a_stamp_the_arrival_dates_the_reading() -> None:
     assert dated(Stamps("auto"), [(NOW_S, said(1, None))]) == [NOW_S]
 
 
+@pytest.mark.parametrize("stamp_s", [float("nan"), float("inf"), -1.0, 0.0, NOW_S * 1000])
+def test_repro_a_stamp_that_is_no_time_dates_nothing(stamp_s: float) -> None:
+    assert dated(Stamps("auto"), [(NOW_S, said(1, stamp_s))]) == [NOW_S]
+    assert dated(Stamps("device"), [(NOW_S, said(1, stamp_s))]) == [None]
+
+
 def test_note_2_a_clock_that_was_never_set_is_not_used() -> None:
     made = Stamps("auto")
     readings = [(NOW_S + at, said(427_708 + at, FACTORY_S)) for at in range(10)]
