@@ -60,6 +60,7 @@ def zipped(*names: str, content: bytes = SEEDS[0], method: int = zipfile.ZIP_DEF
         (b'time,a\n"2024-03-01T00:00Z,"' + b'",\n"' * 900_000, "no CSV|a quote"),
         (b"," * 100_000 + b"\n" + b"1," * 100_000 + b"\n", "cells|no column|header line|name"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "file",  # an id of bytes would be of megabytes
 )
 def test_it_is_refused_with_one_line(tmp_path: Path, content: bytes, says: str) -> None:
     path = write(tmp_path, content)
