@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gridhe.errors import RemoteError
 from gridhe.meter_agent.sources import ciphering
-from gridhe.meter_agent.sources.han.axdr import Data, Layout, Reader, read_data, read_first
+from gridhe.meter_agent.sources.han.axdr import LAYOUTS, Data, Layout, Reader, read_data
 
 __all__ = ["STARTS", "Decipher", "Notification", "read_apdu", "read_burst"]
 
@@ -46,7 +46,17 @@ def read_apdu(apdu: bytes, decipher: Decipher) -> Notification:
 
 
 def read_burst(burst: bytes, decipher: Decipher) -> list[Notification]:
-    """APDUs one after the other, from the start to the very end. Raises as `read_apdu` does."""
+    """APDUs of one layout, one after the other, from the start to the very end. Raises as `read_apdu`."""
+    failures: list[tuple[str, str]] = []  # the errors themselves would keep all that was read until then
+    for layout in LAYOUTS:
+        try:
+            return _burst(burst, layout, decipher)
+        except RemoteError as error:
+            failures.append((error.reason, str(error)))
+    raise RemoteError(*failures[0])
+
+
+def _burst(burst: bytes, layout: Layout, decipher: Decipher) -> list[Notification]:
     found = []
     while burst:
         if burst[0] in ciphering.TAGS:
@@ -54,8 +64,11 @@ def read_burst(burst: bytes, decipher: Decipher) -> list[Notification]:
             found.append(read_apdu(burst[:size], decipher))
             burst = burst[size:]
         else:
-            notification, burst = _first_notification(burst)
-            found.append(notification)
+            time, rest = _head(burst)
+            reader = Reader(rest, layout=layout)
+            body = reader.data()
+            burst = reader.rest()
+            found.append(Notification(body=body, layout=layout, time=time, system_title=None))
     return found
 
 
@@ -77,9 +90,3 @@ def _notification(apdu: bytes, title: bytes | None) -> Notification:
     time, rest = _head(apdu)
     body, layout = read_data(rest)
     return Notification(body=body, layout=layout, time=time, system_title=title)
-
-
-def _first_notification(burst: bytes) -> tuple[Notification, bytes]:
-    time, rest = _head(burst)
-    body, layout, rest = read_first(rest)
-    return Notification(body=body, layout=layout, time=time, system_title=None), rest

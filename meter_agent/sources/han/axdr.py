@@ -19,6 +19,7 @@ from gridhe.errors import RemoteError
 __all__ = [
     "DATE_TIME",
     "ENUM",
+    "LAYOUTS",
     "LISTS",
     "NULL",
     "OCTETS",
@@ -27,7 +28,6 @@ __all__ = [
     "Layout",
     "Reader",
     "read_data",
-    "read_first",
 ]
 
 Layout = Literal["strict", "swapped", "untagged"]
@@ -172,10 +172,7 @@ class Reader:
     def _count(self, depth: int) -> int:
         if depth >= DEPTH_MAX:
             raise _broken(f"more than {DEPTH_MAX} levels")
-        count = self.length()
-        if count > len(self._data) - self._at:  # each takes a byte at least
-            raise _broken(f"{count} elements in {len(self._data) - self._at} bytes")
-        return count
+        return self.length()  # each element takes a byte at least: a count that is too large ends soon
 
     def _bare_code(self, index: int, count: int) -> bytes | None:
         """An OBIS code in the form of one of the other layouts."""
@@ -201,10 +198,7 @@ class Reader:
             raise _broken("the data ends too early")
         elements = []
         while self._at < end:
-            before = self._at
-            elements.append(element())
-            if self._at == before:
-                raise _broken("elements without content")
+            elements.append(element())  # one without content is counted: ELEMENTS_MAX ends it
         if self._at != end:
             raise _broken("a compact array with half an element")
         return tuple(elements)
@@ -229,24 +223,14 @@ class Reader:
 
 def read_data(data: bytes) -> tuple[Data, Layout]:
     """All of `data` as one element, and the layout that fits. Raises RemoteError, reason "structure"."""
-    return _read(data, whole=True)[:2]
-
-
-def read_first(data: bytes) -> tuple[Data, Layout, bytes]:
-    """The first element of `data`, its layout, the bytes after it. Raises RemoteError, reason "structure"."""
-    return _read(data, whole=False)
-
-
-def _read(data: bytes, *, whole: bool) -> tuple[Data, Layout, bytes]:
     failures = []
     for layout in LAYOUTS:
         reader = Reader(data, layout=layout)
         try:
             found = reader.data()
-            if whole:
-                reader.end()
+            reader.end()
         except RemoteError as error:
             failures.append(error)
         else:
-            return found, layout, reader.rest()
+            return found, layout
     raise failures[0]

@@ -85,7 +85,7 @@ class HanDecoder:
             self._burst_fits = self._burst_fits and len(self._burst) + len(data) <= _BURST_MAX
             self._burst = self._burst + data if self._burst_fits else bytearray()
         else:
-            self._burst.clear()
+            self._burst, self._burst_fits = bytearray(), True
         return readings
 
     def pause(self) -> list[DeviceReading]:
@@ -93,7 +93,7 @@ class HanDecoder:
         burst, fits = bytes(self._burst), self._burst_fits
         counted, self._counted = self._counted, self.faults.total()
         self._burst, self._burst_fits = bytearray(), True
-        if self._framed or not self._raw or (fits and not burst):
+        if fits and not burst:
             return []
         if not fits:
             self.faults["too_long"] += 1

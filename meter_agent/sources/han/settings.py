@@ -14,6 +14,12 @@ __all__ = ["Settings"]
 class Settings(SerialSettings):
     """A HAN port."""
 
+    silence_s: float = Field(
+        300.0,
+        gt=0,
+        le=86_400,
+        description="seconds without a byte after which the port is opened again; some push once a minute",
+    )
     baud: int = Field(2400, ge=300, le=921_600, description="baud rate of the port or the adapter")
     parity: Literal["N", "E", "O"] = Field(
         "E",
