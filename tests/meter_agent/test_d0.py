@@ -361,6 +361,20 @@ def test_repro_a_partial_readout_never_takes_the_next_one_with_it(first: bytes, 
     assert decoded(first + second)[0] == whole + decoded(second)[0]
 
 
+def test_repro_a_stray_stx_or_a_lost_etx_holds_no_later_readout_back() -> None:
+    for first in (
+        pushed().replace(b"F.F", b"F\x02F"),
+        block()[:-2],
+        IDENT,
+        pushed()[:11],
+        IDENT + b"F.F(00)\r\n",
+    ):
+        for second in (pushed(), block()):
+            decoder = D0Decoder()
+            assert decoder.feed(first) == []
+            assert [wh(reading) for reading in decoder.feed(second)] == [BOTH]
+
+
 def test_repro_short_readouts_may_follow_each_other_at_once() -> None:
     short = b"/GHE5\r\n\r\n1.8.0(5*kWh)\r\n!\r\n"
     for glued in (short * 3, short.replace(b"!\r\n", b"!") * 3):

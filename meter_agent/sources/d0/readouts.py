@@ -19,6 +19,7 @@ __all__ = ["READOUT_MAX", "Readouts"]
 
 READOUT_MAX = 16_384  # bytes; a readout of this size takes nine minutes at 300 baud
 _IDENTIFICATION = re.compile(rb"/([A-Za-z]{3}[\x22-\x2e\x30-\x7e][\x20\x22-\x2e\x30-\x7e]{0,32})\r?\n")
+_NEXT = re.compile(rb"[\r\n]" + _IDENTIFICATION.pattern)  # at the start of a line: of another readout
 _UNFINISHED = re.compile(rb"/[^/\r\n]{0,40}\r?\Z")
 _STX, _ETX = 2, 3
 _NOISE_MAX = 64  # bytes between identification and block
@@ -95,24 +96,30 @@ class Readouts:
     def _outcome(self, *, paused: bool) -> tuple[Readout, int] | str | None:
         """The readout at the start and its size, or the reason why there is none; None: wait."""
         at = self._body_at
+        another = _NEXT.search(self._text, at - 1, READOUT_MAX)
+        limit = another.start() + 1 if another else READOUT_MAX
         # Before the block come zeros and noise while the baud rate changes, and the acknowledgement in a head
         # that receives what it sends.
         mark = self._text.find(b"!", at, at + _NOISE_MAX)
-        until = mark if mark >= 0 else at + _NOISE_MAX
+        until = min(limit, mark if mark >= 0 else at + _NOISE_MAX)
         stx = self._text.find(_STX, at, until)
         if _IDENTIFICATION.search(self._text, at, stx if stx >= 0 else until):
             return "incomplete"
+        closed = paused or another is not None
         if stx >= 0:
-            return self._block(stx + 1)
-        if self._text[at : at + 1].isspace():
-            return self._pushed(at, paused=paused)
-        if not paused:
+            outcome = self._block(stx + 1, limit)
+        elif self._text[at : at + 1].isspace():
+            outcome = self._pushed(at, limit, closed=closed)
+        elif not closed:
             return None
-        # Some meters leave out STX, ETX and BCC; but it may also be a lost STX.
-        return "no_block" if _ETX in self._text else self._pushed(at, paused=True)
+        elif _ETX in self._text[at:limit]:
+            return "no_block"  # its STX was lost
+        else:  # some meters leave out STX, ETX and BCC
+            outcome = self._pushed(at, limit, closed=closed)
+        return outcome or ("incomplete" if another else None)
 
-    def _block(self, at: int) -> tuple[Readout, int] | str | None:
-        etx = self._text.find(_ETX, at, READOUT_MAX)
+    def _block(self, at: int, limit: int) -> tuple[Readout, int] | str | None:
+        etx = self._text.find(_ETX, at, limit)
         if etx < 0 or len(self._text) < etx + 2:
             return None
         if not sound(bytes(self._kept[at - 1 : etx + 2])):
@@ -125,12 +132,12 @@ class Readouts:
         sets = data_sets(self._text[at:end].decode(), strict=False)
         return "bad_line" if sets is None else (Readout(sets, True), etx + 2)
 
-    def _pushed(self, at: int, *, paused: bool) -> tuple[Readout, int] | str | None:
-        end = self._text.find(b"!", at, READOUT_MAX)
-        line_end = _LINE_END.search(self._text, end + 1, READOUT_MAX) if end >= 0 else None
-        if end < 0 or (line_end is None and not paused):
+    def _pushed(self, at: int, limit: int, *, closed: bool) -> tuple[Readout, int] | str | None:
+        end = self._text.find(b"!", at, limit)
+        line_end = _LINE_END.search(self._text, end + 1, limit) if end >= 0 else None
+        if end < 0 or (line_end is None and not closed):
             return None
-        size = line_end.start() if line_end else len(self._text)
+        size = line_end.start() if line_end else min(limit, len(self._text))
         if _P1_CRC.fullmatch(self._text, end + 1, size):
             return "p1_telegram"
         if not sound(bytes(self._kept[:end])):
