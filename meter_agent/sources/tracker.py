@@ -15,7 +15,8 @@ A register counts up, and its differences are the readings. Each value is judged
 
 Suspects are a 0 after a restart, a value times 1000, a register that holds another one's number, a tariff
 that is absent from a sum. They are forgotten when a value on the old line arrives. If PERSIST_READINGS of
-them over PERSIST_S seconds follow plausibly from each other, they become the line, with a break and an event:
+them over PERSIST_S seconds follow plausibly from each other, they become the line, with a break and an event.
+No time has to pass for values above a line of fewer readings than that: a device's first value may be a dip.
 
     reset      counted from about zero since the last accepted value
     restored   lower than that value: an older one, from before a power cut
@@ -87,6 +88,7 @@ class _Line:
     at_s: float
     moved_s: float  # when they last rose
     lag_s: float = _LAG_S
+    count: int = 1  # readings on it, up to PERSIST_READINGS
 
     @property
     def total_wh(self) -> Decimal:
@@ -208,7 +210,9 @@ class Tracker:
             return None
         first, count = suspects.first, suspects.count + 1
         direction.suspects = _Suspects(first=first, last=following, count=count)
-        if count < PERSIST_READINGS or at_s - first.at_s < PERSIST_S:
+        # A line of one or two readings may itself be the dip: devices send a 0 as their first value.
+        is_new = line.count < PERSIST_READINGS and not low and not changed
+        if count < PERSIST_READINGS or at_s - first.at_s < (0.0 if is_new else PERSIST_S):
             return None
         still_s = first.at_s - line.moved_s
         rise_wh = following.total_wh - first.total_wh
@@ -299,7 +303,9 @@ def _follow(line: _Line, registers: Mapping[str, Register], at_s: float, bound_w
     rise_wh = sum((part.total_wh for part in parts.values()), Decimal(0)) - line.total_wh
     if rise_wh > bound_wh + sum(part.step_wh for part in parts.values()):
         return None
-    return _Line(parts=parts, at_s=at_s, moved_s=at_s if rise_wh else line.moved_s, lag_s=line.lag_s)
+    moved_s = at_s if rise_wh else line.moved_s
+    count = min(line.count + 1, PERSIST_READINGS)
+    return _Line(parts=parts, at_s=at_s, moved_s=moved_s, lag_s=line.lag_s, count=count)
 
 
 def _next_part(last: _Part, register: Register, bound_wh: Decimal) -> _Part | None:
@@ -340,11 +346,11 @@ def _packed(line: _Line) -> list[Any]:
         [name, *(None if each is None else str(each) for each in (p.wh, p.step_wh, p.modulus_wh)), p.turns]
         for name, p in line.parts.items()
     ]
-    return [parts, line.at_s, line.moved_s, line.lag_s]
+    return [parts, line.at_s, line.moved_s, line.lag_s, line.count]
 
 
 def _unpacked(packed: list[Any]) -> _Line:
-    parts, at_s, moved_s, lag_s = packed
+    parts, at_s, moved_s, lag_s, count = packed
     return _Line(
         parts={
             name: _Part(
@@ -358,4 +364,5 @@ def _unpacked(packed: list[Any]) -> _Line:
         at_s=at_s,
         moved_s=moved_s,
         lag_s=lag_s,
+        count=count,
     )

@@ -261,6 +261,14 @@ def test_repro_suspects_that_do_not_follow_from_each_other_never_rebase() -> Non
     assert made.events == {}
 
 
+def test_repro_a_0_as_the_first_value_costs_three_readings_and_not_five_minutes() -> None:
+    made = tracker()
+    found = samples(made, line(0, 8_345_460, 8_345_461, 8_345_462, 8_345_463))
+    assert values(found) == [0, None, None, 8_345_462, 8_345_463]
+    assert breaks(found) == [30]
+    assert made.events == {"jump": 1}
+
+
 def test_suspects_are_forgotten_when_the_old_line_comes_back() -> None:
     made = tracker()
     half = line(*([0] * 20), from_s=10)
@@ -305,9 +313,9 @@ def test_note_44_accumulators_that_read_0_at_wake_up_give_no_energy_when_they_re
 
 def test_a_jump_that_persists_is_the_register_with_a_break() -> None:
     made = tracker()
-    found = samples(made, [*line(1_000), *persisting(900_000, 1, from_s=10)])
+    found = samples(made, [*line(1_000, 1_000, 1_000), *persisting(900_000, 1, from_s=30)])
     assert made.events == {"jump": 1}
-    assert breaks(found) == [10 + PERSIST_S]
+    assert breaks(found) == [30 + PERSIST_S]
 
 
 def test_a_rise_over_hours_without_a_reading_is_believed() -> None:
