@@ -40,7 +40,9 @@ _TCP = FramerSocket(_PDUS)
 _RTU_BYTES = 320  # an echo, an answer of 125 registers, and some noise
 _TCP_BYTES = 4_096  # some late answers
 _STRAY = 2  # bytes behind an answer that come from switching an RS-485 driver off
-_NO_UNIT = (0, 255)  # of devices that are no gateway and do not repeat the unit (Modbus TCP guide, 4.4.2.2)
+# Units in the answers of devices that are no gateway and do not repeat it: to them it means nothing (Modbus
+# Messaging on TCP/IP Implementation Guide).
+_NO_UNIT = (0, 255)
 _MBAP = 7  # transaction, protocol, length, unit
 _REQUESTS = {3: ReadHoldingRegistersRequest, 4: ReadInputRegistersRequest}
 

@@ -68,6 +68,21 @@ async def test_repro_late_answers_never_change_places(wire: str, deaf: bool, tmp
     assert sink.faults.keys() <= {"late", "timeout", "length"}
 
 
+@pytest.mark.parametrize("wire", ["serial", "rtu_over_tcp", "tcp_without_ids"])
+@in_loop
+async def test_repro_an_answer_that_comes_after_the_silence_is_not_taken(wire: str, tmp_path: Path) -> None:
+    """The import is late by more than the driver waits in silence, and the meter hears nothing meanwhile."""
+    meter = a_meter(deaf=True)
+    for hundredths in range(21, 30):
+        meter.faults += [None, late(hundredths / 100), None, None]
+    sink = RecordingSink()
+    settings = {"map": MAP, "timeout_s": 0.1, "poll_s": 0.1} | options_of(wire)
+    async with polling(meter, sink, tmp_path, **settings):
+        await sink.until(lambda: not meter.faults and len(sink.readings) >= 3, within_s=50)
+    assert all(map(is_right, sink.readings))
+    assert sink.faults["timeout"] > 0
+
+
 @pytest.mark.parametrize("wire", WIRES)
 @in_loop
 async def test_repro_a_meter_that_is_always_one_answer_behind_gives_no_reading(
