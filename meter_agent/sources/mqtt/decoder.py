@@ -220,11 +220,10 @@ class MessageDecoder:
     # -- readings that come in parts -----------------------------------------------------------
 
     def _gather(self, values: Mapping[Item, Any], at_s: float | None, arrived_s: float) -> list[Arrival]:
-        """Keep a part. A part that is there already, or another time, begins the next reading."""
+        """Keep a part. A part that is there already, also the time, begins the next reading."""
         done: list[Found] = []
         for item, value in values.items():
-            known = self._parts_at_s
-            if item in self._parts or (item.role == "time" and None not in (known, at_s) and known != at_s):
+            if item in self._parts:
                 done += self._gathered()
             if not self._parts:
                 self._parts_arrived_s = arrived_s
