@@ -276,6 +276,7 @@ def test_repro_a_push_with_something_behind_it_or_an_odd_time_is_refused() -> No
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 8])  # 8: the LLC header
 def test_repro_a_frame_that_lost_its_check_is_not_read_as_a_bare_push(start: int) -> None:
     assert read([hdlc(APDU)[start:-3]]) == []
+    assert read([mbus(APDU)[:-2]]) == []
 
 
 def test_repro_a_bare_push_of_untagged_descriptors_that_is_cut_off_is_no_reading() -> None:
@@ -300,6 +301,7 @@ def test_repro_a_push_without_one_of_its_parts_is_no_reading(
     parts = split(APDU, 70)
     assert len(parts) >= 3
     reader = decoder()
+    assert reader.feed(b"".join(parts)) == [READING]
     assert reader.feed(b"".join(parts[:lost] + parts[lost + 1 :])) == []
     assert reader.feed(b"".join(parts)) == [READING]
     # HDLC segments have no number: without a middle one the content does not fit.

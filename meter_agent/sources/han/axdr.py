@@ -186,8 +186,6 @@ class Reader:
             head = self.peek(9)
             if len(head) == 9 and head[0] == 0 and head[7] == 0xFF and 1 <= head[8] <= 16:
                 return self.take(9)[2:8]
-            if head[:1] == b"\0":
-                raise _broken("a descriptor that is cut off")
         return None
 
     def _compact(self, depth: int) -> tuple[Data, ...]:
