@@ -13,8 +13,8 @@ from gridhe_testing.devices.run import DeviceRun, as_json
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--telegrams", type=int, default=10_000, help="of each meter")
-    parser.add_argument("--per-second", type=float, default=50.0)
-    parser.add_argument("--interrupted-every-s", type=float, default=30.0)
+    parser.add_argument("--per-second", type=float, default=10.0)
+    parser.add_argument("--interrupted-every-s", type=float, default=40.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kinds", nargs="*", default=[kind.name for kind in KINDS])
     parser.add_argument("--keep", type=Path, help="an empty folder for all state and logs")
@@ -26,8 +26,8 @@ def main() -> int:
             [kind for kind in KINDS if kind.name in given.kinds],
             telegrams=given.telegrams,
             per_second=given.per_second,
-            interval_s=5,
-            intervals=4,
+            interval_s=10,
+            intervals=2,
             interrupted_every_s=given.interrupted_every_s,
             seed=given.seed,
         ).run()

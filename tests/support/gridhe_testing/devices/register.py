@@ -1,7 +1,7 @@
 """The true register of a simulated meter, which stands still around the ends of intervals.
 
-A reading is dated to some milliseconds at best. A register that does not move within a quarter of an interval
-around each end has one value there, whatever the date.
+A reading is dated to some milliseconds at best, and on a faulty line good ones come seconds apart. A register
+that does not move within two fifths of an interval around each end has one value there, whatever the date.
 """
 
 import random
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 __all__ = ["TrueRegister"]
 
-_RISES = (0.3, 0.6)  # the part of an interval in which the register moves
+_RISES = (0.42, 0.58)  # the part of an interval in which the register moves
 
 
 @dataclass(slots=True)
