@@ -4,7 +4,8 @@
 # 1. Debian 12 for arm64 is unpacked into the user's cache, once. proot and qemu run its Python, by emulation.
 # 2. The packages that requirements-dev.lock pins for arm64, and gridhe, go into out/arm64/site.
 # 3. The tests of the golden vectors run there: every record is read and written with the same bytes.
-# 4. A fleet runs there and another, with the same readings, here, each against a new grid on this machine
+# 4. gridhe-meter reads simulated P1, SML and Modbus meters there, on pseudo-terminals of this machine.
+# 5. A fleet runs there and another, with the same readings, here, each against a new grid on this machine
 #    (authority, Mosquitto, aggregator). Their released integers have to be equal.
 #
 # Needs root on Debian or Ubuntu, for debootstrap. The speed under emulation is not that of a real device.
@@ -30,9 +31,12 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # The checkout has the same path inside: proot does not translate every call's paths.
+emulator=(
+    timeout 900 proot -q qemu-aarch64-static -r "$root" -b /dev -b /proc -b /sys -b "$PWD" -w "$out"
+    /usr/bin/env -i HOME="$out" PATH=/usr/bin:/bin LANG=C.UTF-8 PYTHONPATH="$site" PYTHONDONTWRITEBYTECODE=1
+)
 emulated() {
-    timeout 900 proot -q qemu-aarch64-static -r "$root" -b /dev -b /proc -b /sys -b "$PWD" -w "$out" \
-        /usr/bin/env -i HOME="$out" PATH=/usr/bin:/bin LANG=C.UTF-8 PYTHONPATH="$site" PYTHONDONTWRITEBYTECODE=1 "$@"
+    "${emulator[@]}" "$@"
 }
 
 if [ ! -e "$root/complete" ]; then
@@ -62,6 +66,9 @@ sys.exit(platform.machine() != "aarch64")'
 
 echo "golden vectors"
 emulated python3 -m pytest -q -p no:cacheprovider --rootdir "$PWD" -c "$PWD/pyproject.toml" "$PWD/tests/wire/test_vectors.py"
+
+echo "meters on ports"
+PYTHONPATH=tests/support python -m gridhe_testing.devices.once "${emulator[@]}" python3 "$site/bin/gridhe-meter"
 
 pids=()
 end() {

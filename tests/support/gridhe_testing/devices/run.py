@@ -138,8 +138,8 @@ class DeviceRun:
             ],
             "minimum_meters": _PARTNERS,
             "small_groups": "accepted",
-            "grace_s": 30.0,
-            "late_s": 30.0,
+            "grace_s": 10.0,
+            "late_s": 10.0,
         }
         settings = Settings.model_validate(
             {"plan": plan, "broker": {"url": url}, "logging": {"format": "json"}}
