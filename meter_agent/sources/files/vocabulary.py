@@ -33,7 +33,8 @@ _SUM = re.compile(
 )
 # Nearly all labels fail this quick look.
 _SUM_BEGINS = re.compile(
-    r"\W*(sum|tot|ges|gra|som|raz|yht|i ?alt|ave|mea|mit|dur|moy|med|min|max|cou|anz)", re.IGNORECASE
+    r"[\W\u00d8\u00f8_]*(sum|tot|ges|gra|som|raz|yht|i ?alt|ave|mea|mit|dur|moy|med|min|max|cou|anz)",
+    re.IGNORECASE,
 )
 _FOLDED = str.maketrans({"ø": "o", "Ø": "O", "æ": "ae", "Æ": "Ae", "ß": "ss", "ł": "l", "Ł": "L", "đ": "d"})
 
@@ -133,7 +134,9 @@ def role_of(name: str) -> Role | None:
 
 def is_sum(text: str) -> bool:
     """Whether a label is that of a sum, a mean or an extreme, which is no reading."""
-    return _SUM_BEGINS.match(text) is not None and _SUM.fullmatch(plain_words(text)) is not None
+    if _SUM_BEGINS.match(text) is None:
+        return False
+    return _SUM.fullmatch(plain_words(text.lstrip("\u00d8\u00f8 _"))) is not None  # "Ø Verbrauch" is a mean
 
 
 _DIRECTIONS = tuple(
