@@ -128,7 +128,7 @@ def test_repro_personal_data_of_a_preamble_is_in_no_message(tmp_path: Path) -> N
     table = b"DATE,START TIME,USAGE (kWh)\n2024-11-04,00:00,0.40\n2024-11-04,01:00,oops\n"
     for content in (preamble, preamble + table, preamble * 30, preamble + b"x,y\n1,2\n"):
         path = write(tmp_path, content)
-        for options in ({}, {"zone": "America/Los_Angeles", "import_column": "nothing"}, {"zone": "UTC"}):
+        for options in ({}, {"zone": "UTC", "import_column": "nothing"}, {"time_column": "nothing"}):
             try:
                 found = read_file(path, options=options)
                 said = "\n".join([*as_lines(found), str(as_record(found))])
