@@ -139,7 +139,6 @@ def test_made_up_households_in_real_time_are_exact(scratch: Path, tmp_path: Path
 
 
 @pytest.mark.timeout(500)
-@pytest.mark.skipif(HOUSEHOLDS is None, reason="GRIDHE_TEST_HOUSEHOLDS names no file of real meters")
 def test_simulated_meters_with_p1_ports_are_exact(scratch: Path, tmp_path: Path) -> None:
     code, stdout, stderr = finish(demo(scratch, "--json", "--out", tmp_path / "out", "--source", "p1"))
     assert code == 0, stderr
@@ -153,6 +152,8 @@ def test_simulated_meters_with_p1_ports_are_exact(scratch: Path, tmp_path: Path)
     assert all(group["energy_kwh"] > 0 for group in found["groups"])
 
 
+@pytest.mark.timeout(500)
+@pytest.mark.skipif(HOUSEHOLDS is None, reason="GRIDHE_TEST_HOUSEHOLDS names no file of real meters")
 def test_a_week_of_537_real_meters_is_exact(scratch: Path, tmp_path: Path) -> None:
     found = run_exact(
         scratch, tmp_path / "out", "--csv", str(HOUSEHOLDS), "--meters", 537, "--interval", 900,
