@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gridhe import __version__
 from gridhe.base.clock import PlausibleClock
+from gridhe.base.memory import release_memory
 from gridhe.broker.client.loop import EventLoop
 from gridhe.errors import CredentialError, EnvelopeError
 from gridhe.meter_agent.agent import Agent, AgentCounts
@@ -37,6 +38,7 @@ __all__ = ["MeterProcess", "odd_samples"]
 
 _LOG = logging.getLogger(__name__)
 _REPORT_S = 5.0
+_SETTLED_S = 30.0  # after a start, when the plan is known
 
 
 class MeterProcess:
@@ -134,6 +136,7 @@ class MeterProcess:
             service.start()
             if live is not None and self._options.live is not None:
                 loop.create_task(live.run(self._options.live.device))
+            loop.call_later(_SETTLED_S, release_memory)
             loop.every(0.5, lambda: self._progress(readings, service))
             loop.every(_REPORT_S, lambda: self._report(service, readings))
             with loop.on_signals((signal.SIGTERM,), loop.stop):
