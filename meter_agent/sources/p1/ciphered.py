@@ -50,8 +50,10 @@ class CipheredP1Decoder:
                     if not is_whole:
                         break
                     raise CipherFault("cut_off", "an unfinished message")
-                readings += self._open(self._held[:length])
-                self._held = self._held[length:]
+                opened = self._open(self._held[:length])
+                readings += opened
+                # Noise may look like a message without a tag: only a sound telegram shows that it was none.
+                self._held = self._held[length if opened else 1 :]
             except CipherFault as fault:
                 self.faults[fault.reason] += 1
                 self._wrong_key = fault.reason == "wrong_key"
@@ -72,8 +74,10 @@ class CipheredP1Decoder:
         plain = decipher(message, self._key, self._authentication_key)
         if not plain.lstrip(b"\r\n").startswith(b"/"):  # a message without a tag that another key made
             raise CipherFault("wrong_key", "the plain text is no telegram: wrong key")
-        self._noise, self._wrong_key = 0, False
-        return self._inner.feed(plain) + self._inner.pause()
+        readings = self._inner.feed(plain) + self._inner.pause()
+        if readings:
+            self._noise, self._wrong_key = 0, False
+        return readings
 
     def reset(self) -> None:
         """See `Decoder`."""

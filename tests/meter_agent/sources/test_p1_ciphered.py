@@ -78,6 +78,14 @@ def test_repro_no_bit_of_a_ciphered_telegram_changes_unnoticed() -> None:
     assert decoder.faults == {"crc": 1}
 
 
+def test_repro_noise_that_looks_like_a_message_in_clear_does_not_take_the_next_with_it() -> None:
+    # Found by the fuzzer: neither encrypted nor with a tag, and its text begins with "/".
+    noise = b"\xdb\x08T-T\0\0\1\x82\1\x30\0\xf9\x1b\0\0/TST5\r\n"
+    for missing in range(1, 0x30 - 12):
+        data = noise + b"x" * (0x30 - 12 - missing) + encipher(telegram(), KEY, OTHER)
+        assert decoded(data, ciphered()) == GOOD, missing
+
+
 @pytest.mark.parametrize("control", [0x30, 0x20])
 def test_repro_a_wrong_key_is_told(control: int) -> None:
     decoder = ciphered(OTHER, OTHER)
