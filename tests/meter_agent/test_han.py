@@ -249,6 +249,19 @@ def test_repro_a_wrong_header_check_is_refused_even_if_the_whole_is_right() -> N
     assert faults(bytes(frame)) == {"crc": 1}
 
 
+def test_repro_a_row_of_start_bytes_is_no_mbus_frame() -> None:
+    # Found by fuzzing: one of many candidates has the right 8-bit sum at a 16 of the telegram behind it.
+    for row in range(4, 200):
+        noise = b"\x68" * row
+        assert read([noise + hdlc(APDU)]) == [READING]
+        assert read([noise + b"\x00\xff" * 20 + hdlc(APDU)]) == [READING]
+    for wrong in (b"\x68\xff\x10", b"\x53\xff\x72"):  # C and CI that carry no DLMS
+        body = wrong + mbus(APDU)[7:-2]
+        size = bytes((len(body),))
+        frame = b"\x68" + size + size + b"\x68" + body + bytes((sum(body) & 0xFF, 0x16))
+        assert decoder(framing="mbus").feed(frame) == []
+
+
 def test_repro_a_frame_without_its_end_mark_is_refused() -> None:
     assert faults(hdlc(APDU)[:-1] + b"\x00") == {"crc": 1}
     assert faults(mbus(APDU)[:-1] + b"\x00") == {"checksum": 1}

@@ -31,6 +31,8 @@ _FLAG, _ESCAPE, _LONG, _STOP = 0x7E, 0x7D, 0x68, 0x16
 _ESCAPED_MAX = 2 * 0x7FF + 2
 _ADDRESS_MAX = 4
 _MBUS_HEAD = 5  # C, A, CI, STSAP, DTSAP
+_MBUS_DATA = (0x53, 0x73, 0x08, 0x18, 0x28, 0x38)  # C of user data; the sum alone is a weak check
+_MBUS_DLMS = range(0x20)  # CI of DLMS segments
 _PIECE = 1024
 
 
@@ -120,16 +122,20 @@ def _mbus(data: bytes) -> _Look:
     if length < _MBUS_HEAD:
         length += 256
     size = length + 6
+    if len(data) < 7:
+        return _Wait(7)
+    control = data[6]
+    if data[4] not in _MBUS_DATA or control not in _MBUS_DLMS:
+        return None
     if len(data) < size:
         return _Wait(size, sure=True)
     body = data[4 : 4 + length]
     if data[-1] != _STOP or sum(body) & 0xFF != data[-2]:
         return _Bad("checksum")
-    control = body[2]
     frame = HanFrame(
         framing="mbus",
         addresses=bytes((body[1], body[3], body[4])),
-        information=body[_MBUS_HEAD:] if control < 0x20 else b"",  # other CI: no DLMS
+        information=body[_MBUS_HEAD:],
         more=not control & 0x10,
         number=control & 0x0F,
     )

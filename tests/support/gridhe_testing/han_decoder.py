@@ -59,7 +59,9 @@ def han(streamed: Callable[[Callable[[], DeviceDecoder], bytes, bytes], None]) -
     )
     bodies = (body, kaifa, swapped, untagged, compact, described)
     apdu = notification(body)
-    good = hdlc(notification(structure(structure(code("1-0:1.8.0"), u32(7), scaler(0)))))
+    # No byte is 16: an M-Bus frame that was cut off may end at one (its check has 8 bits), and hide the rest.
+    good = hdlc(notification(structure(text("LGZ"), code("1-0:1.8.0"), u32(7))))
+    assert b"\x16" not in good
     feed = partial(streamed, _make, good)
 
     def framed(split: Callable[[bytes, int], list[bytes]], data: bytes) -> None:
