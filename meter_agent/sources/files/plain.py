@@ -342,13 +342,21 @@ def _looks_like_registers(path: Path, raw: NDArray[np.int64], step_s: int) -> bo
         return False
     steps = np.diff(raw, axis=0)
     special = (raw <= TEXT).any(axis=0)
-    rising = ~special & (steps >= 0).all(axis=0) & (steps > 0).any(axis=0)
+    rising = np.atleast_1d(~special & (steps >= 0).all(axis=0) & (steps > 0).any(axis=0))
+    most = 100_000 * step_s // 3600
+    huge = np.zeros(raw.shape[1], np.bool_)
+    huge[rising] = np.median(raw[:, rising], axis=0) > most
+    short = np.zeros(raw.shape[1], np.bool_)
+    for at in map(int, np.flatnonzero(special)):  # with empty cells between
+        known = raw[raw[:, at] > TEXT, at]
+        short[at] = len(known) < _MONOTONE_ROWS
+        if not short[at] and (np.diff(known) >= 0).all() and known[-1] > known[0]:
+            rising[at] = True
+            huge[at] = float(np.median(known)) > most
     if not rising.any():
         return False
-    most = 100_000 * step_s // 3600
-    huge = rising & (np.median(raw, axis=0) > most)
     idle = ~special & (steps == 0).all(axis=0)
-    if huge.any() and (huge | idle | special).all():
+    if huge.any() and (huge | idle | short).all():
         return True
     if huge.any():
         at = int(np.argmax(huge))

@@ -122,6 +122,18 @@ def test_registers_become_differences(tmp_path: Path) -> None:
     assert whole(read_file(write(tmp_path, rows))) == WH
 
 
+def test_repro_registers_with_an_empty_cell_are_registers_still(tmp_path: Path) -> None:
+    registers = [[41_230_355, 8_124_645, 1_000_815]]
+    for row in WH * 2:
+        registers.append([a + b for a, b in zip(registers[-1], row, strict=True)])
+    rows = [[stamp(at), *map(str, row)] for at, row in enumerate(registers)]
+    rows[5][1] = ""
+    table = read_file(write(tmp_path, rows))
+    expected = [list(row) for row in WH * 2]
+    expected[4][0] = expected[5][0] = ABSENT
+    assert round_wh(table.raw, table.per_wh).tolist() == expected
+
+
 def test_a_register_of_few_kwh_is_not_guessed(tmp_path: Path) -> None:
     registers = [[100, 7, 0]]
     for row in WH * 2:
