@@ -255,7 +255,7 @@ def test_repro_a_row_of_start_bytes_is_no_mbus_frame() -> None:
         noise = b"\x68" * row
         assert read([noise + hdlc(APDU)]) == [READING]
         assert read([noise + b"\x00\xff" * 20 + hdlc(APDU)]) == [READING]
-    for wrong in (b"\x68\xff\x10", b"\x53\xff\x72"):  # C and CI that carry no DLMS
+    for wrong in (b"\x68\xff\x10", b"\x53\xff\x50"):  # C and CI that carry no DLMS
         body = wrong + mbus(APDU)[7:-2]
         size = bytes((len(body),))
         frame = b"\x68" + size + size + b"\x68" + body + bytes((sum(body) & 0xFF, 0x16))
