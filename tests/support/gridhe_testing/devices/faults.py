@@ -9,7 +9,7 @@ __all__ = ["FaultyLine", "Shown"]
 
 # Of a hundred telegrams. Values: a restarted device, an older value, a wrong digit, another register's.
 _LINE: Mapping[str, float] = {"corrupt": 3, "cut": 2, "lost_bytes": 2, "repeat": 2, "noise": 2}
-_VALUE: Mapping[str, float] = {"zero": 0.6, "older": 0.6, "tenfold": 0.6, "other_register": 0.6}
+_VALUE: Mapping[str, float] = {"zero": 2, "older": 2, "tenfold": 2, "other_register": 2}
 _DIP_LONGEST = 3  # telegrams; a value that stays for minutes is no fault any more
 
 
@@ -23,7 +23,7 @@ class Shown:
 
 
 class FaultyLine:
-    """Makes the bytes of telegrams, about one in eight with a fault. `counts` has the faults by kind."""
+    """Makes the bytes of telegrams, about one in four with a fault. `counts` has the faults by kind."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
