@@ -24,7 +24,7 @@ __all__ = ["SimulatedMeter"]
 
 _UNREAD_MAX = 2_048  # bytes: nobody reads, so what is older is dropped, as a UART drops it
 _CALM = 20  # telegrams without wrong values after a new meter
-_MARGIN_S = 1.5  # readings just before an interruption may not be committed, on a busy machine
+_MARGIN_S = 3.0  # readings just before an interruption may not be committed, on a busy machine
 _REQUEST = 8  # bytes of a Modbus request
 
 
