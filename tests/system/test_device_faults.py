@@ -36,3 +36,4 @@ def test_faults_pulled_cables_and_killed_agents_never_change_a_reading(
         assert figures.faults.total() > 5
         assert figures.interruptions.total() > 0
         assert figures.exact > 0
+        assert len(figures.stalled) <= 1

@@ -4,7 +4,8 @@ Each kind of meter has a group of its own, with two synthetic meters beside it: 
 group's released total tells the reading of the meter in it, or that it has none.
 
     an interval                                        its reading
-    without an interruption                            the register's difference, and never missing
+    without an interruption                            the register's difference; missing only if a busy
+                                                       machine stalled the agent for half an interval
     with a cable pull, a killed or stopped agent       missing; or, over all such intervals in a row, the
                                                        register's difference
     with an exchanged meter                            missing; or less than the difference, never more
@@ -56,6 +57,7 @@ class DeviceFigures:
     exact: int = 0  # intervals whose reading is the register's difference
     joined: int = 0  # interrupted ones whose sum in a row is the register's difference
     missing: int = 0
+    stalled: list[int] = field(default_factory=list)  # missing without an interruption
     wrong: list[str] = field(default_factory=list)
     summaries: list[dict[str, object]] = field(default_factory=list)
 
@@ -273,6 +275,8 @@ class DeviceRun:
         for each in intervals:
             if readings[each] == true[each]:
                 figures.exact += 1
+            elif readings[each] is None:
+                figures.stalled.append(each)
             else:
                 figures.wrong.append(f"interval {each}: {readings[each]}, the register rose by {true[each]}")
 
@@ -321,6 +325,7 @@ def as_json(figures: DeviceFigures) -> str:
             "exact": figures.exact,
             "joined": figures.joined,
             "missing": figures.missing,
+            "stalled": figures.stalled,
             "wrong": figures.wrong,
         }
     )
