@@ -17,6 +17,8 @@ from gridhe.broker.server.embedded import EmbeddedBroker
 from gridhe_testing.meter_process import summary_of
 from gridhe_testing.p1_home import P1Home, telegram_at
 
+pytestmark = pytest.mark.system
+
 WINDOW_S, INTERVAL_S, WH = 12, 3, 7  # 7 Wh a second: 25.2 kW
 
 Start = Callable[[str], "subprocess.Popen[bytes]"]
