@@ -10,8 +10,6 @@ from gridhe.errors import ConfigError, SourceError
 from gridhe.meter_agent.feeders import DeviceFeeder, WindowFeeder
 from gridhe.meter_agent.outbox import Settled
 from gridhe.meter_agent.pace import Pace
-from gridhe.meter_agent.sources.files.recorded import RecordedFile
-from gridhe.meter_agent.sources.files.replay import ReplaySource, last_start_s
 from gridhe.meter_agent.sources.live import LiveDevice, LiveSource
 from gridhe.meter_agent.sources.protocol import DeviceSource, WindowDevice, WindowSource
 from gridhe.meter_agent.sources.synthetic import SyntheticSource
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from gridhe.meter_agent.plans import PlanBook
     from gridhe.meter_agent.policy import ReadingPolicy
     from gridhe.meter_agent.publisher import MeterUnit
+    from gridhe.meter_agent.sources.files.recorded import RecordedFile
     from gridhe.meter_agent.sources.files.table import Table
     from gridhe.meter_agent.sources.options import OpenedSource
     from gridhe.plan.plan import Plan
@@ -125,6 +124,9 @@ class Readings:
         self._file_start_s: int | None = None
         self.expected: int | None = None  # windows still to seal; None if that is not known
         if options.csv is not None:
+            # Readers of files take 1.5 MB, which a meter with a device has no use for.
+            from gridhe.meter_agent.sources.files import recorded
+
             meters = [unit.meter for unit in units]
 
             def choose(available: Sequence[str]) -> list[str]:
@@ -135,7 +137,7 @@ class Readings:
                     raise SourceError(f"{options.csv} has no column {', '.join(absent[:5])}; it has {shown}")
                 return list(dict.fromkeys(self._columns.values()))
 
-            self._file = RecordedFile(
+            self._file = recorded.RecordedFile(
                 options.csv,
                 format_name=options.format,
                 options=options.file_options,
@@ -157,6 +159,8 @@ class Readings:
             if self._table is None:
                 self._sources[shape] = SyntheticSource(plan, seed=self._options.seed)
             else:
+                from gridhe.meter_agent.sources.files.replay import ReplaySource
+
                 replay = ReplaySource(
                     self._table,
                     plan,
@@ -321,6 +325,8 @@ class Readings:
         if options.windows is not None:
             start_s = present_s - options.windows * plan.window_s
         elif self._table is not None:
+            from gridhe.meter_agent.sources.files.replay import last_start_s
+
             start_s = last_start_s(self._table, plan, now_s, options.loop)
         else:
             raise ConfigError("a synthetic source faster than real time needs --windows N or --start TIME")
