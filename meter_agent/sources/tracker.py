@@ -23,8 +23,9 @@ No time has to pass for values above a line of fewer readings than that: a devic
     jump       higher
     parts      other registers make up the sum than before
 
-No break is a rise that persists and that `largest_w` explains since the register last moved: some devices
-refresh their registers every few minutes. From then on that time is the device's lag.
+No break is a rise that persists and that `largest_w` explains since the register last moved, but of a quarter
+of an hour at most: some devices refresh their registers every few minutes. From then on that time is the
+device's lag. A register that stands still all night, such as a roof's export, may jump like any other.
 
 A break means that the increase since the sample before is not known. The interval in which it lies is
 missing, never guessed and never negative. A direction without registers is absent from the sample, not zero.
@@ -214,7 +215,7 @@ class Tracker:
         is_new = line.count < PERSIST_READINGS and not low and not changed
         if count < PERSIST_READINGS or at_s - first.at_s < (0.0 if is_new else PERSIST_S):
             return None
-        still_s = first.at_s - line.moved_s
+        still_s = min(first.at_s - line.moved_s, max(first.at_s - line.at_s, _LAG_MAX_S))
         rise_wh = following.total_wh - first.total_wh
         caught_up = _follow(line, registers, at_s, self._bound_wh(still_s) + rise_wh)
         if caught_up is not None:

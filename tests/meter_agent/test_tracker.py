@@ -376,6 +376,14 @@ def test_repro_a_jump_of_a_register_that_was_just_moving_is_no_refresh() -> None
     assert made.events == {"jump": 1}
 
 
+def test_repro_a_jump_after_a_night_without_energy_is_no_refresh() -> None:
+    """10 kW could have counted 80 kWh in 8 hours, but the register was read all the time and stood still."""
+    made = tracker(10_000)
+    found = samples(made, [*line(*[100_000] * 2_880), *persisting(160_000, 0, from_s=28_800)])
+    assert breaks(found) == [28_800 + PERSIST_S]
+    assert made.events == {"jump": 1}
+
+
 def test_repro_a_spike_that_stays_for_minutes_is_not_reached_by_the_growing_bound() -> None:
     """100 kW are 5 kWh in 3 minutes; the spike of 4 kWh stays for 4."""
     made = tracker()
