@@ -14,8 +14,10 @@ A register counts up, and its differences are the readings. Each value is judged
     bound = largest_w * (time since the last value + lag) / 3600 + the register's step
 
 Suspects are a 0 after a restart, a value times 1000, a register that holds another one's number, a tariff
-that is absent from a sum. They are forgotten when a value on the old line arrives. If PERSIST_READINGS of
+that is absent from a sum. They are forgotten when a value on the old line arrives that does not follow from
+them too: a register that fell back a little and counts on soon passes its old value. If PERSIST_READINGS of
 them over PERSIST_S seconds follow plausibly from each other, they become the line, with a break and an event.
+
 No time has to pass for values above a line of fewer readings than that: a device's first value may be a dip.
 
     reset      counted from about zero since the last accepted value
@@ -103,6 +105,7 @@ class _Suspects:
     first: _Line
     last: _Line
     count: int
+    rises: int = 0  # how often they rose
 
 
 @dataclass(slots=True)
@@ -117,6 +120,11 @@ class _Direction:
         if self.line is None or self.suspects is None:
             return False
         return self.suspects.last.total_wh > self.line.total_wh
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether the suspects are a register that counts on: they have risen one by one."""
+        return self.suspects is not None and self.suspects.rises >= PERSIST_READINGS
 
 
 class Tracker:
@@ -183,8 +191,10 @@ class Tracker:
             direction.line = _line_of(registers, at_s)
             return True
         bound_wh = self._bound_wh(at_s - line.at_s + line.lag_s)
-        # The bound grows with time and would reach a spike that stays.
-        stays = self._follow_suspects(direction, registers, at_s) if direction.is_high else None
+        # The bound grows with time and would reach a spike that stays; and a register that fell back and
+        # counts on passes the line's value again.
+        in_doubt = direction.is_high or direction.is_counting
+        stays = self._follow_suspects(direction, registers, at_s) if in_doubt else None
         following = _follow(line, registers, at_s, bound_wh) if stays is None else None
         if following is None and _is_rescaled(line, registers, bound_wh):
             following, direction.broken = _line_of(registers, at_s), True
@@ -210,14 +220,16 @@ class Tracker:
             direction.suspects = _Suspects(first=new, last=new, count=1)
             return None
         first, count = suspects.first, suspects.count + 1
-        direction.suspects = _Suspects(first=first, last=following, count=count)
+        rises = suspects.rises + (following.total_wh > suspects.last.total_wh)
+        direction.suspects = _Suspects(first=first, last=following, count=count, rises=rises)
+        low = first.total_wh < line.total_wh
         # A line of one or two readings may itself be the dip: devices send a 0 as their first value.
         is_new = line.count < PERSIST_READINGS and not low and not changed
         if count < PERSIST_READINGS or at_s - first.at_s < (0.0 if is_new else PERSIST_S):
             return None
         still_s = min(first.at_s - line.moved_s, max(first.at_s - line.at_s, _LAG_MAX_S))
         rise_wh = following.total_wh - first.total_wh
-        caught_up = _follow(line, registers, at_s, self._bound_wh(still_s) + rise_wh)
+        caught_up = None if low else _follow(line, registers, at_s, self._bound_wh(still_s) + rise_wh)
         if caught_up is not None:
             return replace(caught_up, lag_s=max(line.lag_s, min(still_s, _LAG_MAX_S)))
         from_zero_wh = max(self._bound_wh(at_s - line.at_s), _NEAR_ZERO_WH)
@@ -252,7 +264,7 @@ class Tracker:
                     None if each.line is None else _packed(each.line),
                     None
                     if suspects is None
-                    else [_packed(suspects.first), _packed(suspects.last), suspects.count],
+                    else [_packed(suspects.first), _packed(suspects.last), suspects.count, suspects.rises],
                 ]
             )
         return [
@@ -273,7 +285,7 @@ class Tracker:
                 line=None if line is None else _unpacked(line),
                 suspects=None
                 if suspects is None
-                else _Suspects(first=_unpacked(suspects[0]), last=_unpacked(suspects[1]), count=suspects[2]),
+                else _Suspects(_unpacked(suspects[0]), _unpacked(suspects[1]), *suspects[2:]),
             )
         self._at_s, self._device, self._locked = at_s, device, locked
         self._directions, self.counts, self.events = restored, Counter(counts), Counter(events)

@@ -384,6 +384,18 @@ def test_repro_a_jump_after_a_night_without_energy_is_no_refresh() -> None:
     assert made.events == {"jump": 1}
 
 
+@pytest.mark.parametrize("cut", [0, 55, 65, 80])
+def test_repro_a_register_that_fell_back_and_passes_its_old_value_within_minutes_breaks(cut: int) -> None:
+    """A plug restored its value of 100 Wh ago and counts 10 Wh a reading: what it used since is not known."""
+    before, after = tracker(), tracker()
+    readings = line(*range(1_000, 1_500, 10), *range(1_400, 2_000, 10))
+    found = samples(before, readings[:cut])
+    after.restore(before.state())
+    found += samples(after, readings[cut:])
+    assert breaks(found) == [500 + PERSIST_S]
+    assert after.events == {"restored": 1}
+
+
 def test_repro_a_spike_that_stays_for_minutes_is_not_reached_by_the_growing_bound() -> None:
     """100 kW are 5 kWh in 3 minutes; the spike of 4 kWh stays for 4."""
     made = tracker()
