@@ -17,7 +17,6 @@ Suspects are a 0 after a restart, a value times 1000, a register that holds anot
 that is absent from a sum. They are forgotten when a value on the old line arrives that does not follow from
 them too: a register that fell back a little and counts on soon passes its old value. If PERSIST_READINGS of
 them over PERSIST_S seconds follow plausibly from each other, they become the line, with a break and an event.
-
 No time has to pass for values above a line of fewer readings than that: a device's first value may be a dip.
 
     reset      counted from about zero since the last accepted value

@@ -139,7 +139,8 @@ def _register(text: str | None) -> Register | None:
     return Register(
         wh=Decimal(whole + fraction).scaleb(power - len(fraction)),
         step_wh=Decimal(1).scaleb(power - len(fraction)),
-        modulus_wh=Decimal(1).scaleb(power + len(whole)),
+        # Digits that are not padded with zeros to a fixed width do not say where the register ends.
+        modulus_wh=Decimal(1).scaleb(power + len(whole)) if whole[0] == "0" and len(whole) > 1 else None,
     )
 
 

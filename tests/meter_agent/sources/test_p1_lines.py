@@ -77,6 +77,16 @@ def test_units_and_digits() -> None:
         )
 
 
+@pytest.mark.parametrize(("text", "modulus"), [("9.990", None), ("0.005", None), ("00.005", 100_000)])
+def test_repro_a_register_without_leading_zeros_does_not_say_where_it_ends(
+    text: str, modulus: int | None
+) -> None:
+    """After 9.990 kWh a dip to 0.005 is no roll-over."""
+    same = {f"_{each}_8_{n}": f"1-0:{each}.8.{n}({text}*kWh)" for each in (1, 2) for n in (1, 2)}
+    (reading,) = decoded(telegram(**same))
+    assert {each.modulus_wh for each in reading.imported.values()} == {modulus}
+
+
 @pytest.mark.parametrize("suffix", [".255", "*255"])
 def test_repro_a_sixth_group_is_read_only_if_it_means_the_present(suffix: str) -> None:
     (reading,) = decoded(
