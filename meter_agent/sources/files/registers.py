@@ -3,6 +3,7 @@
 value              then                                        becomes
 falls              rises above the earlier value again soon    the low samples are set aside (a dip)
 falls              was nearly full, and has begun again         a rollover: the difference goes over it
+falls              counts on, and so passes it                 missing (an older value came back)
 falls              neither                                     missing (meter swap or reset)
 rises too fast     falls back soon                             the high samples are set aside (a spike)
 rises too fast     stays                                       missing
@@ -18,6 +19,7 @@ __all__ = ["clean_register"]
 
 _ROLLOVER_MIN_WH = 10**7  # no register has fewer than five digits of kWh
 _AHEAD = 8  # samples in which a dip or a spike has to be over
+_RISES = 3  # of low samples one after the other: not a dip, but a register that counts on
 
 
 def clean_register(
@@ -57,6 +59,11 @@ def clean_register(
         ahead = range(at + 1, min(at + 1 + _AHEAD, count))
         if rise < 0 or not plausible(rise, at):
             back = next((j for j in ahead if plausible(int(milli[j] - milli[last]), j)), None)
+            if rise < 0 and back is not None and back - at > 1:
+                rises = np.diff(milli[at : at + 1 + _RISES]).tolist()
+                steps = [each > 0 and plausible(each, j, j - 1) for j, each in enumerate(rises, at + 1)]
+                if len(steps) == _RISES and all(steps):
+                    back = None
             modulus = _modulus(int(milli[last]), unit_wh)
             full = modulus >= _ROLLOVER_MIN_WH * MILLI and 10 * int(milli[last]) >= 9 * modulus
             if rise < 0 and full and plausible(rise + modulus, at):

@@ -5,6 +5,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gridhe.config.settings import MeterSettings
@@ -12,7 +13,9 @@ from gridhe.errors import SourceError
 from gridhe.meter_agent.policy import ABSENT, PolicyCounts, ReadingPolicy
 from gridhe.meter_agent.sources.files.read import read_file
 from gridhe.meter_agent.sources.files.recorded import RecordedFile
+from gridhe.meter_agent.sources.files.registers import clean_register
 from gridhe.meter_agent.sources.files.replay import ReplaySource
+from gridhe.meter_agent.sources.files.table import Findings
 
 DAY_S = 86_400
 FIRST = 19_783  # the window of 2024-03-01
@@ -105,6 +108,28 @@ def test_a_coarser_file_is_refused_with_the_way_out(tmp_path: Path, authority: A
     quarters = dataclasses.replace(authority.plan, interval_s=900)
     with pytest.raises(SourceError, match=r"every 3600 s, the plan .* every 900 s.* make a plan with"):
         ReplaySource(read_file(write(tmp_path, 3600, ["0.1"] * 24)), quarters, start_s=None)
+
+
+@pytest.mark.parametrize(("fall", "counts_on", "missing"), [(150, True, True), (30_000, False, False)])
+def test_repro_a_register_that_fell_back_and_counts_on_is_no_dip(
+    fall: int, counts_on: bool, missing: bool
+) -> None:
+    """Read every minute at 50 Wh a minute: what was used since the older value is not known."""
+    minutes = np.arange(120)
+    wh = 500_000 + 50 * minutes
+    wh[40 : 120 if counts_on else 42] -= fall
+    samples, kept = clean_register(
+        60 * minutes,
+        1_000 * wh,
+        minutes,
+        unit_wh=1,
+        largest_w=17_250,
+        column="m",
+        findings=Findings(),
+    )
+    assert samples.breaks[1:].any() == missing
+    assert set(np.diff(samples.wh[~samples.breaks])) <= {50, 150}
+    assert len(kept) == (120 if counts_on else 118)
 
 
 def test_an_irregular_register_is_interpolated_between_near_samples_only(
