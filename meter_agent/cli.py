@@ -21,6 +21,7 @@ from gridhe.base.commands import (
 from gridhe.base.hangup import ignore_hangups
 from gridhe.base.output import echo
 from gridhe.base.timings import timings_to
+from gridhe.config.load import Section
 from gridhe.errors import ConfigError
 from gridhe.meter_agent.cli_check import check
 from gridhe.meter_agent.cli_sources import probe, sources
@@ -168,12 +169,24 @@ def _source(
     """The source's name, and its device if it has one. Raises ConfigError and SourceError."""
     from gridhe.meter_agent.sources.options import open_source
 
+    if chosen is None and settings.source.driver is None:
+        _refuse_a_section_without_driver(common.section("source"))
     source = chosen or settings.source.driver or "synthetic"
     if source not in _REPEATABLE:
         return source, open_source(source, words, common.section("source"))
     if words and source != "replay":
         raise ConfigError(f"--with {words[0]} is a device's setting, and --source {source} has no device")
     return source, None
+
+
+def _refuse_a_section_without_driver(section: Section) -> None:
+    """A device's settings without its driver would start a synthetic household in the meter's place."""
+    for key in section.values:
+        if key != "driver":
+            raise ConfigError(
+                f"source.{key} is set and source.driver is not: give driver, a name from "
+                f"gridhe-meter sources ({section.origins[key]})"
+            )
 
 
 def _stops(given: dict[str, Any]) -> bool:

@@ -86,6 +86,9 @@ def probe(source: str, settings: tuple[str, ...], for_s: float | None, as_json: 
             "probe shows readings in clear, and standard output is no terminal: give --for SECONDS or --json "
             "if that is meant"
         )
+    if source in [built_in for built_in, _, _ in _BUILT_IN]:
+        rest = "; gridhe-meter check FILE shows what is read from a file" if source == "replay" else ""
+        raise ConfigError(f"source {source} has no device to probe{rest}")
     set_up_logging(LoggingSettings(level="error", format="text"))
     chosen = source_settings(source, parse_options(settings))
     from gridhe.meter_agent.probe import Event, Preview, Probe, run_probe

@@ -177,6 +177,6 @@ class Diagnosis:
             yield Finding(
                 "clock",
                 f"the device's clock is {abs(self._clock_off_s):.0f} s "
-                f"{'ahead of' if self._clock_off_s > 0 else 'behind'} this computer's: set the wrong one, or "
-                "give clock=host",
+                f"{'ahead of' if self._clock_off_s > 0 else 'behind'} this computer's: correct this one "
+                "if it is wrong, else give clock=host",
             )

@@ -3,6 +3,8 @@
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -15,6 +17,8 @@ __all__ = ["SettingText", "describe"]
 _KINDS: dict[Any, str] = {
     int: "whole number",
     float: "number",
+    Decimal: "number",
+    Fraction: "number",
     str: "text",
     bool: "true | false",
     Path: "file",

@@ -38,7 +38,8 @@ def parse_options(words: Iterable[str]) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{word!r} is no setting: expected key=value, such as address=/dev/ttyUSB0")
+            example = f"{key}=VALUE" if key.isidentifier() else "address=/dev/ttyUSB0"
+            raise ConfigError(f"{word!r} is no setting: expected key=value, such as {example}")
         if key in found:
             raise ConfigError(f"{key} is given twice: {found[key]} and {value}")
         found[key] = value

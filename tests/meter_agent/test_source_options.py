@@ -106,6 +106,28 @@ def test_an_unknown_driver_in_the_file_is_told_with_the_drivers_that_there_are()
         open_source("p2", [])
 
 
+def test_settings_of_a_device_without_its_driver_do_not_start_a_synthetic_household(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "gridhe.yaml").write_text("source:\n  adress: /dev/ttyUSB0\n", encoding="utf-8")
+    code, lines = run()
+    assert (code, lines) == (
+        ConfigError.exit_code,
+        [
+            (
+                "error: source.adress is set and source.driver is not: give driver, a name from "
+                "gridhe-meter sources (gridhe.yaml:2)"
+            )
+        ],
+    )
+    (tmp_path / "gridhe.yaml").write_text("source:\n  driver: null\n", encoding="utf-8")
+    code, lines = run()
+    assert lines == ["error: cannot read none: No such file or directory"]
+    code, lines = run(GRIDHE_SOURCE__ADDRESS="/dev/ttyUSB0")
+    assert code == ConfigError.exit_code
+    assert lines[-1].startswith("error: source.address is set and source.driver is not")
+
+
 def test_the_flag_lists_every_source(run: Run) -> None:
     code, (*_, line) = run("--source", "p2")
     assert code == 2
@@ -121,7 +143,7 @@ def test_the_flag_lists_every_source(run: Run) -> None:
         ),
         (
             ["--with", "topic"],
-            "error: 'topic' is no setting: expected key=value, such as address=/dev/ttyUSB0",
+            "error: 'topic' is no setting: expected key=value, such as topic=VALUE",
         ),
         (
             ["--source", "synthetic", "--with", "topic=x"],

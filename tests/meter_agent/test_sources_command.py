@@ -55,6 +55,20 @@ def test_an_unknown_source_is_told_with_those_that_there_are() -> None:
     assert done.stderr.startswith("error: there is no source 'zigbee'; there are synthetic, replay, p1, sml")
 
 
+@pytest.mark.parametrize(
+    ("source", "rest"), [("synthetic", ""), ("replay", "; gridhe-meter check FILE shows")]
+)
+def test_a_source_without_device_cannot_be_probed(source: str, rest: str) -> None:
+    done = run("probe", source, "--for", "1")
+    assert (done.returncode, done.stdout) == (ConfigError.exit_code, "")
+    assert done.stderr.startswith(f"error: source {source} has no device to probe{rest}")
+
+
+def test_a_decimal_setting_is_a_number() -> None:
+    done = run("sources", "han")
+    assert re.search(r"^register_wh +-  \(number, above 0, up to 1000000\)$", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize("words", [["address"], ["=/dev/ttyUSB0"], ["a=1", "a=2"]])
 def test_a_setting_that_is_none_is_refused(words: list[str]) -> None:
     with pytest.raises(ConfigError):
