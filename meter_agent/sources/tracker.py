@@ -50,6 +50,7 @@ PERSIST_READINGS = 3
 PERSIST_S = 300.0  # restarted devices send 0 for some minutes
 _LAG_S = 10.0  # devices refresh their registers up to this much later than they send
 _LAG_MAX_S = 910.0  # the longest lag that is learned: a register that is refreshed every quarter of an hour
+_BACK_S = 120.0  # a reading that is so much earlier than the last sample: the clock went back
 _NEAR_ZERO_WH = Decimal(1000)
 _ROLLOVER = Decimal("0.01")  # of the modulus: a larger rise is a dip to 0, and no rollover
 _JITTER_WH = Decimal(2)  # rounding, also of sums of registers that are rounded one by one
@@ -133,6 +134,7 @@ class Tracker:
         """`largest_w`: the most power, in W, that the connection can carry."""
         self._largest_w = Decimal(largest_w)
         self._at_s: float | None = None  # of the last sample
+        self._was_back: set[str] = set()  # directions without a sample since the clock went back
         self._device: str | None = None
         self._locked = False
         self._directions = {name: _Direction() for name in DIRECTIONS}
@@ -149,6 +151,8 @@ class Tracker:
             return None
         if self._at_s is not None and at_s <= self._at_s:
             self.counts["late"] += 1
+            if self._at_s - at_s > _BACK_S:
+                self._was_back.update(DIRECTIONS)
             return None
         if reading.locked and not self._locked:
             self.events["locked"] += 1
@@ -163,7 +167,8 @@ class Tracker:
         with localcontext(prec=60):  # sums of registers are exact
             for name, registers in zip(DIRECTIONS, (reading.imported, reading.exported), strict=True):
                 direction = self._directions[name]
-                direction.broken = direction.line is None
+                # What was counted while the clock was ahead and then back is not of this moment's interval.
+                direction.broken = direction.line is None or name in self._was_back
                 if not registers or not self._judge(direction, registers, at_s):
                     continue
                 assert direction.line is not None  # noqa: S101 - `_judge` returned True
@@ -173,6 +178,7 @@ class Tracker:
         if not values:
             return None
         self._at_s = at_s
+        self._was_back -= values.keys()
         return Sample(at_s=at_s, values=values, breaks=frozenset(breaks))
 
     # -- judging -------------------------------------------------------------------------------
@@ -273,11 +279,12 @@ class Tracker:
             directions,
             dict(self.counts),
             dict(self.events),
+            sorted(self._was_back),
         ]
 
     def restore(self, state: list[Any]) -> None:
         """Continue from a `state()`. Raises ValueError, TypeError or ArithmeticError if it is none."""
-        at_s, device, locked, directions, counts, events = state
+        at_s, device, locked, directions, counts, events, *was_back = state
         restored = {}
         for name, (line, suspects) in zip(DIRECTIONS, directions, strict=True):
             restored[name] = _Direction(
@@ -287,6 +294,7 @@ class Tracker:
                 else _Suspects(_unpacked(suspects[0]), _unpacked(suspects[1]), *suspects[2:]),
             )
         self._at_s, self._device, self._locked = at_s, device, locked
+        self._was_back = set(was_back[0]) if was_back else set()
         self._directions, self.counts, self.events = restored, Counter(counts), Counter(events)
 
 

@@ -396,6 +396,18 @@ def test_repro_a_register_that_fell_back_and_passes_its_old_value_within_minutes
     assert after.events == {"restored": 1}
 
 
+@pytest.mark.parametrize("cut", [0, 3, 5])
+def test_repro_the_energy_of_an_hour_with_a_wrong_clock_is_not_of_the_interval_after_it(cut: int) -> None:
+    """The clock was an hour ahead for a while. 80 W are 80 Wh since then, which 100 kW explain in seconds."""
+    before, after = tracker(), tracker()
+    readings = [*line(0, 1, from_s=3_600), *line(2, 3, 79, from_s=30, every_s=1_000), *line(81, from_s=3_620)]
+    found = samples(before, readings[:cut])
+    after.restore(before.state())
+    found += samples(after, readings[cut:])
+    assert values(found) == [0, 1, None, None, None, 81]
+    assert breaks(found) == [3_620]
+
+
 def test_repro_a_spike_that_stays_for_minutes_is_not_reached_by_the_growing_bound() -> None:
     """100 kW are 5 kWh in 3 minutes; the spike of 4 kWh stays for 4."""
     made = tracker()
