@@ -54,7 +54,7 @@ _BACK_S = 120.0  # a reading that is so much earlier than the last sample: the c
 _NEAR_ZERO_WH = Decimal(1000)
 _ROLLOVER = Decimal("0.01")  # of the modulus: a larger rise is a dip to 0, and no rollover
 _JITTER_WH = Decimal(2)  # rounding, also of sums of registers that are rounded one by one
-_RESOLUTION = 100  # steps that differ by a larger factor are other resolutions: 1 kWh, and 1 or 0.1 Wh
+_RESOLUTION = 100  # steps that differ by this factor are other resolutions: 1 kWh, and 10, 1 or 0.1 Wh
 _LARGEST_WH = Decimal(10) ** 15  # no meter counts further; 64 bits of ones are above it
 
 EVENTS: Mapping[str, str] = {
@@ -347,7 +347,7 @@ def _next_part(last: _Part, register: Register, bound_wh: Decimal) -> _Part | No
 
 def _rescales(last: _Part, register: Register) -> bool:
     low_wh, high_wh = sorted((last.step_wh, register.step_wh))
-    return high_wh > low_wh * _RESOLUTION
+    return high_wh >= low_wh * _RESOLUTION
 
 
 def _is_rescaled(line: _Line, registers: Mapping[str, Register], bound_wh: Decimal) -> bool:

@@ -473,10 +473,11 @@ def test_a_set_of_registers_that_persists_is_accepted_with_a_break() -> None:
 # -- resolution ------------------------------------------------------------------------------------
 
 
-def test_note_17_after_the_pin_the_resolution_changes_with_a_break() -> None:
+@pytest.mark.parametrize("step", ["0.1", "1", "10"])
+def test_note_17_after_the_pin_the_resolution_changes_with_a_break(step: str) -> None:
     made = tracker()
     coarse = [(at, imported(register(25_892_000, "1000"), locked=True)) for at in (0.0, 10.0)]
-    fine = [(20.0, imported(register("25892776.1", "0.1"))), (30.0, imported(register("25892777.3", "0.1")))]
+    fine = [(20.0, imported(register("25892776.1", step))), (30.0, imported(register("25892777.3", step)))]
     found = samples(made, [*coarse, *fine])
     assert values(found) == [25_892_000, 25_892_000, 25_892_776, 25_892_777]
     assert breaks(found) == [20]
