@@ -109,6 +109,13 @@ def representative(folder: Path) -> list[list[str]]:
                 ["fleet", "--credentials", CONTROLS],
             )
         ),
+        ["gridhe-meter", "sources"],
+        ["gridhe-meter", "sources", "p1"],
+        ["gridhe-meter", "sources", CONTROLS],
+        ["gridhe-meter", "probe", "p1", f"address={CONTROLS}", "--for", "1"],
+        ["gridhe-meter", "probe", CONTROLS],
+        ["gridhe-meter", "check", str(folder / "readings.csv")],
+        ["gridhe-meter", "check", CONTROLS, "--json"],
         ["gridhe-bench", "list"],
         ["gridhe-bench", "list", "--home", CONTROLS],
         ["gridhe-bench", "show", RUN],
