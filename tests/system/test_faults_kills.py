@@ -25,7 +25,7 @@ def test_kill_9_of_aggregator_fleet_and_broker_in_one_run_loses_and_doubles_noth
 
 
 def test_kill_9_of_the_aggregator_before_in_and_after_each_step_of_the_commit() -> None:
-    _run("commit-points", seed=2, batches=1_000, scale=0.5)
+    _run("commit-points", seed=2, batches=1_600, scale=0.5)
 
 
 def test_kill_9_of_the_aggregator_at_random_moments() -> None:
